@@ -1,0 +1,92 @@
+"""From the command line to `main(config)`: flags, and errors of one line.
+
+    python -m melody_jax.<command> --config=FILE[:argument] [--config.key=value ...]
+"""
+
+from collections.abc import Callable
+import os
+import pathlib
+import re
+import sys
+from typing import NoReturn
+
+from absl import flags
+from ml_collections import config_flags
+import ml_collections
+
+from melody_jax.errors import UserError
+
+EXIT_BAD_INPUT = 2
+
+
+def _fail(program: str, message: str) -> NoReturn:
+  print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+  raise SystemExit(EXIT_BAD_INPUT)
+
+
+def _explain(error: Exception) -> str:
+  """One line for what absl or ml_collections raised over the command line."""
+  text = str(error)
+  unknown = re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', text)
+  if unknown:
+    return f"no config key {unknown[2]!r}: did you mean {unknown[1]!r}?"
+  if isinstance(error, AttributeError | KeyError):
+    return f"no config key {text.split(chr(10))[0].strip(chr(34) + chr(39))!r}: see the config file for its keys"
+  return text
+
+
+def _check_config_file(argv: list[str]) -> None:
+  """Raises UserError unless --config names a file that exists."""
+  for argument in argv[1:]:
+    match = re.match(r"--?config=([^:]*)", argument)
+    if match and not pathlib.Path(match[1]).is_file():
+      raise UserError(f"no config file {match[1]!r} (looked in {os.getcwd()}): run from the checkout, or give its path")
+
+
+def parse(argv: list[str], needs_workdir: bool = False) -> tuple[ml_collections.ConfigDict, str | None]:
+  """Parses a command line to its config and --workdir.
+
+  Args:
+    argv: program name first.
+    needs_workdir: whether the command requires --workdir=DIR.
+
+  Raises:
+    UserError: for anything wrong with it, naming the nearest valid key.
+  """
+  _check_config_file(argv)
+  values = flags.FlagValues()
+  try:
+    holder = config_flags.DEFINE_config_file("config", None, "Config file.", values, sys_argv=argv)
+    flags.DEFINE_string("workdir", None, "Directory of checkpoints and logs.", values)
+    rest = values(argv)
+    config = holder.value
+    if config is not None:
+      config.to_dict()  # a config file that failed to load raises here
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+    raise UserError(_explain(e)) from e
+  if config is None:
+    raise UserError("--config=FILE is missing, for example --config=configs/sample.py")
+  if len(rest) > 1:
+    raise UserError(f"unexpected argument {rest[1]!r}: options are --config.key=value")
+  if needs_workdir and not values.workdir:
+    raise UserError("--workdir=DIR is missing: where checkpoints and logs go")
+  config.lock()
+  return config, values.workdir
+
+
+def run(main: Callable[..., None], needs_workdir: bool = False) -> None:
+  """Entry point of a command: parses sys.argv, calls `main(config[, workdir])`.
+
+  A UserError ends the program with one line on standard error and status 2.
+  """
+  program = pathlib.Path(sys.argv[0]).stem
+  try:
+    config, workdir = parse(sys.argv, needs_workdir)
+    if needs_workdir:
+      main(config, workdir)
+    else:
+      main(config)
+  except UserError as e:
+    _fail(program, str(e))
+  except KeyboardInterrupt:
+    _fail(program, "interrupted")

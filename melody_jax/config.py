@@ -1,0 +1,54 @@
+"""Defaults of a training run; a file in configs/ changes what its model needs."""
+
+import ml_collections
+
+
+def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
+  """The config of a training run of `task`, to be completed by configs/<model>.py."""
+  c = ml_collections.ConfigDict()
+  c.task = task
+  c.preset = preset
+  c.sample_rate = 24_000  # Hz, mono
+  c.window_seconds = 10.0  # SPEC section 1
+  c.seed = 0
+
+  c.model = ml_collections.ConfigDict()  # becomes the model's frozen dataclass
+
+  c.data = ml_collections.ConfigDict()
+  c.data.source = "array"  # "array" needs no TensorFlow; "seqio" reads TFDS datasets
+  c.data.path = ""  # array: directories, comma-separated; seqio: mixture or task name
+  c.data.weights = ""  # array: comma-separated sampling weights; empty: by hours
+  c.data.tfds_dir = ""  # seqio: where the TFDS datasets were built
+  c.data.split = "train"
+  c.data.eval_split = "validation"
+
+  c.train = ml_collections.ConfigDict()
+  c.train.batch_size = 8  # rows over all hosts
+  c.train.steps = 1000
+  c.train.log_every = 20
+  c.train.eval_every = 500
+  c.train.eval_batches = 8
+  c.train.save_every = 500
+  c.train.keep = 2  # checkpoints kept
+  c.train.ema_decay = 0.0  # 0: no average
+  c.train.media = False  # audio and spectrograms to TensorBoard at evaluation
+
+  c.optimizer = ml_collections.ConfigDict()
+  c.optimizer.learning_rate = 1e-3
+  c.optimizer.warmup_steps = 100
+  c.optimizer.schedule = "cosine"  # "cosine", "linear" or "constant"
+  c.optimizer.final_scale = 0.1  # of learning_rate, at the last step
+  c.optimizer.b1 = 0.9
+  c.optimizer.b2 = 0.99
+  c.optimizer.weight_decay = 0.0
+  c.optimizer.clip_norm = 1.0
+
+  c.export = ml_collections.ConfigDict()
+  c.export.bundle = ""  # melody_jax.export writes <bundle>/<task>.safetensors
+  c.export.dtype = "float16"  # of floating parameters in it
+
+  c.mesh = ml_collections.ConfigDict()
+  c.mesh.data = -1  # -1: whatever devices remain
+  c.mesh.fsdp = 1
+  c.mesh.tensor = 1
+  return c

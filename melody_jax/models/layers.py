@@ -1,0 +1,195 @@
+"""Layers shared by all networks. Every parameter names its logical axes.
+
+Shape letters: B batch, T time, D width, H heads, K head size. Parameters are float32;
+`dtype` is the dtype of computation.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = Any
+Initializer = Callable[..., jax.Array]
+
+default_kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def param_with_axes(
+    module: nn.Module, name: str, init: Initializer, shape: Sequence[int], axes: Sequence[str]
+) -> jax.Array:
+  """Creates a float32 parameter of `module` whose dimensions are named by `axes`."""
+  if len(axes) != len(shape):
+    raise ValueError(f"{name}: {len(shape)} dimensions, axes {tuple(axes)}")
+  boxed = nn.with_logical_partitioning(init, tuple(axes))
+  return module.param(name, boxed, tuple(shape), jnp.float32)
+
+
+class Dense(nn.Module):
+  """y = x W + b over the last axis: [..., in] -> [..., features].
+
+  Attributes:
+    features: output size.
+    axes: logical names of the kernel's (input, output) dimensions.
+  """
+
+  features: int
+  axes: tuple[str, str] = ("embed", "mlp")
+  use_bias: bool = True
+  dtype: Dtype = jnp.float32
+  kernel_init: Initializer = default_kernel_init
+  bias_init: Initializer = nn.initializers.zeros_init()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = param_with_axes(self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.axes)
+    y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+    if self.use_bias:
+      bias = param_with_axes(self, "bias", self.bias_init, (self.features,), ("norm",))
+      y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+    return y
+
+
+class Conv1d(nn.Module):
+  """Dense 1-D convolution: [B, T, in] -> [B, T', features].
+
+  Attributes:
+    padding: "SAME", "VALID", "CAUSAL" or explicit (left, right).
+  """
+
+  features: int
+  kernel_size: int
+  stride: int = 1
+  dilation: int = 1
+  groups: int = 1
+  padding: str | tuple[int, int] = "SAME"
+  use_bias: bool = True
+  dtype: Dtype = jnp.float32
+  kernel_init: Initializer = default_kernel_init
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (self.kernel_size, x.shape[-1] // self.groups, self.features)
+    kernel = param_with_axes(self, "kernel", self.kernel_init, shape, ("kernel", "conv_in", "conv_out"))
+    padding: Any = self.padding
+    if padding == "CAUSAL":
+      padding = [(self.dilation * (self.kernel_size - 1), 0)]
+    elif isinstance(padding, tuple):
+      padding = [padding]
+    y = jax.lax.conv_general_dilated(
+        x.astype(self.dtype), kernel.astype(self.dtype), (self.stride,), padding,
+        rhs_dilation=(self.dilation,), dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=self.groups)
+    if self.use_bias:
+      bias = param_with_axes(self, "bias", nn.initializers.zeros_init(), (self.features,), ("norm",))
+      y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+    return y
+
+
+class DepthwiseConv1d(nn.Module):
+  """Depthwise 1-D convolution as shifted multiplications: [B, T, D] -> [B, T, D].
+
+  The same sum as a grouped convolution; its gradient is about 30 times faster on CPU
+  than XLA's with `feature_group_count = D`.
+  """
+
+  kernel_size: int
+  padding: str = "SAME"
+  use_bias: bool = True
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    k, d, t = self.kernel_size, x.shape[-1], x.shape[1]
+    kernel = param_with_axes(self, "kernel", nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=()), (k, d), ("kernel", "norm"))
+    left = k - 1 if self.padding == "CAUSAL" else (k - 1) // 2
+    x = jnp.pad(x.astype(self.dtype), ((0, 0), (left, k - 1 - left), (0, 0)))
+    kernel = kernel.astype(self.dtype)
+    y = sum(x[:, i : i + t] * kernel[None, None, i] for i in range(k))
+    if self.use_bias:
+      bias = param_with_axes(self, "bias", nn.initializers.zeros_init(), (d,), ("norm",))
+      y = y + bias.astype(self.dtype)[None, None, :]
+    return y
+
+
+class Embed(nn.Module):
+  """Embedding table: int [...] -> [..., features]."""
+
+  num_embeddings: int
+  features: int
+  dtype: Dtype = jnp.float32
+  embedding_init: Initializer = nn.initializers.normal(0.02)
+  axes: tuple[str, str] = ("vocab", "embed")
+
+  @nn.compact
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    table = param_with_axes(self, "embedding", self.embedding_init, (self.num_embeddings, self.features), self.axes)
+    return jnp.take(table.astype(self.dtype), ids, axis=0)
+
+
+class RMSNorm(nn.Module):
+  """Root-mean-square norm over the last axis (Zhang & Sennrich, 2019), computed in float32."""
+
+  epsilon: float = 1e-6
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale = param_with_axes(self, "scale", nn.initializers.ones_init(), (x.shape[-1],), ("norm",))
+    x32 = x.astype(jnp.float32)
+    y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
+    return (y * jnp.broadcast_to(scale, y.shape)).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+  """Layer norm over the last axis, computed in float32."""
+
+  epsilon: float = 1e-5
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale = param_with_axes(self, "scale", nn.initializers.ones_init(), (x.shape[-1],), ("norm",))
+    bias = param_with_axes(self, "bias", nn.initializers.zeros_init(), (x.shape[-1],), ("norm",))
+    x32 = x.astype(jnp.float32)
+    mean = jnp.mean(x32, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)
+    y = (x32 - mean) * jax.lax.rsqrt(variance + self.epsilon)
+    return (y * jnp.broadcast_to(scale, y.shape) + jnp.broadcast_to(bias, y.shape)).astype(self.dtype)
+
+
+def rotary_angles(positions_T: jax.Array, head_size: int, base: float = 10_000.0) -> jax.Array:
+  """Rotary angles [T, head_size / 2] of integer positions (RoFormer, Su et al., 2021)."""
+  inverse = base ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+  return positions_T.astype(jnp.float32)[:, None] * inverse[None, :]
+
+
+def apply_rotary(x_BTHK: jax.Array, angles_TC: jax.Array) -> jax.Array:
+  """Rotates the two halves of each head (the LLaMA / GPT-NeoX pairing of dimensions)."""
+  cos, sin = jnp.cos(angles_TC)[None, :, None, :], jnp.sin(angles_TC)[None, :, None, :]
+  x32 = x_BTHK.astype(jnp.float32)
+  first, second = jnp.split(x32, 2, axis=-1)
+  rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+  return rotated.astype(x_BTHK.dtype)
+
+
+def config_from(cls: type, values: Any) -> Any:
+  """Builds the frozen model config `cls` from a ConfigDict or mapping.
+
+  Lists become tuples, so that the result hashes.
+
+  Raises:
+    TypeError: for a key that `cls` lacks (a misspelt size never passes silently).
+  """
+  known = {f.name for f in dataclasses.fields(cls)}
+  unknown = sorted(set(values) - known)
+  if unknown:
+    raise TypeError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+
+  def freeze(value: Any) -> Any:
+    return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value
+
+  return cls(**{key: freeze(value) for key, value in values.items()})

@@ -1,0 +1,104 @@
+"""The device mesh and the one table that maps logical parameter axes to mesh axes.
+
+Every parameter names its axes (`models/layers.py`); this table alone says how each
+name is laid over the mesh (data, fsdp, tensor). An axis that is not in the table is
+an error: nothing is replicated silently.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import ml_collections
+import numpy as np
+
+from melody_jax.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axis (None: replicated along it).
+LOGICAL_AXIS_RULES: tuple[tuple[str, str | None], ...] = (
+    ("embed", "fsdp"),  # a model's width, as the input side of a matmul
+    ("embed_out", None),  # a width on the output side of a square projection
+    ("mlp", "tensor"),  # inner size of a feed-forward layer
+    ("heads", "tensor"),  # attention heads times head size
+    ("vocab", "tensor"),  # rows of an embedding table, columns of a head
+    ("norm", None),  # scales and biases of norms, biases of projections
+    ("kernel", None),  # taps of a convolution
+    ("conv_in", "fsdp"),  # input channels of a convolution
+    ("conv_out", "tensor"),  # output channels of a convolution
+    ("layers", None),  # stacked layers of a scan
+    ("position", None),  # learned positions
+    ("direction", None),  # forward and reverse of a recurrence
+  ("gate", None),  # which matrix of a gated recurrence
+  ("codebook", None),  # which codebook of a quantiser
+    ("scalar", None),  # single learned numbers
+)
+
+
+def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
+  """Builds the mesh of the sizes in `config` (data, fsdp, tensor); one may be -1 (inferred).
+
+  Raises:
+    UserError: if the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices()
+  sizes = [config[axis] for axis in MESH_AXES]
+  if sizes.count(-1) > 1:
+    raise UserError(f"config.mesh {sizes}: at most one size may be -1")
+  known = int(np.prod([s for s in sizes if s != -1]))
+  sizes = [len(devices) // known if s == -1 else s for s in sizes]
+  if int(np.prod(sizes)) != len(devices):
+    raise UserError(
+        f"config.mesh {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices,"
+        f" this run has {len(devices)}: set one size to -1")
+  return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows of a batch go over every data-parallel axis."""
+  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def mesh_axes_of(names: tuple[str | None, ...]) -> PartitionSpec:
+  """Maps a parameter's logical axis names to a PartitionSpec.
+
+  Raises:
+    ValueError: for a name that LOGICAL_AXIS_RULES lacks.
+  """
+  rules: Mapping[str, str | None] = dict(LOGICAL_AXIS_RULES)
+  mapped: list[str | None] = []
+  for name in names:
+    if name not in rules:
+      raise ValueError(f"logical axis {name!r} has no rule in melody_jax/sharding.py")
+    axis = rules[name]
+    mapped.append(None if axis in mapped else axis)  # a mesh axis serves one dimension only
+  return PartitionSpec(*mapped)
+
+
+def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
+  """Shardings of a state whose parameters are boxed with logical axis names.
+
+  Args:
+    mesh: the device mesh.
+    abstract_state: pytree from `jax.eval_shape`; leaves that are `nn.LogicallyPartitioned`
+      are sharded by their names (dimensions that do not divide stay whole), all
+      others are replicated.
+  """
+
+  def of(leaf):
+    if not isinstance(leaf, nn.LogicallyPartitioned):
+      return replicated(mesh)
+    spec = mesh_axes_of(leaf.names)
+    shape = leaf.value.shape
+    return NamedSharding(mesh, PartitionSpec(*[
+        axis if axis is None or dim % mesh.shape[axis] == 0 else None
+        for dim, axis in zip(shape, spec)]))
+
+  return jax.tree.map(of, abstract_state, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))

@@ -1,0 +1,67 @@
+"""Installs melody_jax; `pip install -e .` is all that sampling needs.
+
+The base install samples: no TensorFlow, no torch. Extras add the rest:
+
+  train   one training loop and TensorBoard files; reads encoded datasets without TensorFlow
+  data    TFDS builders and seqio input (TensorFlow)
+  eval    figures and statistics of the evaluation command
+  tpu     jax for Cloud TPU
+  cuda    jax for NVIDIA GPUs
+  test    pytest; the suite also wants train, data and eval
+  lint    ruff and mypy
+  parity  torch references for the parity tests; use the CPU build of torch
+
+Ranges here state what the code needs. constraints.txt states versions that were tested together.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+BASE = [
+  "absl-py>=2.1",
+  "flax>=0.12",
+  "jax>=0.10",
+  "librosa>=0.11",
+  "matplotlib>=3.8",
+  "ml_collections>=1.0",
+  "numpy>=2.0",
+  "optax>=0.2.5",
+  "pyloudnorm>=0.1.1",
+  "safetensors>=0.5",
+  "scipy>=1.13",
+  "soundfile>=0.13",
+  "tokenizers>=0.21",
+  "tqdm>=4.66",
+]
+
+EXTRAS = {
+  "train": ["orbax-checkpoint>=0.11.30", "tensorboardX>=2.6"],
+  "data": [
+    "apache-beam>=2.60",
+    # seqio asks for sentencepiece>=0.2; from 0.2.1 on it collides with TensorFlow's protobuf 6.
+    "sentencepiece>=0.2,<0.2.1",
+    "seqio>=0.0.19",
+    "tensorflow>=2.19",
+    "tensorflow-datasets>=4.9.8",
+  ],
+  "eval": ["scikit-learn>=1.5"],
+  "tpu": ["jax[tpu]>=0.10"],
+  "cuda": ["jax[cuda12]>=0.10"],
+  "test": ["pytest>=8"],
+  "lint": ["mypy>=1.11", "ruff>=0.9"],
+  "parity": ["ninja", "sru>=2.6", "torch>=2.5", "transformers>=4.50"],
+}
+
+setup(
+  name="melody_jax",
+  version="0.1.0",
+  description="MeLoDy (language-model-guided latent diffusion for music) in JAX",
+  long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=find_packages(include=["melody_jax", "melody_jax.*"]),
+  install_requires=BASE,
+  extras_require=EXTRAS,
+)
