@@ -12,10 +12,10 @@ TEST_OTHER = "test_other"  # whole packages that no model trains on
 
 # (package, pattern on the track's path, group): tracks that are versions of one another.
 _NEAR_DUPLICATES = (
-    ("warzone2100-music", r"(\w+?)(_enhanced)?\.opus$", r"\1"),
-    ("colobot-common-sounds", r"(Humanitarian|Hv2)\.ogg$", "humanitarian"),
-    ("nexuiz-music", r"sixtyfour_\w+", "sixtyfour"),
-    ("supertux-data", r"(airship|cave|fortress|voc-)\w*", r"\1"),
+  ("warzone2100-music", r"(\w+?)(_enhanced)?\.opus$", r"\1"),
+  ("colobot-common-sounds", r"(Humanitarian|Hv2)\.ogg$", "humanitarian"),
+  ("nexuiz-music", r"sixtyfour_\w*", "sixtyfour"),
+  ("supertux-data", r"(airship|cave|fortress|voc-)\w*", r"\1"),
 )
 
 
@@ -34,7 +34,7 @@ def _rank(key: str) -> str:
 
 
 def assign_splits(
-    groups: list[str], validation: float = 0.05, test: float = 0.10
+  groups: list[str], validation: float = 0.05, test: float = 0.10
 ) -> dict[str, str]:
   """Maps every distinct group of one package (one stratum) to a split.
 

@@ -15,12 +15,12 @@ multiple of the slowest rate's frame. `style_tokens` is a grid of windows: frame
 describes the window that starts at i / rate.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,9 @@ class Feature:
 class ShardWriter:
   """Writes one shard; nothing is visible under its final name before `close`."""
 
-  def __init__(self, split_dir: str | os.PathLike, shard: int, n_shards: int, features: dict[str, Feature]):
+  def __init__(
+    self, split_dir: str | os.PathLike, shard: int, n_shards: int, features: dict[str, Feature]
+  ):
     self._final = pathlib.Path(split_dir) / f"shard-{shard:05d}-of-{n_shards:05d}"
     self._temporary = self._final.with_name(f".{self._final.name}.tmp-{os.getpid()}")
     shutil.rmtree(self._temporary, ignore_errors=True)
@@ -64,11 +66,16 @@ class ShardWriter:
   def write(self, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Appends one record: JSON-serialisable `record`, `arrays[name]` of shape [frames, *shape]."""
     if set(arrays) != set(self._features):
-      raise ValueError(f"record {record.get('id')}: features {sorted(arrays)}, expected {sorted(self._features)}")
+      raise ValueError(
+        f"record {record.get('id')}: features {sorted(arrays)}, expected {sorted(self._features)}"
+      )
     for name, feature in self._features.items():
       array = np.ascontiguousarray(arrays[name], dtype=feature.dtype)
       if array.shape[1:] != tuple(feature.shape):
-        raise ValueError(f"record {record.get('id')}: {name} has frames of shape {array.shape[1:]}, expected {feature.shape}")
+        raise ValueError(
+          f"record {record.get('id')}: {name} has frames of shape {array.shape[1:]},"
+          f" expected {feature.shape}"
+        )
       self._raw[name].write(array.tobytes())
       self._lengths[name].append(len(array))
     self._records.append(record)
@@ -80,29 +87,42 @@ class ShardWriter:
       frames = sum(self._lengths[name])
       raw = self._temporary / f"{name}.raw"
       with open(self._temporary / f"{name}.npy", "wb") as out, open(raw, "rb") as body:
-        np.lib.format.write_array_header_1_0(out, {
+        np.lib.format.write_array_header_1_0(
+          out,
+          {
             "descr": np.lib.format.dtype_to_descr(np.dtype(feature.dtype)),
-            "fortran_order": False, "shape": (frames, *feature.shape)})
+            "fortran_order": False,
+            "shape": (frames, *feature.shape),
+          },
+        )
         shutil.copyfileobj(body, out, 1 << 22)
       raw.unlink()
-    index = {"features": {k: dataclasses.asdict(f) for k, f in self._features.items()}, "lengths": self._lengths}
+    index = {
+      "features": {k: dataclasses.asdict(f) for k, f in self._features.items()},
+      "lengths": self._lengths,
+    }
     (self._temporary / _INDEX).write_text(json.dumps(index))
-    (self._temporary / _RECORDS).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._records))
+    (self._temporary / _RECORDS).write_text(
+      "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._records)
+    )
     shutil.rmtree(self._final, ignore_errors=True)
     os.rename(self._temporary, self._final)
     return self._final
 
 
 class _Shard:
-
   def __init__(self, path: pathlib.Path):
     index = json.loads((path / _INDEX).read_text())
     self.features = {
-        name: Feature(**{**spec, "shape": tuple(spec["shape"])}) for name, spec in index["features"].items()}
+      name: Feature(**{**spec, "shape": tuple(spec["shape"])})
+      for name, spec in index["features"].items()
+    }
     self.records = [json.loads(line) for line in (path / _RECORDS).read_text().splitlines()]
     self.arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in self.features}
-    self.offsets = {name: np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-                    for name, lengths in index["lengths"].items()}
+    self.offsets = {
+      name: np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+      for name, lengths in index["lengths"].items()
+    }
 
 
 class ArrayDataset:
@@ -123,10 +143,14 @@ class ArrayDataset:
       raise UserError(f"no array dataset at {where}: write one with python -m melody_jax.encode")
     announced = int(paths[0].name.rsplit("-", 1)[-1])
     if len(paths) != announced:
-      raise UserError(f"{where} has {len(paths)} of {announced} shards: let melody_jax.encode finish")
+      raise UserError(
+        f"{where} has {len(paths)} of {announced} shards: let melody_jax.encode finish"
+      )
     self._shards = [_Shard(path) for path in paths]
     self.features: dict[str, Feature] = self._shards[0].features
-    self._where = [(s, r) for s, shard in enumerate(self._shards) for r in range(len(shard.records))]
+    self._where = [
+      (s, r) for s, shard in enumerate(self._shards) for r in range(len(shard.records))
+    ]
 
   def __len__(self) -> int:
     return len(self._where)

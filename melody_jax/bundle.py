@@ -45,7 +45,12 @@ def unflatten(flat: dict[str, np.ndarray]) -> dict[str, Any]:
   return tree
 
 
-def save(path: str | os.PathLike, params: dict[str, Any], metadata: dict[str, Any], dtype: str | None = None) -> None:
+def save(
+  path: str | os.PathLike,
+  params: dict[str, Any],
+  metadata: dict[str, Any],
+  dtype: str | None = None,
+) -> None:
   """Writes one model's file, under a temporary name first.
 
   Args:
@@ -58,7 +63,9 @@ def save(path: str | os.PathLike, params: dict[str, Any], metadata: dict[str, An
 
   flat = flatten(params)
   if dtype:
-    flat = {k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in flat.items()}
+    flat = {
+      k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in flat.items()
+    }
   flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,20 +87,33 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
 
   path = pathlib.Path(path)
   if not path.is_file():
-    raise UserError(f"no checkpoint at {path}: check config.checkpoint, or train one (README, 'Train')")
+    raise UserError(
+      f"no checkpoint at {path}: check config.checkpoint, or train one (README, 'Train')"
+    )
   try:
     with safe_open(path, framework="numpy") as f:
       metadata = {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
       flat = {k: f.get_tensor(k) for k in f.keys()}
   except (SafetensorError, OSError, ValueError) as e:
-    raise UserError(f"checkpoint {path} is truncated or damaged ({e}): fetch or export it again") from e
+    raise UserError(
+      f"checkpoint {path} is truncated or damaged ({e}): fetch or export it again"
+    ) from e
   if "model_config" not in metadata:
-    raise UserError(f"{path} is a safetensors file but not one of melody_jax: it has no model_config")
-  flat = {k: v.astype(np.float32) if np.issubdtype(v.dtype, np.floating) else v for k, v in flat.items()}
+    raise UserError(
+      f"{path} is a safetensors file but not one of melody_jax: it has no model_config"
+    )
+  flat = {
+    k: v.astype(np.float32) if np.issubdtype(v.dtype, np.floating) else v for k, v in flat.items()
+  }
   return unflatten(flat), metadata
 
 
-def update(path: str | os.PathLike, params: dict[str, Any], metadata: dict[str, Any], dtype: str | None = None) -> None:
+def update(
+  path: str | os.PathLike,
+  params: dict[str, Any],
+  metadata: dict[str, Any],
+  dtype: str | None = None,
+) -> None:
   """Adds or replaces parameters and metadata of an existing file (k-means centres, codebooks)."""
   old, old_metadata = load(path)
   merged = flatten(old) | flatten(params)

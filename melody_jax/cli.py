@@ -1,6 +1,6 @@
 """From the command line to `main(config)`: flags, and errors of one line.
 
-    python -m melody_jax.<command> --config=FILE[:argument] [--config.key=value ...]
+python -m melody_jax.<command> --config=FILE[:argument] [--config.key=value ...]
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import sys
 from typing import NoReturn
 
 from absl import flags
-from ml_collections import config_flags
 import ml_collections
+from ml_collections import config_flags
 
 from melody_jax.errors import UserError
 
@@ -31,7 +31,8 @@ def _explain(error: Exception) -> str:
   if unknown:
     return f"no config key {unknown[2]!r}: did you mean {unknown[1]!r}?"
   if isinstance(error, AttributeError | KeyError):
-    return f"no config key {text.split(chr(10))[0].strip(chr(34) + chr(39))!r}: see the config file for its keys"
+    key = text.split("\n")[0].strip("\"'")
+    return f"no config key {key!r}: see the config file for its keys"
   return text
 
 
@@ -40,10 +41,15 @@ def _check_config_file(argv: list[str]) -> None:
   for argument in argv[1:]:
     match = re.match(r"--?config=([^:]*)", argument)
     if match and not pathlib.Path(match[1]).is_file():
-      raise UserError(f"no config file {match[1]!r} (looked in {os.getcwd()}): run from the checkout, or give its path")
+      raise UserError(
+        f"no config file {match[1]!r} (looked in {os.getcwd()}): run from the checkout,"
+        " or give its path"
+      )
 
 
-def parse(argv: list[str], needs_workdir: bool = False) -> tuple[ml_collections.ConfigDict, str | None]:
+def parse(
+  argv: list[str], needs_workdir: bool = False
+) -> tuple[ml_collections.ConfigDict, str | None]:
   """Parses a command line to its config and --workdir.
 
   Args:

@@ -8,8 +8,8 @@ an error: nothing is replicated silently.
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from flax import linen as nn
+import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import ml_collections
 import numpy as np
@@ -20,21 +20,20 @@ MESH_AXES = ("data", "fsdp", "tensor")
 
 # Logical axis -> mesh axis (None: replicated along it).
 LOGICAL_AXIS_RULES: tuple[tuple[str, str | None], ...] = (
-    ("embed", "fsdp"),  # a model's width, as the input side of a matmul
-    ("embed_out", None),  # a width on the output side of a square projection
-    ("mlp", "tensor"),  # inner size of a feed-forward layer
-    ("heads", "tensor"),  # attention heads times head size
-    ("vocab", "tensor"),  # rows of an embedding table, columns of a head
-    ("norm", None),  # scales and biases of norms, biases of projections
-    ("kernel", None),  # taps of a convolution
-    ("conv_in", "fsdp"),  # input channels of a convolution
-    ("conv_out", "tensor"),  # output channels of a convolution
-    ("layers", None),  # stacked layers of a scan
-    ("position", None),  # learned positions
-    ("direction", None),  # forward and reverse of a recurrence
+  ("embed", "fsdp"),  # a model's width, as the input side of a matmul
+  ("embed_out", None),  # a width on the output side of a square projection
+  ("mlp", "tensor"),  # inner size of a feed-forward layer
+  ("heads", "tensor"),  # attention heads times head size
+  ("vocab", "tensor"),  # rows of an embedding table, columns of a head
+  ("norm", None),  # scales and biases of norms, biases of projections
+  ("kernel", None),  # taps of a convolution
+  ("conv_in", "fsdp"),  # input channels of a convolution
+  ("conv_out", "tensor"),  # output channels of a convolution
+  ("layers", None),  # stacked layers of a scan
+  ("position", None),  # learned positions
   ("gate", None),  # which matrix of a gated recurrence
   ("codebook", None),  # which codebook of a quantiser
-    ("scalar", None),  # single learned numbers
+  ("scalar", None),  # single learned numbers
 )
 
 
@@ -52,8 +51,9 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
   sizes = [len(devices) // known if s == -1 else s for s in sizes]
   if int(np.prod(sizes)) != len(devices):
     raise UserError(
-        f"config.mesh {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices,"
-        f" this run has {len(devices)}: set one size to -1")
+      f"config.mesh {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices,"
+      f" this run has {len(devices)}: set one size to -1"
+    )
   return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)
 
 
@@ -63,6 +63,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """A whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -75,7 +76,7 @@ def mesh_axes_of(names: tuple[str | None, ...]) -> PartitionSpec:
   rules: Mapping[str, str | None] = dict(LOGICAL_AXIS_RULES)
   mapped: list[str | None] = []
   for name in names:
-    if name not in rules:
+    if name is None or name not in rules:
       raise ValueError(f"logical axis {name!r} has no rule in melody_jax/sharding.py")
     axis = rules[name]
     mapped.append(None if axis in mapped else axis)  # a mesh axis serves one dimension only
@@ -97,8 +98,14 @@ def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
       return replicated(mesh)
     spec = mesh_axes_of(leaf.names)
     shape = leaf.value.shape
-    return NamedSharding(mesh, PartitionSpec(*[
-        axis if axis is None or dim % mesh.shape[axis] == 0 else None
-        for dim, axis in zip(shape, spec)]))
+    return NamedSharding(
+      mesh,
+      PartitionSpec(
+        *[
+          axis if axis is None or dim % mesh.shape[axis] == 0 else None
+          for dim, axis in zip(shape, spec)
+        ]
+      ),
+    )
 
   return jax.tree.map(of, abstract_state, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import jax
 import ml_collections
+import numpy as np
 
 from melody_jax.errors import UserError
 
@@ -33,10 +34,15 @@ class Task(Protocol):
   def input_features(self) -> dict[str, WindowFeature]:
     """Names, shapes and dtypes of a batch's rows; asks the input pipeline for them."""
 
+  def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Host-side work on a batch before it goes to the devices; usually none."""
+
   def init(self, rng: jax.Array) -> Variables:
     """Parameters, boxed with logical axis names."""
 
-  def loss(self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True) -> tuple[jax.Array, Metrics]:
+  def loss(
+    self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
+  ) -> tuple[jax.Array, Metrics]:
     """Scalar loss and scalar metrics of a batch; pure, used for training and evaluation."""
 
   def optimizer_labels(self, params: Variables) -> Any:
@@ -52,6 +58,9 @@ class BaseTask:
   def __init__(self, config: ml_collections.ConfigDict):
     self.config = config
 
+  def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return batch
+
   def optimizer_labels(self, params: Variables) -> Any:
     del params
     return None
@@ -62,11 +71,11 @@ class BaseTask:
 
 
 TASKS = {
-    "mulan": "melody_jax.tasks.mulan:MuLanTask",
-    "wav2vec": "melody_jax.tasks.wav2vec:Wav2VecTask",
-    "lm": "melody_jax.tasks.lm:LMTask",
-    "dpd": "melody_jax.tasks.dpd:DPDTask",
-    "vae": "melody_jax.tasks.vae:VAETask",
+  "mulan": "melody_jax.tasks.mulan:MuLanTask",
+  "wav2vec": "melody_jax.tasks.wav2vec:Wav2VecTask",
+  "lm": "melody_jax.tasks.lm:LMTask",
+  "dpd": "melody_jax.tasks.dpd:DPDTask",
+  "vae": "melody_jax.tasks.vae:VAETask",
 }
 
 

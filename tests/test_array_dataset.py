@@ -7,9 +7,9 @@ from melody_jax.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.errors import UserError
 
 FEATURES = {
-    "audio": Feature(100.0, "int16"),
-    "latents": Feature(10.0, "float16", (3,)),
-    "style_tokens": Feature(1.0, "int16", (2,), per_window=True),
+  "audio": Feature(100.0, "int16"),
+  "latents": Feature(10.0, "float16", (3,)),
+  "style_tokens": Feature(1.0, "int16", (2,), per_window=True),
 }
 
 
@@ -21,9 +21,9 @@ def write(root, shards=2, records=5, split="train"):
     for i in range(shard, records, shards):
       seconds = 3 + i
       arrays = {
-          "audio": rng.integers(-99, 99, seconds * 100).astype(np.int16),
-          "latents": rng.normal(size=(seconds * 10, 3)).astype(np.float16),
-          "style_tokens": rng.integers(0, 9, (seconds, 2)).astype(np.int16),
+        "audio": rng.integers(-99, 99, seconds * 100).astype(np.int16),
+        "latents": rng.normal(size=(seconds * 10, 3)).astype(np.float16),
+        "style_tokens": rng.integers(0, 9, (seconds, 2)).astype(np.int16),
       }
       kept[f"r{i}"] = arrays
       writer.write({"id": f"r{i}", "captions": [f"caption {i}", "other"]}, arrays)

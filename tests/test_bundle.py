@@ -6,12 +6,17 @@ import pytest
 from melody_jax import bundle
 from melody_jax.errors import UserError
 
-PARAMS = {"a": {"kernel": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)}, "ids": np.arange(3, dtype=np.int32)}
+PARAMS = {
+  "a": {"kernel": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)},
+  "ids": np.arange(3, dtype=np.int32),
+}
 
 
 def test_round_trip_and_update(tmp_path):
   path = bundle.path_of(tmp_path, "vae")
-  bundle.save(path, PARAMS, {"model_config": {"width": 2}, "step": 7, "dtype": "float16"}, "float16")
+  bundle.save(
+    path, PARAMS, {"model_config": {"width": 2}, "step": 7, "dtype": "float16"}, "float16"
+  )
   bundle.update(path, {"rvq": {"codebooks": np.ones(2, np.float32)}}, {"report": {"x": 1.5}})
   params, metadata = bundle.load(path)
   np.testing.assert_allclose(params["a"]["kernel"], PARAMS["a"]["kernel"], atol=1e-3)

@@ -26,17 +26,22 @@ def config_file(tmp_path):
 
 
 def test_values_and_argument(config_file):
-  config, workdir = cli.parse(["p", f"--config={config_file}:b", "--config.steps=7", "--config.model.width=4", "--workdir=w"])
+  config, workdir = cli.parse(
+    ["p", f"--config={config_file}:b", "--config.steps=7", "--config.model.width=4", "--workdir=w"]
+  )
   assert (config.preset, config.steps, config.model.width, workdir) == ("b", 7, 4, "w")
 
 
-@pytest.mark.parametrize("argument, message", [
+@pytest.mark.parametrize(
+  "argument, message",
+  [
     ("--config.promt=hi", "'promt': did you mean 'prompt'"),
     ("--config.model.widht=3", "'widht': did you mean 'width'"),
     ("--config.steps=many", "steps"),
     ("--confg.steps=1", "confg"),
     ("stray", "unexpected argument 'stray'"),
-])
+  ],
+)
 def test_bad_arguments(config_file, argument, message):
   with pytest.raises(UserError, match=message):
     cli.parse(["p", f"--config={config_file}", argument])
@@ -53,8 +58,18 @@ def test_missing_files_and_workdir(config_file, tmp_path):
 
 def test_a_command_ends_with_one_line_and_status_2(config_file):
   done = subprocess.run(
-      [sys.executable, "-m", "melody_jax.train", f"--config={config_file}", "--config.stesp=1", "--workdir=w"],
-      capture_output=True, text=True, check=False)
+    [
+      sys.executable,
+      "-m",
+      "melody_jax.train",
+      f"--config={config_file}",
+      "--config.stesp=1",
+      "--workdir=w",
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert done.returncode == cli.EXIT_BAD_INPUT
   assert done.stderr.count("\n") == 1
   assert "did you mean 'steps'" in done.stderr

@@ -19,7 +19,7 @@ default_kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated
 
 
 def param_with_axes(
-    module: nn.Module, name: str, init: Initializer, shape: Sequence[int], axes: Sequence[str]
+  module: nn.Module, name: str, init: Initializer, shape: Sequence[int], axes: Sequence[str]
 ) -> jax.Array:
   """Creates a float32 parameter of `module` whose dimensions are named by `axes`."""
   if len(axes) != len(shape):
@@ -45,7 +45,9 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = param_with_axes(self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.axes)
+    kernel = param_with_axes(
+      self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.axes
+    )
     y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
       bias = param_with_axes(self, "bias", self.bias_init, (self.features,), ("norm",))
@@ -73,18 +75,27 @@ class Conv1d(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel_size, x.shape[-1] // self.groups, self.features)
-    kernel = param_with_axes(self, "kernel", self.kernel_init, shape, ("kernel", "conv_in", "conv_out"))
+    kernel = param_with_axes(
+      self, "kernel", self.kernel_init, shape, ("kernel", "conv_in", "conv_out")
+    )
     padding: Any = self.padding
     if padding == "CAUSAL":
       padding = [(self.dilation * (self.kernel_size - 1), 0)]
     elif isinstance(padding, tuple):
       padding = [padding]
     y = jax.lax.conv_general_dilated(
-        x.astype(self.dtype), kernel.astype(self.dtype), (self.stride,), padding,
-        rhs_dilation=(self.dilation,), dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=self.groups)
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      (self.stride,),
+      padding,
+      rhs_dilation=(self.dilation,),
+      dimension_numbers=("NWC", "WIO", "NWC"),
+      feature_group_count=self.groups,
+    )
     if self.use_bias:
-      bias = param_with_axes(self, "bias", nn.initializers.zeros_init(), (self.features,), ("norm",))
+      bias = param_with_axes(
+        self, "bias", nn.initializers.zeros_init(), (self.features,), ("norm",)
+      )
       y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
     return y
 
@@ -104,11 +115,17 @@ class DepthwiseConv1d(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     k, d, t = self.kernel_size, x.shape[-1], x.shape[1]
-    kernel = param_with_axes(self, "kernel", nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=()), (k, d), ("kernel", "norm"))
+    kernel = param_with_axes(
+      self,
+      "kernel",
+      nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=()),
+      (k, d),
+      ("kernel", "norm"),
+    )
     left = k - 1 if self.padding == "CAUSAL" else (k - 1) // 2
     x = jnp.pad(x.astype(self.dtype), ((0, 0), (left, k - 1 - left), (0, 0)))
     kernel = kernel.astype(self.dtype)
-    y = sum(x[:, i : i + t] * kernel[None, None, i] for i in range(k))
+    y: Any = sum(x[:, i : i + t] * kernel[None, None, i] for i in range(k))
     if self.use_bias:
       bias = param_with_axes(self, "bias", nn.initializers.zeros_init(), (d,), ("norm",))
       y = y + bias.astype(self.dtype)[None, None, :]
@@ -126,7 +143,9 @@ class Embed(nn.Module):
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
-    table = param_with_axes(self, "embedding", self.embedding_init, (self.num_embeddings, self.features), self.axes)
+    table = param_with_axes(
+      self, "embedding", self.embedding_init, (self.num_embeddings, self.features), self.axes
+    )
     return jnp.take(table.astype(self.dtype), ids, axis=0)
 
 
@@ -158,7 +177,9 @@ class LayerNorm(nn.Module):
     mean = jnp.mean(x32, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)
     y = (x32 - mean) * jax.lax.rsqrt(variance + self.epsilon)
-    return (y * jnp.broadcast_to(scale, y.shape) + jnp.broadcast_to(bias, y.shape)).astype(self.dtype)
+    return (y * jnp.broadcast_to(scale, y.shape) + jnp.broadcast_to(bias, y.shape)).astype(
+      self.dtype
+    )
 
 
 def rotary_angles(positions_T: jax.Array, head_size: int, base: float = 10_000.0) -> jax.Array:
@@ -187,7 +208,9 @@ def config_from(cls: type, values: Any) -> Any:
   known = {f.name for f in dataclasses.fields(cls)}
   unknown = sorted(set(values) - known)
   if unknown:
-    raise TypeError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    raise TypeError(
+      f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+    )
 
   def freeze(value: Any) -> Any:
     return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,91 @@
+"""VAE-GAN (MeLoDy section 4.3; SPEC section 7).
+
+    python -m melody_jax.train --config=configs/vae.py:nano --workdir=DIR --config.data.path=DATASET
+
+`nano`: 50 Hz, D = 64, frame decoder; `nano-gan`: the same with the encoder frozen and
+the adversarial losses on, started from a `nano` run; `paper`: 250 Hz, D = 16, HiFi-GAN.
+"""
+
+import ml_collections
+
+from melody_jax.config import training_config
+
+
+def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
+  """The run of `preset`: "paper", "nano" or "tiny"."""
+  c = training_config("vae", preset)
+  c.model = ml_collections.ConfigDict(_MODELS[preset])
+  c.discriminator = ml_collections.ConfigDict(_DISCRIMINATORS[preset])
+  c.loss = ml_collections.ConfigDict()
+  c.loss.mel = 1.0
+  c.loss.mel_resolutions = ((2048, 128), (1024, 80), (256, 32))  # (n_fft, mel bands)
+  c.loss.waveform = 0.25  # per nat of error energy
+  c.loss.kl = 3e-3  # posterior noise then stays near a tenth of a latent's spread
+  c.loss.adversarial = 1.0 if preset == "paper" else 0.0
+  c.loss.adversarial_from = 0  # step at which the generator starts to listen
+  c.loss.feature_matching = 2.0
+  c.loss.train_encoder = True  # False: frozen, so that encoded datasets stay valid
+  c.optimizer.b1 = 0.8
+  c.optimizer.weight_decay = 1e-3
+  c.train.ema_decay = 0.999
+  c.train.media = True
+  if preset == "paper":
+    c.window_seconds = 2.0
+    c.train.batch_size = 256
+    c.train.steps = 500_000
+    c.optimizer.learning_rate = 2e-4
+  if preset == "nano":
+    c.window_seconds = 1.5
+    c.train.batch_size = 16
+    c.train.steps = 2000
+    c.optimizer.learning_rate = 1.5e-3
+    c.train.eval_every = 200
+    c.train.save_every = 100
+  if preset == "tiny":
+    c.window_seconds = 0.96
+    c.train.batch_size = 2
+    c.train.steps = 4
+    c.train.log_every = 1
+    c.train.eval_batches = 1
+    c.loss.adversarial = 1.0
+  return c
+
+
+_MODELS = {
+  "paper": dict(
+    latent_dim=16,
+    encoder_strides=(2, 2, 4, 6),
+    encoder_widths=(64, 128, 256, 512),
+    encoder_blocks=(2, 2, 4, 11),
+    decoder="hifigan",
+    decoder_width=768,
+    upsample_rates=(6, 4, 2, 2),
+  ),
+  "nano": dict(
+    latent_dim=64,
+    encoder_strides=(480,),
+    encoder_widths=(256,),
+    encoder_blocks=(4,),
+    bypass_channels=40,
+    decoder="frame",
+    decoder_width=384,
+    decoder_blocks=6,
+    mlp_ratio=3,
+  ),
+  "tiny": dict(
+    latent_dim=8,
+    encoder_strides=(480,),
+    encoder_widths=(16,),
+    encoder_blocks=(1,),
+    bypass_channels=4,
+    decoder="frame",
+    decoder_width=16,
+    decoder_blocks=1,
+  ),
+}
+
+_DISCRIMINATORS = {
+  "paper": dict(),
+  "nano": dict(period_channels=(8, 16, 32, 64, 64), resolution_channels=16),
+  "tiny": dict(periods=(2, 3), period_channels=(4, 4), resolutions=(512,), resolution_channels=4),
+}

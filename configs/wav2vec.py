@@ -1,0 +1,91 @@
+"""Semantic tokeniser: Wav2Vec2-Conformer (SPEC section 4; MeLoDy section 4, arXiv 2305.15719).
+
+    python -m melody_jax.train --config=configs/wav2vec.py:nano --workdir=runs/wav2vec \
+        --config.data.path=DATASETS
+    python -m melody_jax.export --config=configs/wav2vec.py:nano --workdir=runs/wav2vec \
+        --config.export.bundle=checkpoints/nano
+    python -m melody_jax.fit_quantizer --config=configs/quantizer.py:semantic \
+        --config.bundle=checkpoints/nano --config.data.path=DATASETS
+
+Presets: paper (198.4 M parameters, not trained: cost and score not measured), nano, tiny (tests).
+"""
+
+import ml_collections
+
+from melody_jax.config import training_config
+
+
+def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
+  """Config of a training run; `preset` is paper, nano or tiny."""
+  c = training_config("wav2vec", preset)
+  c.loss = ml_collections.ConfigDict()
+  c.loss.mask_start_probability = 0.065  # wav2vec 2.0: 49 % of the frames hidden
+  c.loss.mask_span = 10  # frames, 0.4 s
+  c.loss.n_distractors = 100  # SPEC section 4
+  c.loss.contrastive_temperature = 0.1
+  c.loss.diversity_weight = 0.1
+  c.loss.gumbel_start = 2.0
+  c.loss.gumbel_end = 0.5
+  c.loss.gumbel_decay = 0.999995  # a step
+  {"paper": _paper, "nano": _nano, "tiny": _tiny}[preset](c)
+  return c
+
+
+def _paper(c: ml_collections.ConfigDict) -> None:
+  c.model.update(
+      conv_channels=[512] * 8,
+      conv_kernels=[10, 6, 4, 4, 4, 4, 2, 2],
+      conv_strides=[5, 3, 2, 2, 2, 2, 2, 2],  # 960 samples: 25 Hz
+      front="conv",
+      width=768, n_layers=14, n_heads=12, mlp_width=3072,  # the depth that fits 199.5 M (choice)
+      kernel_size=31, positions="rotary", conv_norm="layer", dropout=0.1, remat=True,
+      n_groups=2, n_codes=320, code_size=256, projection_size=256,  # as wav2vec 2.0 base
+      tokens_layer=7, n_tokens=1024, dtype="bfloat16",
+  )
+  c.train.batch_size = 256
+  c.train.steps = 400_000
+  c.train.save_every = 5_000
+  c.train.eval_every = 5_000
+  c.optimizer.learning_rate = 5e-4
+  c.optimizer.warmup_steps = 32_000
+  c.optimizer.schedule = "linear"
+  c.optimizer.final_scale = 0.0
+  c.optimizer.b2 = 0.98
+  c.optimizer.weight_decay = 0.01
+
+
+def _nano(c: ml_collections.ConfigDict) -> None:
+  c.model.update(
+      # 40 ms filters every 10 ms, then two halvings: 0.5 GFLOP of the 2.3 for 10 s.
+      conv_channels=[96, 192, 192], conv_kernels=[960, 4, 4], conv_strides=[240, 2, 2],
+      front="gabor", front_pool=17,  # 0.17 s at 100 Hz
+      width=192, n_layers=5, n_heads=4, mlp_width=576,
+      kernel_size=31, positions="rotary", conv_norm="layer", dropout=0.0, remat=False,
+      n_groups=2, n_codes=128, code_size=128, projection_size=128,
+      tokens_layer=3, n_tokens=1024, dtype="float32",
+  )
+  c.loss.gumbel_decay = 0.999  # the short run still reaches the end temperature
+  c.train.batch_size = 8
+  c.train.steps = 2_000
+  c.train.eval_every = 500
+  c.train.save_every = 500
+  c.optimizer.learning_rate = 1e-3
+  c.optimizer.warmup_steps = 100
+  c.optimizer.b2 = 0.98
+
+
+def _tiny(c: ml_collections.ConfigDict) -> None:
+  _nano(c)
+  c.window_seconds = 2.0
+  c.model.update(
+      conv_channels=[16, 16, 16], width=16, n_layers=2, n_heads=2, mlp_width=32, kernel_size=5,
+      n_codes=8, code_size=16, projection_size=16, tokens_layer=1, n_tokens=16,
+  )
+  c.loss.n_distractors = 8
+  c.train.batch_size = 2
+  c.train.steps = 4
+  c.train.log_every = 2
+  c.train.eval_every = 4
+  c.train.eval_batches = 1
+  c.train.save_every = 4
+  c.optimizer.warmup_steps = 1

@@ -1,0 +1,1 @@
+"""Builders of training data; run as commands, read back by directory."""

@@ -1,0 +1,128 @@
+"""Facts that can be measured in a clip, and the words they justify.
+
+Recordings come with little text, so their captions lean on measurements: tempo, how
+busy and how percussive the music is, how bright it sounds, and its mode. Each word is
+given only where the measurement is clear; the thresholds are quantiles of the recorded
+corpus, written down here so that a word means the same in every dataset.
+"""
+
+import dataclasses
+
+import librosa
+import numpy as np
+
+_N_FFT, _HOP, _N_MELS = 2048, 512, 96
+# Krumhansl and Kessler (1982), probe-tone ratings of the degrees of a major and a minor key.
+_MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
+_MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+
+# Below the first, above the second: about the lower and upper fifth of the recorded corpus.
+_BUSY = (0.88, 1.5)  # flux, dB
+_BRIGHT = (850.0, 2050.0)  # spectral centroid, Hz
+_PERCUSSIVE = (0.035, 0.15)  # share of energy
+_MODE = (-0.12, 0.08)  # difference of the key profiles' correlations
+_PULSE = (0.15, 0.4)  # how periodic the onsets are
+
+
+@dataclasses.dataclass(frozen=True)
+class Descriptors:
+  """What was measured in one clip.
+
+  Attributes:
+    tempo: beats per minute.
+    tempo_strength: in [0, 1], how periodic the onsets are at that tempo.
+    flux: mean rise of the log-mel spectrum from frame to frame, dB: how busy the clip is.
+    centroid: median spectral centroid, Hz.
+    percussive: share of the (mel) energy in the percussive part, in [0, 1].
+    mode_margin: best major minus best minor key correlation; positive is major.
+  """
+
+  tempo: float
+  tempo_strength: float
+  flux: float
+  centroid: float
+  percussive: float
+  mode_margin: float
+
+
+def _key_margin(chroma_12: np.ndarray) -> float:
+  def best(profile: np.ndarray) -> float:
+    return max(np.corrcoef(np.roll(profile, k), chroma_12)[0, 1] for k in range(12))
+
+  return float(best(_MAJOR) - best(_MINOR)) if chroma_12.std() > 0 else 0.0
+
+
+def measure(audio: np.ndarray, sample_rate: int, expected_tempo: float = 120.0) -> Descriptors:
+  """Measures a mono clip of a few seconds or more.
+
+  Args:
+    audio: float [samples].
+    sample_rate: Hz.
+    expected_tempo: bpm around which the estimate looks first; settles which of two tempi,
+      one twice the other, is meant.
+  """
+  magnitude = np.abs(librosa.stft(audio, n_fft=_N_FFT, hop_length=_HOP))
+  power = magnitude**2
+  mel = librosa.feature.melspectrogram(S=power, sr=sample_rate, n_mels=_N_MELS)
+  envelope = librosa.onset.onset_strength(
+    S=librosa.power_to_db(mel), sr=sample_rate, hop_length=_HOP
+  )
+  tempo = float(
+    librosa.feature.tempo(
+      onset_envelope=envelope, sr=sample_rate, hop_length=_HOP, start_bpm=expected_tempo
+    )[0]
+  )
+  centred = envelope - envelope.mean()
+  correlation = librosa.autocorrelate(centred) / max(float(centred @ centred), 1e-9)
+  lag = round(60.0 / max(tempo, 1.0) * sample_rate / _HOP)
+  centroid = librosa.feature.spectral_centroid(S=magnitude, sr=sample_rate)
+  harmonic, percussive = librosa.decompose.hpss(np.sqrt(mel))
+  share = float((percussive**2).sum() / max((percussive**2).sum() + (harmonic**2).sum(), 1e-9))
+  chroma = librosa.feature.chroma_stft(S=power, sr=sample_rate).mean(axis=1)
+  return Descriptors(
+    tempo=tempo,
+    tempo_strength=float(np.clip(correlation[max(lag - 1, 0) : lag + 2].max(initial=0.0), 0, 1)),
+    flux=float(envelope.mean()),
+    centroid=float(np.median(centroid)),
+    percussive=share,
+    mode_margin=_key_margin(chroma),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipWords:
+  """Words for what was measured; "" where the measurement is not clear.
+
+  Attributes:
+    energy: "calm" or "energetic".
+    colour: "dark-toned" or "bright".
+    percussion: "with little percussion" or "with strong percussion".
+    pulse: "with no clear beat", or "".
+    mode: "major" or "minor".
+    tempo: beats per minute, or 0 where no beat is clear.
+  """
+
+  energy: str
+  colour: str
+  percussion: str
+  pulse: str
+  mode: str
+  tempo: int
+
+
+def _outside(value: float, limits: tuple[float, float], low: str, high: str) -> str:
+  return low if value < limits[0] else high if value > limits[1] else ""
+
+
+def words(measured: Descriptors) -> ClipWords:
+  """Turns measurements into words, leaving out what is not clear."""
+  return ClipWords(
+    energy=_outside(measured.flux, _BUSY, "calm", "energetic"),
+    colour=_outside(measured.centroid, _BRIGHT, "dark-toned", "bright"),
+    percussion=_outside(
+      measured.percussive, _PERCUSSIVE, "with little percussion", "with strong percussion"
+    ),
+    pulse="with no clear beat" if measured.tempo_strength < _PULSE[0] else "",
+    mode=_outside(measured.mode_margin, _MODE, "minor", "major"),
+    tempo=round(measured.tempo) if measured.tempo_strength > _PULSE[1] else 0,
+  )

@@ -1,0 +1,1 @@
+"""Encoded datasets: tokens and latents."""

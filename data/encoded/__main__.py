@@ -1,0 +1,42 @@
+"""Copies an array dataset (from melody_jax.encode) into TFDS.
+
+python -m data.encoded --source=DIR --name=NAME
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+
+from data.build import default_data_dir
+from melody_jax.errors import UserError
+
+
+def main() -> None:
+  """Converts every split of the source."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--source", type=pathlib.Path, required=True, help="an array dataset")
+  parser.add_argument("--name", default="encoded", help="name of the TFDS dataset")
+  parser.add_argument(
+    "--data_dir", type=pathlib.Path, default=default_data_dir(), help="default: %(default)s"
+  )
+  arguments = parser.parse_args()
+  if not re.fullmatch(r"[a-z][a-z0-9_]*", arguments.name):
+    raise UserError(f"--name={arguments.name}: use lower-case letters, digits and underscores")
+  splits = sorted(path.name for path in arguments.source.glob("*") if any(path.glob("shard-*")))
+  if not splits:
+    raise UserError(
+      f"no array dataset at {arguments.source}: write one with python -m melody_jax.encode"
+    )
+  from data.tfds_builder import build_tfds_from_arrays  # TensorFlow, only once the flags are right
+
+  print(
+    build_tfds_from_arrays(arguments.source, arguments.name, splits, arguments.data_dir / "tfds")
+  )
+
+
+if __name__ == "__main__":
+  try:
+    main()
+  except UserError as error:
+    sys.exit(f"error: {error}")

@@ -1,0 +1,158 @@
+"""A user's own folder of audio, with captions by CSV or JSONL, or none.
+
+The captions file lies in the folder (captions.csv or captions.jsonl) or is named by a
+flag. Each row has `file` (path relative to the folder), and any of `caption` (one text,
+or several separated by "|"; in JSONL `captions` may be a list), `tags` (comma-separated,
+or a list), `title`, `author`, `licence`, `split` (to override the automatic split).
+"""
+
+import csv
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from data import descriptors
+from data.captions import distinct, tempo_word, tidy
+from data.splits import TEST, TRAIN, VALIDATION, assign_splits
+from data.tracks import SAMPLE_RATE, Description, Track, load_audio
+from melody_jax.errors import UserError
+
+SUFFIXES = frozenset((
+  ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf",
+  ".w64", ".m4a", ".m4b", ".m4p", ".mp4", ".aac", ".wma", ".ac3", ".ape", ".wv", ".mka", ".mkv",
+  ".webm", ".mp2", ".amr", ".mpc", ".tta", ".3gp", ".mov",
+))  # fmt: skip
+_SPLITS = (TRAIN, VALIDATION, TEST)
+
+
+def read_captions(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """Reads a captions file; {file: {"captions": [...], "tags": [...], "title", ...}}.
+
+  Raises:
+    UserError: unreadable, no `file` column, or a row that is not what it should be.
+  """
+  try:
+    text = path.read_text(encoding="utf-8-sig")
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"captions file {path} cannot be read: {error}") from error
+  try:
+    if path.suffix.lower() in (".jsonl", ".json"):
+      rows = [(i, json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    else:
+      rows = list(enumerate(csv.DictReader(text.splitlines()), 2))
+  except (json.JSONDecodeError, csv.Error) as error:
+    raise UserError(f"captions file {path} is malformed: {error}") from error
+  found = {}
+  for number, row in rows:
+    if not isinstance(row, dict) or not row.get("file"):
+      raise UserError(
+        f"captions file {path}, line {number}: no 'file'; give a path relative to the folder"
+      )
+    if row.get("split") and row["split"] not in _SPLITS:
+      raise UserError(
+        f"captions file {path}, line {number}: split {row['split']!r} is not one of"
+        f" {', '.join(_SPLITS)}"
+      )
+    file = pathlib.PurePosixPath(str(row["file"]).replace("\\", "/")).as_posix()
+    texts = _texts(row.get("captions"), "|") + _texts(row.get("caption"), "|")
+    fields = {key: str(row.get(key) or "") for key in ("title", "author", "licence", "split")}
+    found[file] = {
+      **fields,
+      "captions": distinct(texts),
+      "tags": distinct(_texts(row.get("tags"), ",")),
+    }
+  return found
+
+
+def _texts(value: Any, separator: str) -> list[str]:
+  parts = value if isinstance(value, list) else str(value or "").split(separator)
+  return [str(part).strip() for part in parts if str(part).strip()]
+
+
+class FolderCorpus:
+  """Every audio file below a folder.
+
+  Args:
+    folder: searched recursively; hidden files, links and non-audio suffixes are left out.
+    captions: captions file; None looks for captions.csv or captions.jsonl in the folder.
+    name: of the dataset.
+    licence: of files for which the captions file gives none.
+
+  Raises:
+    UserError: no such folder, no audio in it, a captions file that is wrong.
+  """
+
+  splits = _SPLITS
+
+  def __init__(
+    self, folder: pathlib.Path, captions: pathlib.Path | None = None, name: str = "music_folder",
+    licence: str = "own",
+  ):  # fmt: skip
+    self.name = name
+    self._folder = pathlib.Path(folder)
+    self._licence = licence
+    if not self._folder.is_dir():
+      raise UserError(f"music folder {folder} does not exist: give an existing directory")
+    if captions is None:
+      present = (self._folder / f"captions{suffix}" for suffix in (".csv", ".jsonl"))
+      captions = next((path for path in present if path.exists()), None)
+    self._rows = read_captions(pathlib.Path(captions)) if captions else {}
+    self._files = sorted(
+      path.relative_to(self._folder).as_posix()
+      for path in self._folder.rglob("*")
+      if path.suffix.lower() in SUFFIXES and path.is_file() and not path.is_symlink()
+      and not any(part.startswith(".") for part in path.relative_to(self._folder).parts)
+    )  # fmt: skip
+    if not self._files:
+      raise UserError(
+        f"music folder {folder} holds no audio file: looked for {' '.join(sorted(SUFFIXES))}"
+      )
+    unknown = sorted(set(self._rows) - set(self._files))
+    if unknown:
+      raise UserError(
+        f"captions name {len(unknown)} files that are not in {folder}, the first is {unknown[0]}"
+      )
+
+  def tracks(self) -> list[Track]:
+    """Every file; same-named takes ("a.wav", "a.flac") share a split, captions may set it."""
+    groups = {
+      file: str(pathlib.PurePosixPath(file).with_suffix("")).lower() for file in self._files
+    }
+    # A small folder still gets a track to validate on.
+    share = max(0.05, 1 / len(set(groups.values()))) if len(set(groups.values())) > 2 else 0.0
+    splits = assign_splits(list(groups.values()), validation=share)
+    tracks = []
+    for file in self._files:
+      row = self._rows.get(file, {})
+      tracks.append(
+        Track(
+          id=f"{self.name}/{file}", package=self.name,
+          split=row.get("split") or splits[groups[file]],
+          title=row.get("title") or pathlib.PurePosixPath(file).stem, author=row.get("author", ""),
+          licence=row.get("licence") or self._licence, source="user's folder",
+          path=self._folder / file,
+        )
+      )  # fmt: skip
+    return tracks
+
+  def load(self, track: Track) -> np.ndarray:
+    """Decodes the file, whatever its rate and number of channels."""
+    return load_audio(track.path)
+
+  def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:
+    """The user's captions and tags; where there are none, words for what can be measured."""
+    del k
+    row = self._rows.get(track.id.split("/", 1)[1], {})
+    captions, tags = list(row.get("captions", [])), list(row.get("tags", []))
+    if tags:
+      captions.append(", ".join(tags))
+    if not captions:
+      heard = descriptors.words(descriptors.measure(clip, SAMPLE_RATE))
+      pace = tempo_word(heard.tempo) if heard.tempo else ""
+      tags = distinct([heard.energy, heard.colour, pace, f"{heard.mode} key" if heard.mode else ""])
+      feel = " ".join(word for word in (heard.energy, heard.colour, pace) if word)
+      rest = f", around {heard.tempo} bpm" if heard.tempo else ""
+      captions = [tidy(f"{feel} music {heard.percussion or heard.pulse}{rest}", full_stop=True)]
+    return Description(captions, tags)

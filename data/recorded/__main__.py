@@ -1,0 +1,32 @@
+"""Builds the recorded corpus.
+
+python -m data.recorded [--data_dir=DIR] [--format=arrays] [--jobs=2]
+"""
+
+import pathlib
+import sys
+
+from data.build import build, common_arguments
+from data.recorded.corpus import RecordedCorpus
+from melody_jax.errors import UserError
+
+
+def main() -> None:
+  """Fetches the packages, decodes, captions and writes."""
+  parser = common_arguments(__doc__.splitlines()[0])
+  parser.add_argument(
+    "--raw_dir",
+    type=pathlib.Path,
+    default=None,
+    help="unpacked Debian packages (default: DATA_DIR/debian)",
+  )
+  arguments = parser.parse_args()
+  raw = arguments.raw_dir or arguments.data_dir / "debian"
+  build(lambda: RecordedCorpus(raw), arguments)
+
+
+if __name__ == "__main__":
+  try:
+    main()
+  except UserError as error:
+    sys.exit(f"error: {error}")

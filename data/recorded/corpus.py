@@ -1,0 +1,94 @@
+"""The recorded corpus: music of eleven Debian packages."""
+
+import hashlib
+import pathlib
+
+import numpy as np
+import soundfile
+
+from data import descriptors
+from data.debian import fetch_packages
+from data.recorded.packages import PACKAGES, Package, credits_of, music_files
+from data.recorded.words import describe_recording
+from data.splits import TEST, TEST_OTHER, TRAIN, VALIDATION, assign_splits, group_of
+from data.tracks import SAMPLE_RATE, Description, QuarantineError, Track, load_audio
+
+_MIN_RATE = 22_050  # slower files are telephone-like effects, or music without its treble
+_USUAL_TEMPO = 120.0
+
+
+class RecordedCorpus:
+  """Recordings from Debian packages, fetched where they are missing.
+
+  Args:
+    folder: holds (or will hold) the unpacked packages, one folder each.
+    packages: which of `PACKAGES`; all by default.
+  """
+
+  name = "recorded"
+  splits = (TRAIN, VALIDATION, TEST, TEST_OTHER)
+
+  def __init__(self, folder: pathlib.Path, packages: tuple[Package, ...] = PACKAGES):
+    self._packages = {package.name: package for package in packages}
+    self._roots = dict(
+      zip(self._packages, fetch_packages(list(self._packages), folder), strict=True)
+    )
+    self._tempi: dict[str, float] = {}  # bpm that an album states
+
+  def tracks(self) -> list[Track]:
+    """Every music file, package by package; a group of near-duplicates shares a split."""
+    tracks = []
+    for name, package in sorted(self._packages.items()):
+      root = self._roots[name]
+      files = music_files(package, root)
+      groups = {where: group_of(name, where) for where in files}
+      splits = assign_splits(list(groups.values()))
+      credits = credits_of(package, root, files)
+      self._tempi |= {f"{name}/{where}": row["bpm"] for where, row in credits.items() if row["bpm"]}
+      for where in files:
+        split = TEST_OTHER if package.test_only else splits[groups[where]]
+        tags = self._embedded_tags(root / where)
+        about = credits[where]
+        artist = tags.get("artist", "") if package.trust_tags else ""
+        artist = (
+          "" if "unknown" in artist.lower() or "://" in artist or "www." in artist else artist
+        )
+        author = about["author"] or artist or package.author
+        title = about["title"] or (tags.get("title", "") if package.trust_tags else "")
+        tracks.append(
+          Track(
+            f"{name}/{where}",
+            name,
+            split,
+            title or pathlib.Path(where).stem,
+            author,
+            about["licence"],
+            f"Debian package {name}",
+            root / where,
+          )
+        )
+    return tracks
+
+  def _embedded_tags(self, path: pathlib.Path) -> dict[str, str]:
+    try:
+      with soundfile.SoundFile(path) as file:
+        return file.copy_metadata()
+    except (soundfile.LibsndfileError, RuntimeError, UnicodeDecodeError):
+      return {}  # the file's own trouble shows when it is decoded
+
+  def load(self, track: Track) -> np.ndarray:
+    """Decodes the file; slow sample rates are put aside."""
+    if track.path is None or not track.path.exists():
+      raise QuarantineError("corrupt", "file is gone")
+    return load_audio(track.path, _MIN_RATE)
+
+  def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:
+    """Captions from the package, the file's folder, name and genre, and what the clip measures."""
+    package = self._packages[track.package]
+    tags = self._embedded_tags(track.path) if package.trust_tags else {}
+    tempo = self._tempi.get(track.id, _USUAL_TEMPO)
+    heard = descriptors.words(descriptors.measure(clip, SAMPLE_RATE, tempo))
+    seed = hashlib.sha256(f"{track.id}#{k}".encode()).digest()[:8]
+    rng = np.random.default_rng(int.from_bytes(seed, "big"))
+    title = track.title if package.trust_tags else ""
+    return describe_recording(rng, package, track.id, title, tags.get("genre", ""), heard)

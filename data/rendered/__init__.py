@@ -1,0 +1,1 @@
+"""Music rendered from accompaniment grooves and MIDI files, with captions that are exactly true."""

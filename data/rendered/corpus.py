@@ -1,0 +1,193 @@
+"""The rendered corpus: which pieces exist, in which split, and how one is made.
+
+Held out of training: 12 styles, one instrument x style pair for every style, one
+soundfont, and every rendering of a held-out piece. Each test record says in `held_out`
+which of these it tests.
+"""
+
+import hashlib
+import pathlib
+import re
+import tempfile
+
+import numpy as np
+
+from data.rendered.composition import CHORD_VOICES, LEAD_VOICES, Piece, compose, generator
+from data.rendered.grooves import Groove, catalogue
+from data.rendered.midi import MidiFacts, read_facts
+from data.rendered.styles import STYLES
+from data.rendered.synthesis import HELD_OUT_SOUNDFONT, TRAIN_SOUNDFONT, render, run_mma, soundfont
+from data.rendered.voices import listener_name
+from data.rendered.words import describe_piece
+from data.splits import TEST, TRAIN, VALIDATION, assign_splits
+from data.tracks import MAX_SECONDS, SAMPLE_RATE, Description, QuarantineError, Track
+
+HELD_OUT_STYLES = (
+  "bluefolk", "bwmarch", "calypso", "descendingjazz", "fastjazzwaltz", "hillcountry",
+  "jazzrhumba", "lighttango", "popspiritual", "rockwaltz", "ska", "slowbroadway",
+)  # fmt: skip
+"""Styles of which no model hears a single piece."""
+
+MIDI_PACKAGE = "openttd-openmsx"
+_GPL = "GPL-2"
+_FADE = SAMPLE_RATE // 2
+
+
+def _hash(text: str) -> int:
+  return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def held_out_voice(style: str) -> str:
+  """The chord instrument that is never combined with `style` in training."""
+  native = frozenset().union(*(groove.voices for groove in catalogue()[style]))
+  foreign = [voice for voice in CHORD_VOICES if voice.lower() not in native]
+  return min(foreign, key=lambda voice: _hash(f"{style} x {voice}"))
+
+
+class RenderedCorpus:
+  """Pieces over every groove style, and the MIDI files of openttd-openmsx.
+
+  Args:
+    midi_files: {path inside the package: file} of the MIDI files to render as well.
+    per_style: pieces of a style in training; validation gets three tenths of that.
+  """
+
+  name = "rendered"
+  splits = (TRAIN, VALIDATION, TEST)
+
+  def __init__(self, midi_files: dict[str, pathlib.Path], per_style: int = 10):
+    self._midi_files = midi_files
+    self._per_style = per_style
+    self._current: tuple[Piece | None, Groove | None, MidiFacts] | None = None
+
+  def tracks(self) -> list[Track]:
+    """Lists the pieces of every style, then the MIDI files."""
+    soundfont(*TRAIN_SOUNDFONT), soundfont(*HELD_OUT_SOUNDFONT)  # fail before any work
+    tracks = []
+    for style in catalogue():
+      counts = self._counts(style)
+      for split, kind, count in counts:
+        tracks += [self._track(style, split, kind, i) for i in range(count)]
+    groups = assign_splits(list(self._midi_files))
+    for path in sorted(self._midi_files):
+      author = "Redfarn" if "redfarn" in path else "OpenMSX authors"
+      tracks.append(
+        Track(
+          f"{MIDI_PACKAGE}/{path}",
+          MIDI_PACKAGE,
+          groups[path],
+          pathlib.Path(path).stem,
+          author,
+          _GPL,
+          f"Debian package {MIDI_PACKAGE}, rendered",
+          self._midi_files[path],
+        )
+      )
+    return tracks
+
+  def _counts(self, style: str) -> list[tuple[str, str, int]]:
+    if style in HELD_OUT_STYLES:
+      return [(TEST, "style", max(1, self._per_style * 6 // 10))]
+    validation = max(1, self._per_style * 3 // 10)
+    return [
+      (TRAIN, "piece", self._per_style),
+      (VALIDATION, "piece", validation),
+      (TEST, "soundfont", 1),
+      (TEST, "pair", 1 if _hash(style) % 2 else 0),
+    ]
+
+  def _track(self, style: str, split: str, kind: str, i: int) -> Track:
+    name = f"mma/{style}/{split}-{kind}-{i:03d}"
+    return Track(
+      name,
+      f"mma-{style}",
+      split,
+      f"{style} {kind} {i}",
+      "composed by the builder",
+      "GPL-2+",
+      "mma groove library, rendered",
+    )
+
+  def load(self, track: Track) -> np.ndarray:
+    """Composes if need be, renders, and cuts a composed piece to 30 s with a short fade."""
+    held_font = self._held_out(track)
+    font = soundfont(*(HELD_OUT_SOUNDFONT if "soundfont" in held_font else TRAIN_SOUNDFONT))
+    with tempfile.TemporaryDirectory() as folder:
+      midi = track.path or pathlib.Path(folder) / "piece.mid"
+      piece = groove = None
+      if not track.path:
+        groove, piece = self._compose(track)
+        score = pathlib.Path(folder) / "piece.mma"
+        score.write_text(piece.score)
+        run_mma(score, midi)
+      try:
+        facts = read_facts(midi)
+      except (ValueError, IndexError) as error:
+        raise QuarantineError("corrupt", f"not a MIDI file: {error}") from error
+      audio = render(midi, pathlib.Path(folder) / "piece.wav", font)
+    self._current = (piece, groove, facts)
+    if piece:
+      audio = audio[: MAX_SECONDS * SAMPLE_RATE].copy()
+      audio[-_FADE:] *= np.linspace(1, 0, len(audio[-_FADE:]), dtype=audio.dtype)
+    return audio
+
+  def _compose(self, track: Track) -> tuple[Groove, Piece]:
+    rng = generator(f"{track.id} instruments")
+    style, kind = track.id.split("/")[1], track.id.split("-")[1]
+    grooves = catalogue()[style]
+    groove = grooves[rng.integers(len(grooves))]
+    forbidden = held_out_voice(style)
+    allowed = [voice for voice in CHORD_VOICES if voice != forbidden]
+    if kind == "pair":
+      groove = next(g for g in (groove, *grooves) if g.chord_tracks)
+      chord_voice = forbidden
+    else:
+      chord_voice = str(rng.choice(allowed)) if groove.chord_tracks and rng.random() < 0.5 else ""
+    leads = [voice for voice in LEAD_VOICES if voice != forbidden]
+    lead = str(rng.choice(leads)) if rng.random() < 0.5 else ""
+    return groove, compose(track.id, groove, chord_voice, lead)
+
+  def _held_out(self, track: Track) -> list[str]:
+    if track.split != TEST:
+      return []
+    if track.path:
+      return ["piece", "soundfont"]
+    kind, number = re.match(r".*/test-(\w+)-(\d+)$", track.id).groups()
+    if kind == "style":  # every other one also with the held-out soundfont
+      return ["piece", "style"] + (["soundfont"] if int(number) % 2 else [])
+    return ["piece", kind]
+
+  def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:
+    """Captions from what was composed and what the MIDI file plays."""
+    piece, groove, midi = self._current
+    rng = generator(f"{track.id} words {k}")
+    if piece is None:
+      words = describe_piece(
+        rng, "video game tune", ("video game", "light", "retro"), midi, midi.tempo
+      )
+      facts = {"tempo": round(midi.tempo)}
+    else:
+      style = STYLES[groove.style]
+      lead = listener_name(piece.lead)
+      words = describe_piece(
+        rng,
+        style.name,
+        style.tags,
+        midi,
+        piece.tempo,
+        lead if lead in midi.instruments else "",
+        piece.key,
+        piece.mode,
+        piece.metre,
+        "" if piece.chord_voice else groove.description,
+      )
+      facts = {
+        "style": style.name,
+        "groove": groove.name,
+        "key": piece.key,
+        "mode": piece.mode,
+        "tempo": piece.tempo,
+        "metre": piece.metre,
+      }
+    facts |= {"instruments": list(midi.instruments), "held_out": self._held_out(track)}
+    return Description(words.captions, words.tags, facts)

@@ -1,0 +1,132 @@
+"""Reads from a standard MIDI file what a caption may state: instruments, tempo, metre, length."""
+
+import collections
+import dataclasses
+import pathlib
+
+DRUM_CHANNEL = 9
+
+# General MIDI programs 1-128 (MIDI 1.0, General MIDI level 1), in words that a listener uses.
+PROGRAMS = (
+  "piano", "bright piano", "electric grand piano", "honky-tonk piano", "electric piano",
+  "electric piano", "harpsichord", "clavinet", "celesta", "glockenspiel", "music box",
+  "vibraphone", "marimba", "xylophone", "tubular bells", "dulcimer", "Hammond organ",
+  "percussive organ", "rock organ", "church organ", "reed organ", "accordion", "harmonica",
+  "bandoneon", "nylon guitar", "steel-string guitar", "jazz guitar", "clean electric guitar",
+  "muted electric guitar", "overdriven guitar", "distorted guitar", "guitar harmonics",
+  "double bass", "fingered electric bass", "picked electric bass", "fretless bass", "slap bass",
+  "slap bass", "synth bass", "synth bass", "violin", "viola", "cello", "contrabass",
+  "tremolo strings", "pizzicato strings", "harp", "timpani", "strings", "slow strings",
+  "synth strings", "synth strings", "choir", "voice oohs", "synth voice", "orchestra hit",
+  "trumpet", "trombone", "tuba", "muted trumpet", "French horn", "brass section", "synth brass",
+  "synth brass", "soprano saxophone", "alto saxophone", "tenor saxophone", "baritone saxophone",
+  "oboe", "English horn", "bassoon", "clarinet", "piccolo", "flute", "recorder", "pan flute",
+  "blown bottle", "shakuhachi", "whistle", "ocarina", "square-wave synth lead",
+  "sawtooth synth lead", "calliope", "synth lead", "charang synth lead", "synth voice lead",
+  "fifths synth lead", "bass and lead synth", "new age pad", "warm synth pad",
+  "polysynth", "choir pad", "bowed pad", "metallic pad", "halo pad", "sweep pad",
+  "rain synth effect", "soundtrack pad", "crystal synth", "atmosphere pad", "bright synth pad",
+  "goblin synth", "echo synth", "sci-fi synth", "sitar", "banjo", "shamisen", "koto", "kalimba",
+  "bagpipe", "fiddle", "shanai", "tinkle bell", "agogo", "steel drums", "woodblock", "taiko",
+  "melodic tom", "synth drum", "reverse cymbal", "fret noise", "breath noise", "seashore",
+  "bird tweet", "telephone", "helicopter", "applause", "gunshot",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class MidiFacts:
+  """What a MIDI file plays.
+
+  Attributes:
+    instruments: names, most notes first, drums excluded; repeats merged.
+    programs: General MIDI program numbers (from 0) in the same order, before merging.
+    drums: whether the drum channel plays more than a few notes.
+    tempo: beats per minute that hold for the longest time.
+    seconds: time of the last event.
+  """
+
+  instruments: tuple[str, ...]
+  programs: tuple[int, ...]
+  drums: bool
+  tempo: float
+  seconds: float
+
+
+def _variable_length(data: bytes, at: int) -> tuple[int, int]:
+  value = 0
+  while True:
+    byte = data[at]
+    value, at = value << 7 | byte & 0x7F, at + 1
+    if byte < 0x80:
+      return value, at
+
+
+def _track_events(data: bytes) -> list[tuple[int, int, bytes]]:
+  """Events of a track chunk, (tick, status, payload); meta events are (tick, 0xFF, type + body)."""
+  events, at, tick, running = [], 0, 0, 0
+  while at < len(data):
+    delta, at = _variable_length(data, at)
+    tick += delta
+    status = data[at]
+    if status >= 0x80:
+      at += 1
+    else:
+      status = running
+    if status == 0xFF:
+      kind = data[at : at + 1]
+      length, at = _variable_length(data, at + 1)
+      events.append((tick, status, kind + data[at : at + length]))
+      at += length
+    elif status in (0xF0, 0xF7):
+      length, at = _variable_length(data, at)
+      at += length
+    else:
+      running = status
+      length = 1 if status >> 4 in (0xC, 0xD) else 2
+      events.append((tick, status, data[at : at + length]))
+      at += length
+  return events
+
+
+def _events(data: bytes) -> tuple[int, list[tuple[int, int, bytes]]]:
+  if data[:4] != b"MThd":
+    raise ValueError("not a MIDI file")
+  division = int.from_bytes(data[12:14], "big")
+  at, events = 14, []
+  while at + 8 <= len(data):
+    length = int.from_bytes(data[at + 4 : at + 8], "big")
+    if data[at : at + 4] == b"MTrk":
+      events += _track_events(data[at + 8 : at + 8 + length])
+    at += 8 + length
+  return division, sorted(events, key=lambda event: event[0])
+
+
+def read_facts(path: pathlib.Path) -> MidiFacts:
+  """Parses the MIDI file at `path`; ValueError (or IndexError) if it is not one."""
+  division, events = _events(path.read_bytes())
+  programs, notes, drums = dict.fromkeys(range(16), 0), collections.Counter(), 0
+  microseconds, last_tick, seconds = 500_000, 0, 0.0
+  tempo_seconds: dict[int, float] = collections.Counter()
+  for tick, status, payload in events:
+    elapsed = (tick - last_tick) * microseconds / 1e6 / division
+    seconds, last_tick = seconds + elapsed, tick
+    tempo_seconds[microseconds] += elapsed
+    channel = status & 0x0F
+    if status == 0xFF and payload[0] == 0x51:
+      microseconds = int.from_bytes(payload[1:4], "big")
+    elif status >> 4 == 0xC:
+      programs[channel] = payload[0]
+    elif status >> 4 == 0x9 and payload[1]:
+      if channel == DRUM_CHANNEL:
+        drums += 1
+      else:
+        notes[programs[channel]] += 1
+  ranked = [program for program, _ in notes.most_common()]
+  longest = max(tempo_seconds, key=lambda tempo: tempo_seconds[tempo]) if tempo_seconds else 500_000
+  return MidiFacts(
+    instruments=tuple(dict.fromkeys(PROGRAMS[p] for p in ranked)),
+    programs=tuple(ranked),
+    drums=drums > 8,
+    tempo=6e7 / longest,
+    seconds=seconds,
+  )

@@ -1,0 +1,269 @@
+"""From audio files to training records: load, check, normalise, cut; what every corpus shares.
+
+A corpus lists its `Track`s, loads one as a mono waveform and describes a clip of it in
+words. `examples` turns tracks into records of at most 30 s; whatever is wrong with a
+file sends it to quarantine with a reason, and the build goes on.
+"""
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+import pathlib
+import re
+import subprocess
+import tempfile
+from typing import Any, Protocol
+import warnings
+
+import librosa
+import numpy as np
+import pyloudnorm
+import soundfile
+
+SAMPLE_RATE = 24_000
+LOUDNESS = -20.0  # LUFS
+PEAK = 0.99
+MAX_SECONDS, MIN_SECONDS = 30, 10
+# Licences that allow redistribution of derived works on terms lighter than the GPL's.
+FREE_LICENCES = ("CC-BY", "CC0", "public-domain", "own")
+
+_SILENT_PEAK = 1e-4
+_DRM_CODECS = ("drms", "drmi", "drmt")
+
+
+class QuarantineError(Exception):
+  """A file that cannot be used: `reason` is one of corrupt, silent, too_short, drm, low_rate."""
+
+  def __init__(self, reason: str, detail: str):
+    super().__init__(f"{reason}: {detail}")
+    self.reason, self.detail = reason, detail
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+  """One piece of music before decoding.
+
+  Attributes:
+    id: "package/path", unique in the corpus.
+    package: the stratum: a Debian package, a style library, a folder.
+    split: "train", "validation", "test" or "test_other".
+    title, author, licence, source: metadata for the manifest, never prompt text.
+    path: the audio file, or None where the corpus makes the sound itself.
+  """
+
+  id: str
+  package: str
+  split: str
+  title: str = ""
+  author: str = ""
+  licence: str = ""
+  source: str = ""
+  path: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """Words for one clip: caption variants, raw tags, and facts worth keeping in the record."""
+
+  captions: list[str]
+  tags: list[str]
+  facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Corpus(Protocol):
+  """What a builder needs of a corpus."""
+
+  name: str
+  splits: tuple[str, ...]
+
+  def tracks(self) -> list[Track]:
+    """Every track with its split, in a stable order; decodes nothing."""
+
+  def load(self, track: Track) -> np.ndarray:
+    """Mono float waveform at 24 kHz, not yet normalised; QuarantineError if unusable."""
+
+  def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:
+    """Captions and tags of clip `k` (float, normalised) of the track just loaded."""
+
+
+@dataclasses.dataclass
+class Ledger:
+  """What a build did: manifest rows of used tracks, and what was put aside and why."""
+
+  manifest: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
+
+  def merge(self, other: "Ledger") -> None:
+    """Adds the rows of `other`."""
+    self.manifest += other.manifest
+    self.quarantined += other.quarantined
+
+  def report(self) -> dict[str, Any]:
+    """Counts and seconds per split, licence and quarantine reason; JSON-serialisable."""
+
+    def total(key: str) -> dict[str, dict[str, float]]:
+      sums: dict[str, dict[str, float]] = {}
+      for row in self.manifest:
+        entry = sums.setdefault(row[key], {"tracks": 0, "seconds": 0.0})
+        entry["tracks"] += 1
+        entry["seconds"] = round(entry["seconds"] + row["seconds"], 2)
+      return dict(sorted(sums.items()))
+
+    reasons: dict[str, int] = {}
+    for row in self.quarantined:
+      reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+    return {
+      "tracks": len(self.manifest),
+      "splits": total("split"),
+      "licences": total("licence"),
+      "quarantined": dict(sorted(reasons.items())),
+      "quarantined_files": sorted(self.quarantined, key=lambda row: row["track"]),
+    }
+
+
+def is_free(licence: str) -> bool:
+  """Whether a licence is in the CC-BY / CC-BY-SA / public-domain subset (or is the user's own).
+
+  Dual licences are written "A or B"; one free alternative is enough.
+  """
+  return any(option.strip().startswith(FREE_LICENCES) for option in licence.split(" or "))
+
+
+def load_audio(path: pathlib.Path, min_rate: int = 0) -> np.ndarray:
+  """Reads any file that libsndfile or ffmpeg reads as mono float32 [samples] at 24 kHz.
+
+  Args:
+    path: the audio file.
+    min_rate: files sampled slower than this, in Hz, are put aside as "low_rate".
+
+  Raises:
+    QuarantineError: the file is corrupt, protected, or under `min_rate`.
+  """
+  try:
+    soundfile.info(path)
+    return _resampled(path, min_rate)
+  except (soundfile.LibsndfileError, RuntimeError, EOFError):
+    with tempfile.TemporaryDirectory() as folder:
+      decoded = pathlib.Path(folder) / "decoded.wav"
+      _decode_with_ffmpeg(path, decoded)
+      try:
+        return _resampled(decoded, min_rate)
+      except (soundfile.LibsndfileError, RuntimeError, EOFError) as error:
+        raise QuarantineError("corrupt", f"cannot decode: {error}") from error
+
+
+def _resampled(path: pathlib.Path, min_rate: int) -> np.ndarray:
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    try:
+      audio, rate = librosa.load(path, sr=None, mono=True)
+    except librosa.ParameterError as error:  # samples that are not numbers
+      raise QuarantineError("corrupt", str(error)) from error
+  if rate < min_rate:
+    raise QuarantineError("low_rate", f"sampled at {rate} Hz, under {min_rate} Hz")
+  if not np.all(np.isfinite(audio)):
+    raise QuarantineError("corrupt", "holds samples that are not numbers")
+  if rate != SAMPLE_RATE and len(audio):
+    audio = librosa.resample(audio, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
+  return audio
+
+
+def _decode_with_ffmpeg(path: pathlib.Path, wav: pathlib.Path) -> None:
+  probe = ["ffprobe", "-v", "error", "-select_streams", "a:0", "-of", "csv=p=0"]
+  probe += ["-show_entries", "stream=codec_name,codec_tag_string", str(path)]
+  decode = [
+    "ffmpeg",
+    "-v",
+    "error",
+    "-i",
+    str(path),
+    "-map",
+    "0:a:0",
+    "-c:a",
+    "pcm_f32le",
+    str(wav),
+  ]
+  try:
+    streams = subprocess.run(probe, capture_output=True, text=True, errors="replace")
+    if any(codec in streams.stdout for codec in _DRM_CODECS):
+      raise QuarantineError("drm", "the audio stream is encrypted")
+    result = subprocess.run(
+      decode, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+    )
+  except FileNotFoundError as error:
+    raise QuarantineError(
+      "corrupt", "libsndfile cannot read it and ffmpeg is not installed"
+    ) from error
+  # Without the addresses that ffmpeg prints, a build's report is the same every time.
+  message = re.sub(
+    r" @ 0x[0-9a-f]+", "", (result.stderr.strip().splitlines() or ["no audio stream"])[0]
+  )
+  if "encrypt" in result.stderr.lower() or "drm" in result.stderr.lower():
+    raise QuarantineError("drm", message)
+  if result.returncode or not wav.exists():
+    raise QuarantineError("corrupt", message)
+
+
+def normalise(audio: np.ndarray) -> np.ndarray:
+  """Scales a waveform to -20 LUFS, or less where its peak would pass 0.99.
+
+  Raises:
+    QuarantineError: it is shorter than 10 s or silent.
+  """
+  seconds = len(audio) / SAMPLE_RATE
+  if seconds < MIN_SECONDS:
+    raise QuarantineError("too_short", f"{seconds:.1f} s, under {MIN_SECONDS} s")
+  peak = float(np.abs(audio).max())
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    loudness = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(audio)
+  if peak < _SILENT_PEAK or not np.isfinite(loudness):
+    raise QuarantineError("silent", f"peak {peak:.1e}, loudness {loudness:.0f} LUFS")
+  gain = min(10 ** ((LOUDNESS - loudness) / 20), PEAK / peak)
+  return (audio * gain).astype(np.float32)
+
+
+def segments(pcm: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+  """Yields (k, samples [30 k s, 30 (k + 1) s)); a tail under 10 s is dropped."""
+  length = MAX_SECONDS * SAMPLE_RATE
+  for start in range(0, len(pcm), length):
+    piece = pcm[start : start + length]
+    if len(piece) >= MIN_SECONDS * SAMPLE_RATE:
+      yield start // length, piece
+
+
+def examples(
+  corpus: Corpus, tracks: Iterable[Track], ledger: Ledger
+) -> Iterator[tuple[Track, dict[str, Any], np.ndarray]]:
+  """Yields (track, record, int16 samples) for every clip of `tracks`.
+
+  A record holds id ("track#k"), track, package, captions, tags, licence, author, source,
+  title, seconds, and the corpus' facts. Unusable tracks are entered in `ledger` and skipped.
+  """
+  for track in tracks:
+    try:
+      audio = normalise(corpus.load(track))
+    except QuarantineError as error:
+      ledger.quarantined.append({"track": track.id, "reason": error.reason, "detail": error.detail})
+      continue
+    metadata = {
+      "track": track.id,
+      "package": track.package,
+      "licence": track.licence,
+      "author": track.author,
+      "source": track.source,
+      "title": track.title,
+    }
+    pcm = np.round(audio * 32767).astype(np.int16)
+    seconds = round(len(pcm) / SAMPLE_RATE, 2)
+    ledger.manifest.append({**metadata, "split": track.split, "seconds": seconds})
+    for k, clip in segments(pcm):
+      words = corpus.describe(track, k, clip.astype(np.float32) / 32767)
+      record = {
+        "id": f"{track.id}#{k}",
+        **metadata,
+        "captions": words.captions,
+        "tags": words.tags,
+        "seconds": round(len(clip) / SAMPLE_RATE, 2),
+        **words.facts,
+      }
+      yield track, record, clip

@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# The nano recipe: from nothing to the shipped checkpoint, on one machine.
+#
+#   launch/nano.sh all                 every stage, in order
+#   launch/nano.sh train_lm            one stage
+#   launch/nano.sh --dry_run all       print the commands, run nothing
+#   launch/nano.sh list                the stages
+#
+# A stage that has finished leaves a mark in $ROOT/done and is skipped; one that was interrupted
+# goes on where it stopped. FORCE=1 runs it again. Settings, from the environment:
+#
+#   PYTHON    python of an environment with the [train,data,eval] extras   (default .venv/bin/python)
+#   PRESET    nano, tiny or paper                                          (default nano)
+#   ROOT      runs and encoded datasets                                    (default runs/$PRESET)
+#   DATA      datasets and downloads                                       (default $MELODY_DATA or ~/melody_data)
+#   JOBS      processes that build datasets                                (default 2)
+#   AUDIO     comma-separated array datasets to train on, for example one that
+#             `python -m data.music_folder --format=arrays` wrote          (default: both corpora, built here)
+#   BUNDLE    where the finished models go                                 (default checkpoints/$PRESET)
+#   X_ARGS    more arguments for stage x, e.g. TRAIN_LM_ARGS="--config.train.steps=500"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-.venv/bin/python}
+PRESET=${PRESET:-nano}
+ROOT=${ROOT:-runs/$PRESET}
+DATA=${DATA:-${MELODY_DATA:-$HOME/melody_data}}
+JOBS=${JOBS:-2}
+BUNDLE=${BUNDLE:-checkpoints/$PRESET}
+DRY_RUN=
+
+STAGES=(train_vae export_vae fit_latents
+  train_wav2vec export_wav2vec fit_semantic
+  train_mulan export_mulan fit_style
+  encode
+  train_lm export_lm train_dpd export_dpd
+  evaluate)
+
+if [[ -z ${AUDIO:-} ]]; then
+  AUDIO=$DATA/arrays/recorded,$DATA/arrays/rendered
+  STAGES=(build_recorded build_rendered "${STAGES[@]}")
+fi
+
+# The datasets of AUDIO, each behind a prefix or, with "name=", behind its name: a=X/a,b=X/b
+each() { # prefix
+  local path list=()
+  for path in ${AUDIO//,/ }; do
+    case $1 in
+      name=) list+=("$(basename "$path")=$path") ;;
+      *) list+=("$1$(basename "$path")") ;;
+    esac
+  done
+  (IFS=, && printf '%s' "${list[*]}")
+}
+
+# Style tokens, semantic tokens and latents of every dataset of AUDIO.
+ENCODED=$(each "$ROOT/encoded/")
+
+run() {
+  printf '+' >&2
+  printf ' %q' "$@" >&2
+  printf '\n' >&2
+  [[ -n $DRY_RUN ]] || "$@"
+}
+
+# Arguments of stage x (train_lm, encode, ...) from the environment variable X_ARGS.
+extra() {
+  local variable=${1^^}_ARGS
+  printf '%s' "${!variable:-}"
+}
+
+build() { # corpus
+  run "$PYTHON" -m "data.$1" --data_dir="$DATA" --format=arrays --jobs="$JOBS" $(extra "build_$1")
+}
+
+train() { # model datasets [arguments]
+  run "$PYTHON" -m melody_jax.train --config="configs/$1.py:$PRESET" --workdir="$ROOT/$1" \
+    --config.data.path="$2" "${@:3}" $(extra "train_$1")
+}
+
+export_model() { # model
+  run "$PYTHON" -m melody_jax.export --config="configs/$1.py:$PRESET" --workdir="$ROOT/$1" \
+    --config.export.bundle="$BUNDLE" $(extra "export_$1")
+}
+
+fit() { # quantizer
+  local size=
+  [[ $PRESET != tiny ]] || size=_tiny
+  run "$PYTHON" -m melody_jax.fit_quantizer --config="configs/quantizer.py:$1$size" \
+    --config.bundle="$BUNDLE" --config.data.path="$AUDIO" $(extra "fit_$1")
+}
+
+encode() {
+  local path
+  for path in ${AUDIO//,/ }; do
+    run "$PYTHON" -m melody_jax.encode --config=configs/encode.py --config.source="$path" \
+      --config.bundle="$BUNDLE" --config.out="$ROOT/encoded/$(basename "$path")" $(extra encode)
+  done
+}
+
+build_recorded() { build recorded; }
+build_rendered() { build rendered; }
+train_vae() { train vae "$AUDIO"; }
+export_vae() { export_model vae; }
+fit_latents() { fit latents; }
+train_wav2vec() { train wav2vec "$AUDIO"; }
+export_wav2vec() { export_model wav2vec; }
+fit_semantic() { fit semantic; }
+train_mulan() { train mulan "$AUDIO"; }
+export_mulan() { export_model mulan; }
+fit_style() { fit style; }
+train_lm() {
+  train lm "$ENCODED" \
+    --config.conditioning.style_codebooks="$BUNDLE/mulan.safetensors"
+}
+export_lm() { export_model lm; }
+train_dpd() { train dpd "$ENCODED"; }
+export_dpd() { export_model dpd; }
+evaluate() {
+  run "$PYTHON" -m melody_jax.evaluate --config=configs/evaluate.py:all --config.bundle="$BUNDLE" \
+    --config.data="$(each name=)" --config.out="$ROOT/evaluation" $(extra evaluate)
+}
+
+stage() {
+  local mark=$ROOT/done/$1
+  if [[ -e $mark && -z ${FORCE:-} ]]; then
+    echo "$1: done already ($mark; FORCE=1 runs it again)" >&2
+    return
+  fi
+  echo "== $1" >&2
+  "$1"
+  if [[ -z $DRY_RUN ]]; then
+    mkdir -p "$ROOT/done"
+    date -u +%FT%TZ > "$mark"
+  fi
+}
+
+usage() { sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"; }
+
+[[ $# -gt 0 ]] || { usage; exit 2; }
+for argument in "$@"; do
+  # Before any stage, wherever it stands on the line.
+  if [[ $argument == --dry_run ]]; then DRY_RUN=1; fi
+done
+for argument in "$@"; do
+  case $argument in
+    --dry_run) ;;
+    -h | --help) usage ;;
+    list) printf '%s\n' "${STAGES[@]}" ;;
+    all) for name in "${STAGES[@]}"; do stage "$name"; done ;;
+    *)
+      if [[ " ${STAGES[*]} " != *" $argument "* ]]; then
+        echo "nano.sh: no stage '$argument'; stages: ${STAGES[*]}" >&2
+        exit 2
+      fi
+      stage "$argument"
+      ;;
+  esac
+done

@@ -1,0 +1,246 @@
+"""Audio files in and out, on the host: decoding, resampling, loudness, encoding, pictures.
+
+Samples are float32 in [-1, 1], mono, shape [samples]. Heavy libraries (librosa, pyloudnorm,
+soundfile, matplotlib) are imported inside the functions, so that importing this module is free.
+"""
+
+import io
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import warnings
+
+import numpy as np
+
+from melody_jax.errors import UserError
+
+SAMPLE_RATE = 24_000  # Hz; SPEC section 1
+INPUT_LUFS = -20.0  # level of everything that a model hears
+OUTPUT_LUFS = -16.0  # level of what is written for people
+PEAK_LIMIT = 0.99
+MIN_CLIP_SECONDS = 1.0
+MAX_CLIP_SECONDS = 1200.0
+SILENCE_DBFS = -60.0  # root mean square under this is silence
+
+# suffix -> (libsndfile format, subtype)
+FORMATS = {
+  ".wav": ("WAV", "PCM_16"),
+  ".flac": ("FLAC", "PCM_16"),
+  ".ogg": ("OGG", "VORBIS"),
+  ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+_BLOCK = (
+  1 << 16
+)  # frames a read or write; libsndfile's Vorbis encoder overflows its stack on long ones
+
+
+def _ffprobe_seconds(path: pathlib.Path) -> float | None:
+  """Duration by ffprobe; None where it is missing or cannot tell."""
+  if not shutil.which("ffprobe"):
+    return None
+  command = ["ffprobe", "-v", "error", "-select_streams", "a:0", "-show_entries", "format=duration"]
+  command += ["-of", "csv=p=0", str(path)]
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  try:
+    return float(done.stdout.strip())
+  except ValueError:
+    return None
+
+
+def probe_seconds(path: str | os.PathLike) -> float | None:
+  """Duration of an audio file in seconds from its header, without decoding it.
+
+  Returns:
+    Seconds, or None if no header tells.
+
+  Raises:
+    UserError: if there is no such file.
+  """
+  import soundfile
+
+  path = _existing(path)
+  try:
+    info = soundfile.info(str(path))
+    return info.frames / info.samplerate
+  except (soundfile.SoundFileError, RuntimeError, TypeError, ZeroDivisionError):
+    return _ffprobe_seconds(path)
+
+
+def _existing(path: str | os.PathLike) -> pathlib.Path:
+  path = pathlib.Path(path)
+  if not path.is_file():
+    state = "is a directory" if path.is_dir() else "does not exist"
+    raise UserError(f"audio file {path} {state}: check the path")
+  return path
+
+
+def _read_soundfile(path: pathlib.Path) -> tuple[np.ndarray, int]:
+  """Mono mean of the channels by libsndfile: ([samples] float32, rate)."""
+  import soundfile
+
+  with soundfile.SoundFile(str(path)) as f:
+    # Block by block, so that a long stereo file is never held twice.
+    mono = [block.mean(axis=1) for block in f.blocks(_BLOCK, dtype="float32", always_2d=True)]
+    return (np.concatenate(mono) if mono else np.zeros(0, np.float32)), f.samplerate
+
+
+def _read_ffmpeg(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
+  """Like `_read_soundfile` for what only ffmpeg decodes; stops just past `max_seconds`."""
+  with tempfile.TemporaryDirectory() as folder:
+    wav = pathlib.Path(folder) / "decoded.wav"
+    limit = [] if max_seconds is None else ["-t", str(max_seconds + 1)]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path), "-vn", "-sn", "-dn"]
+    command += [*limit, "-c:a", "pcm_f32le", "-rf64", "auto", "-y", str(wav)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not wav.is_file():
+      lines = done.stderr.strip().splitlines() or ["no audio stream"]
+      raise UserError(f"{path} is not audio that libsndfile or ffmpeg can read ({lines[-1]})")
+    return _read_soundfile(wav)
+
+
+def _decode(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
+  import soundfile
+
+  try:
+    return _read_soundfile(path)
+  except (soundfile.SoundFileError, RuntimeError, TypeError) as e:
+    if shutil.which("ffmpeg"):
+      return _read_ffmpeg(path, max_seconds)
+    reason = " ".join(str(e).split())
+    raise UserError(
+      f"{path} is not audio that libsndfile can read ({reason}); installing ffmpeg adds formats"
+    ) from e
+
+
+def load(
+  path: str | os.PathLike, sample_rate: int = SAMPLE_RATE, max_seconds: float | None = None
+) -> np.ndarray:
+  """Reads any audio file: mono float32 [samples] at `sample_rate`, at the file's own level.
+
+  libsndfile decodes; ffmpeg, if it is on PATH, takes what libsndfile does not know.
+
+  Args:
+    path: the file; any rate, any number of channels (averaged).
+    sample_rate: of the result, Hz; librosa resamples (soxr, high quality).
+    max_seconds: refuse longer files, by the header where it tells, so before decoding.
+
+  Raises:
+    UserError: if the file is missing, not audio, empty, not finite, or too long.
+  """
+  path = _existing(path)
+  seconds = probe_seconds(path)
+  if max_seconds is not None and seconds is not None and seconds > max_seconds:
+    raise UserError(
+      f"{path} is {seconds:.0f} s long; the limit is {max_seconds:.0f} s: cut it first"
+    )
+  audio, rate = _decode(path, max_seconds)
+  if max_seconds is not None and len(audio) > max_seconds * rate:
+    raise UserError(f"{path} is longer than the limit of {max_seconds:.0f} s: cut it first")
+  if not len(audio):
+    raise UserError(f"{path} holds no audio samples")
+  if not np.isfinite(audio).all():
+    raise UserError(f"{path} holds samples that are not finite: export it again")
+  if rate != sample_rate:
+    import librosa
+
+    samples = -(-len(audio) * sample_rate // rate)
+    audio = librosa.resample(audio, orig_sr=rate, target_sr=sample_rate, res_type="soxr_hq")
+    audio = audio[:samples]  # librosa's own length is rounded in floating point
+  return np.ascontiguousarray(audio, np.float32)
+
+
+def is_silent(audio: np.ndarray) -> bool:
+  """Whether the root mean square of [samples] lies under SILENCE_DBFS."""
+  rms = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if len(audio) else 0.0
+  return rms < 10 ** (SILENCE_DBFS / 20)
+
+
+def load_clip(
+  path: str | os.PathLike,
+  sample_rate: int = SAMPLE_RATE,
+  min_seconds: float = MIN_CLIP_SECONDS,
+  max_seconds: float = MAX_CLIP_SECONDS,
+) -> np.ndarray:
+  """Reads a user's clip for a model: [samples], mono, at INPUT_LUFS as in training.
+
+  Raises:
+    UserError: besides those of `load`, if the clip is silent, too short or too long.
+  """
+  audio = load(path, sample_rate, max_seconds)
+  if len(audio) < min_seconds * sample_rate:
+    raise UserError(
+      f"{path} is {len(audio) / sample_rate:.2f} s long; at least {min_seconds:g} s is needed"
+    )
+  if is_silent(audio):
+    raise UserError(f"{path} is silent (under {SILENCE_DBFS:g} dBFS): give a clip with music in it")
+  return normalise_loudness(audio, sample_rate, INPUT_LUFS)
+
+
+def loudness(audio: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
+  """Integrated loudness of [samples] in LUFS (ITU-R BS.1770-4); -inf for silence or under 0.4 s."""
+  if len(audio) < 0.4 * sample_rate + 1:
+    return float("-inf")
+  import pyloudnorm
+
+  with np.errstate(divide="ignore"):
+    return float(pyloudnorm.Meter(sample_rate).integrated_loudness(audio.astype(np.float64)))
+
+
+def normalise_loudness(
+  audio: np.ndarray,
+  sample_rate: int = SAMPLE_RATE,
+  lufs: float = OUTPUT_LUFS,
+  peak: float = PEAK_LIMIT,
+) -> np.ndarray:
+  """Scales [samples] to `lufs`, by less where the peak would pass `peak`; leaves silence."""
+  highest = float(np.max(np.abs(audio), initial=0.0))
+  now = loudness(audio, sample_rate)
+  if highest == 0.0:
+    return audio
+  gain = 10 ** ((lufs - now) / 20) if np.isfinite(now) else 1.0
+  return (audio * min(gain, peak / highest)).astype(np.float32)
+
+
+def encode(audio: np.ndarray, suffix: str, sample_rate: int = SAMPLE_RATE) -> bytes:
+  """The bytes of an audio file of the kind that `suffix`, a key of FORMATS, names."""
+  import soundfile
+
+  container, subtype = FORMATS[suffix]
+  buffer = io.BytesIO()
+  with soundfile.SoundFile(
+    buffer, "w", samplerate=sample_rate, channels=1, format=container, subtype=subtype
+  ) as f:
+    for start in range(0, len(audio), _BLOCK):
+      f.write(np.clip(audio[start : start + _BLOCK], -1.0, 1.0))
+  return buffer.getvalue()
+
+
+def spectrogram_png(audio: np.ndarray, sample_rate: int = SAMPLE_RATE, title: str = "") -> bytes:
+  """A picture of [samples]: log-mel spectrogram (128 mels) over time, as the bytes of a PNG."""
+  import librosa
+  from matplotlib.figure import Figure
+
+  hop = max(512, len(audio) // 4000 // 512 * 512)  # at most about 4,000 columns, however long
+  mel = librosa.feature.melspectrogram(
+    y=audio, sr=sample_rate, n_fft=2048, hop_length=hop, n_mels=128
+  )
+  decibels = librosa.power_to_db(mel, ref=1.0, top_db=None).clip(-80.0, 20.0)
+  # Figure without pyplot: no window system is asked for, and the canvas is Agg.
+  figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
+  axes = figure.add_subplot()
+  seconds = len(audio) / sample_rate
+  image = axes.imshow(decibels, origin="lower", aspect="auto", extent=(0, seconds, 0, 128))
+  ticks = [hz for hz in (125, 250, 500, 1000, 2000, 4000, 8000) if hz < sample_rate / 2]
+  top = librosa.hz_to_mel(sample_rate / 2)
+  axes.set_yticks([128 * librosa.hz_to_mel(hz) / top for hz in ticks], [str(hz) for hz in ticks])
+  axes.set(xlabel="seconds", ylabel="Hz")
+  # Dollar signs would start a formula in a title.
+  axes.set_title(title[:100].replace("$", r"\$"), fontsize=9)
+  figure.colorbar(image, label="dB")
+  buffer = io.BytesIO()
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
+    figure.savefig(buffer, format="png")
+  return buffer.getvalue()

@@ -1,0 +1,162 @@
+"""Continuous-time diffusion in angle form, as pure functions (SPEC section 6).
+
+delta in [0, pi/2] is the noise angle: 0 is clean, pi/2 is pure noise.
+
+    z_delta = cos(delta) z + sin(delta) eps            eps ~ N(0, I)
+    v       = cos(delta) eps - sin(delta) z            (velocity, Salimans & Ho 2022)
+
+Every frame has an angle of its own, so some frames may be clean while others are noise:
+that is what inpainting and continuation are made of.
+
+Shape letters: B batch, L latent frames, D latent size, M chunks, T denoising steps.
+"""
+
+from collections.abc import Callable
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+HALF_PI = math.pi / 2
+
+VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def linear_schedule(steps: int) -> np.ndarray:
+  """Angle steps of the paper, in the order they are taken (t = T down to 1): float32 [T].
+
+      omega_t = pi / (6 T) + 2 pi t / (3 T (T + 1)),      sum over t = pi / 2
+
+  Large steps come first, where there is most noise.
+  """
+  t = np.arange(steps, 0, -1, dtype=np.float64)
+  return (math.pi / (6 * steps) + 2 * math.pi * t / (3 * steps * (steps + 1))).astype(np.float32)
+
+
+def uniform_schedule(steps: int) -> np.ndarray:
+  """omega_t = pi / (2 T) (Schneider et al. 2023, arXiv 2301.11757): float32 [T]."""
+  return np.full((steps,), HALF_PI / steps, dtype=np.float32)
+
+
+SCHEDULES = {"linear": linear_schedule, "uniform": uniform_schedule}
+
+
+def angle_schedule(name: str, steps: int) -> np.ndarray:
+  """Angle steps [T] summing to pi/2, largest noise first.
+
+  Raises:
+    ValueError: for an unknown name or fewer than one step.
+  """
+  if name not in SCHEDULES:
+    raise ValueError(f"angle schedule {name!r}; known: {', '.join(SCHEDULES)}")
+  if steps < 1:
+    raise ValueError(f"{steps} denoising steps; at least 1 is needed")
+  return SCHEDULES[name](steps)
+
+
+def _per_frame(delta_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+  return jnp.cos(delta_BxL)[..., None], jnp.sin(delta_BxL)[..., None]
+
+
+def add_noise(z_BxLxD: jax.Array, noise_BxLxD: jax.Array, delta_BxL: jax.Array) -> jax.Array:
+  """z_delta = cos(delta) z + sin(delta) eps."""
+  cos, sin = _per_frame(delta_BxL)
+  return cos * z_BxLxD + sin * noise_BxLxD
+
+
+def velocity(z_BxLxD: jax.Array, noise_BxLxD: jax.Array, delta_BxL: jax.Array) -> jax.Array:
+  """v = cos(delta) eps - sin(delta) z, the derivative of z_delta with respect to delta."""
+  cos, sin = _per_frame(delta_BxL)
+  return cos * noise_BxLxD - sin * z_BxLxD
+
+
+def predict_clean(z_delta_BxLxD: jax.Array, v_BxLxD: jax.Array, delta_BxL: jax.Array) -> jax.Array:
+  """z = cos(delta) z_delta - sin(delta) v."""
+  cos, sin = _per_frame(delta_BxL)
+  return cos * z_delta_BxLxD - sin * v_BxLxD
+
+
+def predict_noise(z_delta_BxLxD: jax.Array, v_BxLxD: jax.Array, delta_BxL: jax.Array) -> jax.Array:
+  """eps = sin(delta) z_delta + cos(delta) v."""
+  cos, sin = _per_frame(delta_BxL)
+  return sin * z_delta_BxLxD + cos * v_BxLxD
+
+
+def angle_step(z_delta_BxLxD: jax.Array, v_BxLxD: jax.Array, omega_BxL: jax.Array) -> jax.Array:
+  """DDIM in angle form: z_{delta - omega} = cos(omega) z_delta - sin(omega) v."""
+  cos, sin = _per_frame(omega_BxL)
+  return cos * z_delta_BxLxD - sin * v_BxLxD
+
+
+def chunk_angles(rng: jax.Array, batch: int, length: int, chunks: int) -> jax.Array:
+  """Training angles: delta_m ~ U[0, pi/2], independent per chunk, repeated to frames [B, L].
+
+  The L frames are cut into M equal chunks; when M does not divide L the last is shorter.
+  """
+  delta_BxM = jax.random.uniform(rng, (batch, chunks), maxval=HALF_PI)
+  return jnp.repeat(delta_BxM, -(-length // chunks), axis=1)[:, :length]
+
+
+def guide(
+  conditional: jax.Array,
+  unconditional: jax.Array,
+  scale: jax.Array | float,
+  rescale: jax.Array | float = 0.0,
+) -> jax.Array:
+  """Classifier-free guidance: v = v_u + s (v_c - v_u), [B, L, D].
+
+  `rescale` in [0, 1] draws the standard deviation of each row back towards that of the
+  conditional prediction, which a large s inflates (Lin et al. 2023, arXiv 2305.08891):
+
+      v' = rescale * v * std(v_c) / std(v) + (1 - rescale) * v
+
+  `scale` and `rescale` are numbers or arrays of shape [B, 1, 1].
+  """
+  guided = unconditional + scale * (conditional - unconditional)
+  std_conditional = jnp.std(conditional, axis=(1, 2), keepdims=True)
+  std_guided = jnp.std(guided, axis=(1, 2), keepdims=True)
+  factor = std_conditional / jnp.maximum(std_guided, 1e-8)
+  return guided * (rescale * factor + (1.0 - rescale))
+
+
+def sample(
+  velocity_fn: VelocityFn,
+  noise_BxLxD: jax.Array,
+  omegas_T: jax.Array | np.ndarray,
+  known_BxLxD: jax.Array | None = None,
+  known_mask_BxL: jax.Array | None = None,
+) -> jax.Array:
+  """Denoises from delta = pi/2 to 0 in T angle steps (one `lax.scan`).
+
+      for omega in omegas:
+        z <- cos(omega) z - sin(omega) velocity_fn(z, delta)
+        delta <- delta - omega
+
+  Args:
+    velocity_fn: (z [B, L, D], delta [B, L]) -> v [B, L, D]; guidance, if any, is inside it.
+    noise_BxLxD: N(0, I) start.
+    omegas_T: angle steps, largest noise first (`angle_schedule`).
+    known_BxLxD: clean latents for inpainting or continuation; read where the mask is true.
+    known_mask_BxL: bool; true frames stay at delta = 0 and are returned unchanged.
+
+  Returns:
+    Clean latents [B, L, D].
+  """
+  batch, length, _ = noise_BxLxD.shape
+  omegas_T = jnp.asarray(omegas_T, noise_BxLxD.dtype)
+  free_BxL = jnp.ones((batch, length), noise_BxLxD.dtype)
+  z_start = noise_BxLxD
+  if known_mask_BxL is not None and known_BxLxD is not None:
+    free_BxL = 1.0 - known_mask_BxL.astype(noise_BxLxD.dtype)
+    z_start = jnp.where(known_mask_BxL[..., None], known_BxLxD, noise_BxLxD)
+  # The angle before step t is the sum of the steps still to come: no error accumulates.
+  deltas_T = jnp.cumsum(omegas_T[::-1])[::-1]
+
+  def step(z, angles):
+    delta, omega = angles
+    v = velocity_fn(z, free_BxL * delta)
+    return angle_step(z, v, free_BxL * omega), None
+
+  return lax.scan(step, z_start, (deltas_T, omegas_T))[0]

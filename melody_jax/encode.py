@@ -1,0 +1,134 @@
+r"""Writes the features that LM and DPD train on, or plain audio for the encoders.
+
+    python -m melody_jax.encode --config=configs/encode.py --config.source=DIR --config.out=DIR \
+        --config.bundle=checkpoints/nano --config.features=style_tokens,semantic_tokens,latents
+
+The source is an array dataset, or a TFDS dataset (`--config.tfds=NAME --config.source=TFDS_DIR`).
+Shards are written one by one and a finished shard is not encoded again, so the command resumes;
+with several hosts each takes every n-th shard.
+"""
+
+from collections.abc import Callable, Iterable
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from melody_jax import cli
+from melody_jax.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.errors import UserError
+
+SAMPLE_RATE = 24_000
+Encoder = Callable[[np.ndarray], np.ndarray]
+
+
+def _style(config) -> tuple[Feature, Encoder]:
+  from melody_jax.encoders import StyleEncoder
+
+  style = StyleEncoder.load(config.bundle, text=False)
+  window = style.config.window_samples
+  hop = round(config.style_hop_seconds * SAMPLE_RATE)
+
+  def encode(audio: np.ndarray) -> np.ndarray:
+    starts = range(0, max(len(audio) - window, 0) + 1, hop)
+    windows = np.stack(
+      [np.pad(audio[s : s + window], (0, max(0, window - len(audio)))) for s in starts]
+    )
+    # One window a call keeps a single compiled shape.
+    return np.concatenate([np.asarray(style.tokens(style.audio(w[None]))) for w in windows])
+
+  levels = style.params["rvq"]["codebooks"].shape[0]
+  return Feature(1.0 / config.style_hop_seconds, "int16", (levels,), per_window=True), encode
+
+
+def _semantic(config) -> tuple[Feature, Encoder]:
+  from melody_jax.encoders import SemanticTokenizer
+
+  tokenizer = SemanticTokenizer.load(config.bundle)
+  return Feature(SAMPLE_RATE / tokenizer.config.hop, "int16"), tokenizer.encode
+
+
+def _latents(config) -> tuple[Feature, Encoder]:
+  from melody_jax.encoders import Codec
+
+  codec = Codec.load(config.bundle)
+  hop = codec.config.hop_length
+
+  def encode(audio: np.ndarray) -> np.ndarray:
+    frames = len(audio) // hop
+    block = round(30 * SAMPLE_RATE) // hop  # pad to whole half minutes: few compiled shapes
+    padded = -(-frames // block) * block * hop
+    latents = codec.encode(np.pad(audio[: frames * hop], (0, padded - frames * hop))[None])
+    return np.asarray(latents[0, :frames])
+
+  return Feature(SAMPLE_RATE / hop, "float16", (codec.config.latent_dim,)), encode
+
+
+def _audio(config) -> tuple[Feature, Encoder]:
+  del config
+  return Feature(SAMPLE_RATE, "int16"), lambda audio: np.round(
+    np.clip(audio, -1, 1) * 32767
+  ).astype(np.int16)
+
+
+FEATURES = {
+  "audio": _audio,
+  "style_tokens": _style,
+  "semantic_tokens": _semantic,
+  "latents": _latents,
+}
+
+
+def _array_records(config, split: str) -> tuple[int, Callable[[Iterable[int]], Any]]:
+  dataset = ArrayDataset(config.source, split)
+
+  def read(indices):
+    for i in indices:
+      yield dataset.record(i), dataset.read(i, "audio").astype(np.float32) / 32768.0
+
+  return len(dataset), read
+
+
+def _tfds_records(config, split: str) -> tuple[int, Callable[[Iterable[int]], Any]]:
+  from melody_jax.input_pipeline.tfds_records import open_split
+
+  return open_split(config.source, config.tfds, split)
+
+
+def encode_split(config, split: str, encoders: dict[str, tuple[Feature, Encoder]]) -> None:
+  """Encodes one split into `config.out`, shard by shard."""
+  from tqdm import tqdm
+
+  count, read = (_tfds_records if config.tfds else _array_records)(config, split)
+  features = {name: feature for name, (feature, _) in encoders.items()}
+  n_shards = min(config.shards, count)
+  for shard in range(jax.process_index(), n_shards, jax.process_count()):
+    target = pathlib.Path(config.out) / split / f"shard-{shard:05d}-of-{n_shards:05d}"
+    if target.exists():
+      continue
+    writer = ShardWriter(target.parent, shard, n_shards, features)
+    indices = range(shard, count, n_shards)
+    for record, audio in tqdm(
+      read(indices), total=len(indices), desc=f"{split} {shard + 1}/{n_shards}", mininterval=10
+    ):
+      writer.write(record, {name: encode(audio) for name, (_, encode) in encoders.items()})
+    writer.close()
+
+
+def main(config) -> None:
+  """Encodes every split that config.splits names."""
+  for key in ("source", "out"):
+    if not config[key]:
+      raise UserError(f"--config.{key}=DIR is missing")
+  names = config.features.split(",")
+  unknown = [name for name in names if name not in FEATURES]
+  if unknown:
+    raise UserError(f"config.features has {', '.join(unknown)}: it may have {', '.join(FEATURES)}")
+  encoders = {name: FEATURES[name](config) for name in names}
+  for split in config.splits.split(","):
+    encode_split(config, split, encoders)
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,247 @@
+"""The DPD's velocity error on held-out latents, against predictors that need no network."""
+
+from collections.abc import Callable
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax import bundle as bundles
+from melody_jax import diffusion
+from melody_jax.evaluation.clips import batches
+from melody_jax.evaluation.report import Finding, number, table
+from melody_jax.metrics.diffusion import linear_predictor_gain
+from melody_jax.models.dpd import DPD, DPDConfig
+from melody_jax.models.layers import config_from
+
+# (noisy latents [B, L, D], angles [B, L], semantic tokens [B, T], conditional [B]) -> v [B, L, D]
+Velocity = Callable[[Any, Any, Any, Any], jax.Array]
+PREDICTORS = ("constant", "linear", "right", "shuffled", "none")
+BUCKETS = 6
+
+
+def load_denoiser(bundle: str | os.PathLike) -> tuple[Velocity, int]:
+  """The DPD of a bundle as a jitted function, and the chunks M of its training windows.
+
+  Raises:
+    UserError: the bundle has no DPD, or a damaged one.
+  """
+  params, metadata = bundles.load(bundles.path_of(bundle, "dpd"))
+  params = jax.tree.map(jnp.asarray, params)
+  config = config_from(DPDConfig, metadata["model_config"])
+  model = DPD(config)
+  apply = jax.jit(lambda params, *args: model.apply({"params": params}, *args))
+  return lambda *args: apply(params, *args), config.chunks
+
+
+def other_tracks(tracks_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """For every window the index of a random one of another track: [N].
+
+  Where there is but one track: of another window.
+
+  Raises:
+    ValueError: there is only one window.
+  """
+  n = len(tracks_N)
+  if n < 2:
+    raise ValueError("one window alone cannot be given another's tokens")
+  chosen = []
+  for i, track in enumerate(tracks_N):
+    others = np.flatnonzero(tracks_N != track)
+    if not len(others):
+      others = np.delete(np.arange(n), i)
+    chosen.append(rng.choice(others))
+  return np.array(chosen)
+
+
+@jax.jit
+def _baselines(
+  z: jax.Array, noise: jax.Array, delta: jax.Array, mean_D: jax.Array, variance_D: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Squared errors [B, L] of the best constant and linear predictors per angle and channel."""
+  v = diffusion.velocity(z, noise, delta)
+  noisy = diffusion.add_noise(z, noise, delta)
+  mean = mean_D[None, None, :]
+  constant = -jnp.sin(delta)[..., None] * mean  # E[v | delta]
+  gain = linear_predictor_gain(variance_D, delta)
+  linear = constant + gain * (noisy - jnp.cos(delta)[..., None] * mean)
+  return (
+    jnp.mean(jnp.square(v - constant), axis=-1),
+    jnp.mean(jnp.square(v - linear), axis=-1),
+  )
+
+
+def _errors_of_batch(
+  velocity: Velocity,
+  z: jax.Array,
+  tokens: jax.Array,
+  wrong: jax.Array,
+  rng: jax.Array,
+  chunks: int,
+  moments: tuple[jax.Array, jax.Array],
+) -> dict[str, np.ndarray]:
+  """{"delta" and each of PREDICTORS: [B, L]} on one draw of noise and angles."""
+  angle_rng, noise_rng = jax.random.split(rng)
+  delta = diffusion.chunk_angles(angle_rng, z.shape[0], z.shape[1], chunks)
+  noise = jax.random.normal(noise_rng, z.shape)
+  noisy, target = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
+  out = dict(zip(("constant", "linear"), _baselines(z, noise, delta, *moments), strict=True))
+  for name, given, conditional in (
+    ("right", tokens, True),
+    ("shuffled", wrong, True),
+    ("none", tokens, False),
+  ):
+    v = velocity(noisy, delta, given, jnp.full(len(z), conditional))
+    out[name] = jnp.mean(jnp.square(v - target), axis=-1)
+  return {name: np.asarray(value) for name, value in {**out, "delta": delta}.items()}
+
+
+def velocity_errors(
+  velocity: Velocity,
+  latents: np.ndarray,
+  tokens: np.ndarray,
+  tracks: np.ndarray,
+  chunks: int,
+  draws: int,
+  batch_size: int,
+  seed: int,
+) -> dict[str, np.ndarray]:
+  """Squared velocity errors by frame, averaged over channels.
+
+  Every predictor sees the same noise and the same angles, U[0, pi/2] per chunk. The baselines
+  know the mean and variance of these very latents, which favours them.
+
+  Args:
+    velocity: the network.
+    latents: [N, L, D].
+    tokens: [N, T].
+    tracks: [N]; windows of one track share a number.
+    chunks: M.
+    draws: of noise, angles and wrong tokens per window.
+    batch_size: windows per call.
+    seed: of the draws.
+
+  Returns:
+    {"delta" and each of PREDICTORS: [draws * N, L]}: "right", "shuffled" (tokens of another
+    track) and "none" are the network's.
+  """
+  flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+  moments = (
+    jnp.asarray(flat.mean(axis=0), jnp.float32),
+    jnp.asarray(flat.var(axis=0), jnp.float32),
+  )
+  parts: list[dict[str, np.ndarray]] = []
+  host_rng = np.random.default_rng(seed)
+  for draw in range(draws):
+    wrong = tokens[other_tracks(tracks, host_rng)]
+    draw_rng = jax.random.fold_in(jax.random.key(seed), draw)
+    for k, (index, real) in enumerate(batches(len(latents), batch_size)):
+      errors = _errors_of_batch(
+        velocity,
+        jnp.asarray(latents[index], jnp.float32),
+        jnp.asarray(tokens[index]),
+        jnp.asarray(wrong[index]),
+        jax.random.fold_in(draw_rng, k),
+        chunks,
+        moments,
+      )
+      parts.append({name: e[:real] for name, e in errors.items()})
+  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def evaluate_denoiser(
+  velocity: Velocity,
+  windows: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+  chunks: int,
+  draws: int,
+  batch_size: int,
+  seed: int,
+  progress: Callable[[str], None] = print,
+) -> Finding:
+  """Velocity errors per dataset and over all, and over all by angle.
+
+  Args:
+    velocity: the network.
+    windows: {dataset: (latents [N, L, D], semantic tokens [N, T], track numbers [N])}.
+    chunks: M.
+    draws: of noise and angles per window.
+    batch_size: windows per call.
+    seed: of the draws.
+    progress: called with a line per dataset.
+  """
+  errors = {}
+  for name, (latents, tokens, tracks) in windows.items():
+    progress(f"dpd: {name}, {len(latents)} windows x {draws} draws")
+    errors[name] = velocity_errors(
+      velocity, latents, tokens, tracks, chunks, draws, batch_size, seed
+    )
+  everything = {k: np.concatenate([e[k] for e in errors.values()]) for k in (*PREDICTORS, "delta")}
+  sets = {**errors, "all": everything} if len(errors) > 1 else errors
+  summaries = {name: _summary(e) for name, e in sets.items()}
+  angles = _by_angle(everything)
+  rows = [
+    (
+      name,
+      len(sets[name]["right"]),
+      *(s[p] for p in PREDICTORS),
+      s["per_cent_under_constant"],
+      s["per_cent_under_linear"],
+    )
+    for name, s in summaries.items()
+  ]
+  header = (
+    "validation",
+    "windows",
+    "best constant per angle",
+    "best linear per angle",
+    "DPD, right tokens",
+    "DPD, another track's tokens",
+    "DPD, no tokens",
+    "% under constant",
+    "% under linear",
+  )
+  last = _summary(everything)
+  headline = ("per_cent_under_constant", "per_cent_under_linear", "right_beats_shuffled")
+  values = {"datasets": summaries, "by_angle": angles, **{k: last[k] for k in headline}}
+  text = (
+    f"Mean squared velocity error: {number(last['per_cent_under_constant'])} % under the best "
+    f"constant per angle, {number(last['per_cent_under_linear'])} % under the best linear "
+    "predictor per angle; the right tokens beat another track's in "
+    f"{100 * last['right_beats_shuffled']:.0f} % of windows."
+  )
+  by_angle = table(
+    ("angle (share of pi/2)", "constant", "linear", "right", "shuffled", "none"),
+    [(b["angle"], *(b[p] for p in PREDICTORS)) for b in angles],
+  )
+  return Finding("dpd", values, "\n\n".join((text, table(header, rows), by_angle)))
+
+
+def _summary(errors: dict[str, np.ndarray]) -> dict[str, float]:
+  means = {p: float(errors[p].mean()) for p in PREDICTORS}
+  right, shuffled = errors["right"].mean(axis=1), errors["shuffled"].mean(axis=1)
+  difference = shuffled - right
+  return means | {
+    "per_cent_under_constant": 100.0 * (1.0 - means["right"] / means["constant"]),
+    "per_cent_under_linear": 100.0 * (1.0 - means["right"] / means["linear"]),
+    "right_beats_shuffled": float(np.mean(right < shuffled)),
+    "shuffled_minus_right": float(difference.mean()),
+    "shuffled_minus_right_standard_error": float(difference.std() / np.sqrt(len(difference))),
+  }
+
+
+def _by_angle(errors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+  share = errors["delta"] / diffusion.HALF_PI
+  out = []
+  for b in range(BUCKETS):
+    low, high = b / BUCKETS, (b + 1) / BUCKETS
+    inside = (share >= low) & (share < high)
+    if inside.any():
+      out.append(
+        {
+          "angle": f"{low:.2f} to {high:.2f}",
+          **{p: float(errors[p][inside].mean()) for p in PREDICTORS},
+        }
+      )
+  return out

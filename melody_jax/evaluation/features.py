@@ -1,0 +1,87 @@
+"""Held-out windows with the features a model reads, stored or computed from their audio."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax.array_dataset import ArrayDataset
+from melody_jax.encoders import Codec, SemanticTokenizer, StyleEncoder
+from melody_jax.errors import UserError
+from melody_jax.evaluation.clips import Clip, in_batches, read_windows, stack
+
+ENCODED = ("style_tokens", "semantic_tokens", "latents")
+
+
+class Encoders:
+  """The trained encoders of a bundle, each loaded when it is first asked for."""
+
+  def __init__(self, bundle: str, batch_size: int):
+    self._bundle = bundle
+    self._batch_size = batch_size
+    self._codec: Codec | None = None
+    self._semantic: SemanticTokenizer | None = None
+    self._style: StyleEncoder | None = None
+
+  @property
+  def codec(self) -> Codec:
+    """The VAE."""
+    self._codec = self._codec or Codec.load(self._bundle)
+    return self._codec
+
+  @property
+  def semantic(self) -> SemanticTokenizer:
+    """Wav2Vec2-Conformer and its k-means."""
+    self._semantic = self._semantic or SemanticTokenizer.load(self._bundle)
+    return self._semantic
+
+  @property
+  def style(self) -> StyleEncoder:
+    """MuLan with its text tower, and the RVQ."""
+    self._style = self._style or StyleEncoder.load(self._bundle)
+    return self._style
+
+  def embed_music(self, audio_BxS: np.ndarray) -> np.ndarray:
+    """Clips -> unit vectors [B, C]."""
+    return in_batches(self.style.audio, (audio_BxS,), min(self._batch_size, len(audio_BxS)))
+
+  def embed_text(self, texts: list[str]) -> np.ndarray:
+    """Texts -> unit vectors [N, C], in batches of one size."""
+    array = np.array(texts, dtype=object)
+    return in_batches(lambda batch: self.style.text(list(batch)), (array,), 16)
+
+  def compute(self, name: str, audio_BxS: np.ndarray) -> np.ndarray:
+    """One encoded feature of clips of equal length."""
+    if name == "style_tokens":
+      return np.asarray(self.style.tokens(jnp.asarray(self.embed_music(audio_BxS))))
+    if name == "latents":
+      return in_batches(self.codec.encode, (audio_BxS,), min(self._batch_size, len(audio_BxS)))
+    return np.stack([self.semantic.encode(audio) for audio in audio_BxS])
+
+
+def encoded_windows(
+  dataset: ArrayDataset,
+  encoders: Encoders,
+  seconds: float,
+  names: tuple[str, ...],
+  count: int = 0,
+  seed: int = 0,
+) -> list[Clip]:
+  """Windows with `names` of ENCODED: read where the dataset holds all of them, else computed.
+
+  Raises:
+    UserError: the dataset holds neither those features nor audio.
+  """
+  if all(name in dataset.features for name in names):
+    return read_windows(dataset, seconds, names, count, seed)
+  if "audio" not in dataset.features:
+    raise UserError(
+      f"a dataset holds {', '.join(dataset.features)}: it needs {', '.join(names)}, or audio"
+    )
+  clips = read_windows(dataset, seconds, ("audio",), count, seed)
+  audio = stack(clips, "audio")
+  computed = {name: encoders.compute(name, audio) for name in names}
+  return [
+    dataclasses.replace(clip, arrays={name: computed[name][i] for name in names})
+    for i, clip in enumerate(clips)
+  ]

@@ -1,0 +1,146 @@
+"""Do text and music meet in the joint space, and what do style tokens keep of it?"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from melody_jax.errors import UserError
+from melody_jax.evaluation.clips import Clip
+from melody_jax.evaluation.report import Finding, number, table
+from melody_jax.metrics.retrieval import Retrieval, recall_at_k
+
+
+def relevance(queries: list[str], clips: list[Clip]) -> np.ndarray:
+  """Bool [queries, clips]: the text is one of the clip's captions."""
+  captions = [set(clip.captions) for clip in clips]
+  known = {query: np.array([query in c for c in captions]) for query in set(queries)}
+  return np.stack([known[query] for query in queries])
+
+
+def draw_queries(clips: list[Clip], seed: int, draw: int) -> list[str]:
+  """One caption of every clip, at random.
+
+  Raises:
+    UserError: if a clip has no caption.
+  """
+  rng = np.random.default_rng((seed, draw))
+  queries = []
+  for clip in clips:
+    if not clip.captions:
+      raise UserError(
+        f"record {clip.record['id']} has no caption: retrieval needs captioned datasets"
+      )
+    queries.append(clip.captions[int(rng.integers(len(clip.captions)))])
+  return queries
+
+
+def score_retrieval(
+  embed_text: Callable[[list[str]], np.ndarray],
+  music_CxE: np.ndarray,
+  clips: list[Clip],
+  k: int,
+  draws: int,
+  seed: int,
+) -> Retrieval:
+  """Mean scores over `draws` draws of one caption per clip; see `recall_at_k` for the rule."""
+  scores = []
+  for draw in range(draws):
+    queries = draw_queries(clips, seed, draw)
+    distinct = sorted(set(queries))
+    text = dict(zip(distinct, embed_text(distinct), strict=True))
+    text_QxE = np.stack([text[q] for q in queries])
+    scores.append(recall_at_k(text_QxE @ music_CxE.T, relevance(queries, clips), k))
+  mean = {
+    f.name: np.mean([getattr(s, f.name) for s in scores]) for f in dataclasses.fields(Retrieval)
+  }
+  whole = ("k", "n_queries", "n_candidates")
+  typed: dict[str, Any] = {k: int(v) if k in whole else float(v) for k, v in mean.items()}
+  return Retrieval(**typed)
+
+
+def evaluate_mulan(
+  embed_text: Callable[[list[str]], np.ndarray],
+  music: dict[str, np.ndarray],
+  clips: dict[str, list[Clip]],
+  rvq: dict[str, dict[str, Any]],
+  k: int = 10,
+  draws: int = 5,
+  seed: int = 0,
+) -> Finding:
+  """Recall@k among each dataset's held-out clips, and the RVQ's use and fidelity by level.
+
+  Args:
+    embed_text: texts -> unit vectors [N, E].
+    music: {dataset: unit vectors of its clips [C, E]}.
+    clips: {dataset: the clips}.
+    rvq: {dataset: what `rvq_report` says of its embeddings}; empty without codebooks.
+    k: rank cut.
+    draws: captions drawn per clip, for a steadier mean.
+    seed: of those draws.
+  """
+  values: dict[str, Any] = {"k": k, "retrieval": {}, "rvq": rvq}
+  rows = []
+  for name in music:
+    s = score_retrieval(embed_text, music[name], clips[name], k, draws, seed)
+    tracks = len({clip.track for clip in clips[name]})
+    texts = len({c for clip in clips[name] for c in clip.captions})
+    values["retrieval"][name] = dataclasses.asdict(s) | {
+      "over_chance": s.over_chance,
+      "tracks": tracks,
+      "distinct_captions": texts,
+    }
+    rows.append(
+      (
+        name,
+        s.n_candidates,
+        tracks,
+        s.recall,
+        s.recall_chance,
+        s.over_chance,
+        s.recall_best,
+        s.hit_rate,
+        s.hit_rate_chance,
+      )
+    )
+  header = (
+    "validation",
+    "clips",
+    "tracks",
+    f"recall@{k}",
+    "chance",
+    "times chance",
+    "best possible",
+    f"hit@{k}",
+    "chance of a hit",
+  )
+  text = (
+    "Text-to-music retrieval: the query is one of a clip's captions; every clip that bears that "
+    f"caption is right; recall@{k} is the share of the right clips among the first {k}, whose "
+    f"chance level is {k} / clips however many share it. hit@{k} asks for any one right clip, "
+    "with its own chance level."
+  )
+  markdown = text + "\n\n" + table(header, rows)
+  if rvq:
+    markdown += "\n\n" + _rvq_markdown(rvq)
+  return Finding("mulan", values, markdown)
+
+
+def _rvq_markdown(rvq: dict[str, dict[str, Any]]) -> str:
+  header = ["RVQ level"]
+  for name in rvq:
+    header += [f"{name}: centres used", f"{name}: cosine up to here"]
+  levels = len(next(iter(rvq.values()))["utilisation"])
+  rows = []
+  for level in range(levels):
+    row: list[Any] = [level + 1]
+    for report in rvq.values():
+      row += [f"{100 * report['utilisation'][level]:.0f} %", report["reconstruction_cosine"][level]]
+    rows.append(tuple(row))
+  sizes = ", ".join(f"{name} {report['embeddings']}" for name, report in rvq.items())
+  final = ", ".join(f"{number(r['reconstruction_cosine'][-1])} ({name})" for name, r in rvq.items())
+  return (
+    f"RVQ on held-out clips (embeddings: {sizes}; no more centres can be used than that): "
+    f"reconstruction cosine {final}.\n\n" + table(tuple(header), rows)
+  )

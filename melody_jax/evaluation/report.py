@@ -1,0 +1,88 @@
+"""What an evaluation found: a JSON file to compute with, a Markdown snippet to read."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+from melody_jax.errors import UserError
+from melody_jax.output_files import write_files
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """The result of one evaluation.
+
+  Attributes:
+    what: its name, the stem of its files.
+    values: JSON-serialisable numbers.
+    markdown: a snippet for the model card, without a heading.
+  """
+
+  what: str
+  values: dict[str, Any]
+  markdown: str
+
+
+def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+  """A Markdown table; floats with three significant digits, numbers right-aligned."""
+  numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+  lines = [
+    "| " + " | ".join(header) + " |",
+    "| " + " | ".join("---:" if n else "---" for n in numeric) + " |",
+  ]
+  lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
+  return "\n".join(lines)
+
+
+def cell(value: Any) -> str:
+  """One value as it appears in a table."""
+  if isinstance(value, bool):
+    return "yes" if value else "no"
+  if isinstance(value, float):
+    return number(value)
+  return str(value).replace("|", "\\|")
+
+
+def number(value: float) -> str:
+  """Three significant digits, without an exponent where that stays short."""
+  if not math.isfinite(value):
+    return str(value)
+  if value and not 1e-4 <= abs(value) < 1e6:
+    return f"{value:.2e}"
+  digits = 2 - (math.floor(math.log10(abs(value))) if value else 0)
+  return f"{value:.{min(max(digits, 0), 6)}f}"
+
+
+def _plain(value: Any) -> Any:
+  """JSON without NaN or infinity, which strict readers refuse."""
+  if isinstance(value, dict):
+    return {str(k): _plain(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(v) for v in value]
+  if hasattr(value, "item") and not getattr(value, "shape", ()):
+    value = value.item()
+  if hasattr(value, "tolist"):
+    return _plain(value.tolist())
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.Path]:
+  """Writes `<out>/<what>.json` and `<out>/<what>.md`, both or none; returns their paths.
+
+  Raises:
+    UserError: if the directory cannot be made or written.
+  """
+  folder = pathlib.Path(out)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot make the directory {out} (config.out): {error.strerror}") from error
+  values = json.dumps(_plain({"what": finding.what, **context, **finding.values}), indent=2)
+  files = {
+    folder / f"{finding.what}.json": (values + "\n").encode(),
+    folder / f"{finding.what}.md": (finding.markdown.rstrip() + "\n").encode(),
+  }
+  write_files(files)
+  return list(files)

@@ -1,0 +1,76 @@
+"""Semantic tokens on held-out music: how many are used, how well the LM predicts them."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from melody_jax.evaluation.clips import in_batches
+from melody_jax.evaluation.report import Finding, number, table
+from melody_jax.metrics.tokens import token_use
+
+
+def evaluate_tokens(
+  windows: dict[str, tuple[np.ndarray, np.ndarray]],
+  vocabulary: int,
+  cross_entropy: Callable[[np.ndarray, np.ndarray], Any] | None,
+  batch_size: int = 8,
+) -> Finding:
+  """Vocabulary use per dataset and over all, and cross-entropy against unigram entropy.
+
+  Both are of the same tokens: every semantic token of every non-overlapping window. The
+  unigram entropy is the best that any predictor without context could reach on them, having
+  seen them; the LM has not.
+
+  Args:
+    windows: {dataset: (semantic tokens [N, T], style tokens [N, levels])}.
+    vocabulary: number of semantic tokens.
+    cross_entropy: (style [B, levels], semantic [B, T]) -> two arrays [B]: mean nats per token of
+      each row, with its style tokens and with none; None to leave the LM out.
+    batch_size: rows per call.
+  """
+  everything = tuple(np.concatenate([w[i] for w in windows.values()]) for i in (0, 1))
+  sets = {**windows, "all": everything} if len(windows) > 1 else windows
+  values: dict[str, Any] = {"vocabulary": vocabulary, "datasets": {}}
+  rows = []
+  scores = {}
+  for name, (semantic, style) in windows.items():
+    if cross_entropy is not None:
+      scores[name] = in_batches(cross_entropy, (style, semantic), batch_size)
+  if cross_entropy is not None and len(windows) > 1:
+    scores["all"] = tuple(np.concatenate([scores[n][i] for n in windows]) for i in (0, 1))
+  for name, (semantic, _) in sets.items():
+    use = token_use(semantic, vocabulary)
+    entry = dataclasses.asdict(use)
+    row = [name, use.n_tokens, use.used, use.entropy, use.perplexity, use.repeat_rate]
+    if cross_entropy is not None:
+      conditional, unconditional = (float(part.mean()) for part in scores[name])
+      under = 100.0 * (1.0 - conditional / use.entropy)
+      entry |= {
+        "lm_cross_entropy": conditional,
+        "lm_cross_entropy_without_style": unconditional,
+        "per_cent_under_unigram": under,
+      }
+      row += [conditional, unconditional, under]
+    values["datasets"][name] = entry
+    rows.append(tuple(row))
+  last = values["datasets"][list(sets)[-1]]
+  values |= {"used": last["used"], "unigram_entropy": last["entropy"]}
+  header = [
+    "validation",
+    "tokens",
+    "centres used",
+    "unigram entropy (nats)",
+    "perplexity",
+    "repeats",
+  ]
+  text = f"{last['used']} of {vocabulary} centres occur in the validation split."
+  if cross_entropy is not None:
+    header += ["LM cross-entropy", "LM without style", "% under unigram"]
+    values["per_cent_under_unigram"] = last["per_cent_under_unigram"]
+    text += (
+      f" The LM's cross-entropy is {number(last['lm_cross_entropy'])} nats per token, "
+      f"{number(last['per_cent_under_unigram'])} % under the unigram entropy of the same tokens."
+    )
+  return Finding("tokens", values, text + "\n\n" + table(tuple(header), rows))

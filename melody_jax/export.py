@@ -1,0 +1,40 @@
+r"""Copies a run's latest parameters into a bundle, for sampling, encoding and later stages.
+
+    python -m melody_jax.export --config=configs/<model>.py:<preset> --workdir=DIR \
+        --config.export.bundle=checkpoints/nano
+"""
+
+import json
+
+from melody_jax import bundle, cli
+from melody_jax.errors import UserError
+
+
+def export(config, workdir: str) -> None:
+  """Writes `<bundle>/<task>.safetensors` from the run in `workdir`.
+
+  The task may drop parameters that a public package provides, or add fitted constants,
+  through an optional method `export_params(params) -> params`.
+  """
+  from melody_jax.checkpoint import load_params
+  from melody_jax.task import make_task
+
+  if not config.export.bundle:
+    raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")
+  params, step = load_params(workdir)
+  task = make_task(config)
+  finish = getattr(task, "export_params", lambda p: p)
+  metadata = {
+    "task": config.task,
+    "preset": config.preset,
+    "step": step,
+    "dtype": config.export.dtype,
+    "model_config": json.loads(config.model.to_json_best_effort()),
+  }
+  path = bundle.path_of(config.export.bundle, config.task)
+  bundle.save(path, finish(params), metadata, config.export.dtype)
+  print(f"{path}: step {step}")
+
+
+if __name__ == "__main__":
+  cli.run(export, needs_workdir=True)

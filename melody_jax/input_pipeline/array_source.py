@@ -1,0 +1,165 @@
+"""Training windows from array datasets; needs no TensorFlow.
+
+A batch is a pure function of (seed, position), so the state of the source is one
+integer: resuming mid-epoch is exact, and hosts read disjoint rows of the same batch.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from melody_jax.array_dataset import ArrayDataset
+from melody_jax.errors import UserError
+from melody_jax.task import WindowFeature
+
+TEXT_FEATURES = ("text_ids", "text_mask")
+
+
+def _decode(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+  """Stored frames -> batch dtype; int16 audio becomes float in [-1, 1]."""
+  if name == "audio" and array.dtype == np.int16:
+    return array.astype(np.float32) / 32768.0
+  return array.astype(dtype)
+
+
+class ArraySource:
+  """Endless batches of random windows.
+
+  Args:
+    datasets: the datasets to mix.
+    features: what a row holds, from `Task.input_features`.
+    window_seconds: length of a window.
+    batch_size: rows over all hosts.
+    seed: decides every draw.
+    weights: sampling weight of each dataset; None: by its number of windows.
+    shuffle: False reads windows in order, once each per epoch (evaluation).
+    host: (index, count) of this host; it yields rows index, index + count, ...
+    tokenize: text -> (ids [N], mask [N]); needed where features ask for text.
+
+  Raises:
+    UserError: if a dataset lacks a feature, or no record is as long as a window.
+  """
+
+  def __init__(
+    self,
+    datasets: list[ArrayDataset],
+    features: Mapping[str, WindowFeature],
+    window_seconds: float,
+    batch_size: int,
+    seed: int,
+    weights: list[float] | None = None,
+    shuffle: bool = True,
+    host: tuple[int, int] = (0, 1),
+    tokenize: Callable[[str], tuple[np.ndarray, np.ndarray]] | None = None,
+  ):
+    self._datasets = datasets
+    self._features = {k: f for k, f in features.items() if k not in TEXT_FEATURES}
+    self._tokenize = tokenize if any(k in features for k in TEXT_FEATURES) else None
+    if any(k in features for k in TEXT_FEATURES) and tokenize is None:
+      raise ValueError("features ask for text but no tokenizer was given")
+    self._window = window_seconds
+    self._batch = batch_size
+    self._seed = seed
+    self._shuffle = shuffle
+    self._host = host
+    self._position = 0
+    if batch_size % host[1]:
+      raise UserError(f"train.batch_size {batch_size} does not divide over {host[1]} hosts")
+    self._grids = [self._grid(d) for d in datasets]
+    self._records = [self._usable(d) for d in datasets]
+    sizes = np.array([n for _, _, n in self._records], np.float64)
+    share = sizes if weights is None else np.asarray(weights, np.float64)
+    self._weights = share / share.sum()
+
+  def _grid(self, dataset: ArrayDataset) -> float:
+    """Seconds between possible window starts: the frame of the slowest feature asked for."""
+    missing = [name for name in self._features if name not in dataset.features]
+    if missing:
+      raise UserError(
+        f"the array dataset lacks {', '.join(missing)}: it has {', '.join(dataset.features)};"
+        " write it with python -m melody_jax.encode"
+      )
+    return max(1.0 / dataset.features[name].rate for name in self._features)
+
+  def _usable(self, dataset: ArrayDataset) -> tuple[np.ndarray, np.ndarray, int]:
+    """Records that hold a window, their cumulative window counts, and the total."""
+    name = max(self._features, key=lambda n: dataset.features[n].rate)
+    rate, grid = (
+      dataset.features[name].rate,
+      max(1.0 / dataset.features[n].rate for n in self._features),
+    )
+    seconds = np.array([dataset.length(i, name) / rate for i in range(len(dataset))])
+    usable = np.flatnonzero(seconds + 1e-6 >= self._window)
+    if not len(usable):
+      raise UserError(f"no record is as long as a window of {self._window} s")
+    step = grid if self._shuffle else max(grid, self._window)
+    counts = np.floor((seconds[usable] - self._window) / step + 1e-6).astype(np.int64) + 1
+    return usable, np.cumsum(counts), int(counts.sum())
+
+  @property
+  def windows(self) -> int:
+    """Number of distinct windows (of non-overlapping ones, where shuffle is off)."""
+    return sum(n for _, _, n in self._records)
+
+  def _locate(self, which: int, index: int) -> tuple[int, float]:
+    """The index-th window of dataset `which` -> (record, start in seconds)."""
+    usable, cumulative, _ = self._records[which]
+    r = int(np.searchsorted(cumulative, index, side="right"))
+    first = int(cumulative[r - 1]) if r else 0
+    grid = self._grids[which]
+    step = grid if self._shuffle else max(grid, self._window)
+    return int(usable[r]), (index - first) * step
+
+  def _draw(self, row: int) -> tuple[int, int, float, np.random.Generator]:
+    rng = np.random.default_rng((self._seed, row))
+    if self._shuffle:
+      which = int(rng.choice(len(self._datasets), p=self._weights))
+      record, start = self._locate(which, int(rng.integers(self._records[which][2])))
+      return which, record, start, rng
+    index = row % self.windows
+    which = 0
+    while index >= self._records[which][2]:
+      index -= self._records[which][2]
+      which += 1
+    return which, *self._locate(which, index), rng
+
+  def _row(self, row: int) -> dict[str, np.ndarray]:
+    which, record, start, rng = self._draw(row)
+    dataset = self._datasets[which]
+    out: dict[str, np.ndarray] = {}
+    for name, spec in self._features.items():
+      stored = dataset.features[name]
+      first = round(start * stored.rate)
+      if stored.per_window:
+        array = dataset.read(record, name, first, 1)[0]
+      else:
+        array = dataset.read(record, name, first, round(self._window * stored.rate))
+      out[name] = _decode(name, array, spec.dtype)
+      if out[name].shape != tuple(spec.shape):
+        raise UserError(
+          f"{name} of {dataset.record(record)['id']} has shape {out[name].shape}, the model"
+          f" expects {tuple(spec.shape)}: encode the dataset with this model's bundle"
+        )
+    if self._tokenize:
+      captions = dataset.record(record).get("captions") or ["music"]
+      out["text_ids"], out["text_mask"] = self._tokenize(captions[int(rng.integers(len(captions)))])
+    return out
+
+  def __iter__(self) -> "ArraySource":
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    index, count = self._host
+    base = self._position * self._batch
+    rows = [self._row(base + r) for r in range(index, self._batch, count)]
+    self._position += 1
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+  def get_state(self) -> dict[str, Any]:
+    """JSON-serialisable position."""
+    return {"position": self._position}
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    """Continues from a position of `get_state`."""
+    self._position = int(state["position"])

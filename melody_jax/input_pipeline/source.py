@@ -1,0 +1,70 @@
+"""Picks the input source that a training config names."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+import numpy as np
+
+from melody_jax.array_dataset import ArrayDataset
+from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_source import TEXT_FEATURES, ArraySource
+from melody_jax.task import WindowFeature
+
+
+class NeedsFeatures(Protocol):
+  """Whatever says what a batch must hold: a Task, or less."""
+
+  def input_features(self) -> dict[str, WindowFeature]: ...
+
+
+class Source(Protocol, Iterator[dict[str, np.ndarray]]):
+  """Endless batches with a position that can be saved and restored."""
+
+  def get_state(self) -> dict[str, Any]: ...
+
+  def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+def _tokenizer(config: ml_collections.ConfigDict):
+  from melody_jax import text
+
+  return text.load_tokenizer(config.model.text_length)
+
+
+def make_source(
+  config: ml_collections.ConfigDict, task: NeedsFeatures, split: str, shuffle: bool = True
+) -> Source:
+  """The source of `split` for `task`, reading this host's rows only.
+
+  Raises:
+    UserError: if config.data names no data, or data that lack what the task needs.
+  """
+  features = task.input_features()
+  host = (jax.process_index(), jax.process_count())
+  tokenize = _tokenizer(config) if any(name in features for name in TEXT_FEATURES) else None
+  if not config.data.path:
+    raise UserError(
+      "config.data.path is empty: name an array dataset (or a seqio mixture with"
+      " config.data.source=seqio); README, 'Train', makes one"
+    )
+  if config.data.source == "array":
+    weights = [float(w) for w in config.data.weights.split(",") if w] or None
+    datasets = [ArrayDataset(path, split) for path in config.data.path.split(",")]
+    return ArraySource(
+      datasets,
+      features,
+      config.window_seconds,
+      config.train.batch_size,
+      config.seed,
+      weights,
+      shuffle,
+      host,
+      tokenize,
+    )
+  if config.data.source == "seqio":
+    from melody_jax.input_pipeline.seqio_source import SeqioSource
+
+    return SeqioSource(config, features, split, shuffle, host, tokenize)
+  raise UserError(f"config.data.source is {config.data.source!r}: it must be 'array' or 'seqio'")

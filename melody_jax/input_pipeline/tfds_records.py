@@ -1,0 +1,114 @@
+"""Opens the TFDS datasets that the builders of `data/` wrote, by directory; imports TensorFlow.
+
+A dataset's directory holds the schema and, as metadata, how many frames a second each
+feature has; none of the builders' code is needed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from melody_jax.array_dataset import Feature
+from melody_jax.errors import UserError
+
+Reader = Callable[[Iterable[int]], Iterator[tuple[dict[str, Any], np.ndarray]]]
+_LISTS = ("captions", "tags")
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsDataset:
+  """An opened dataset: its builder, and how each stored feature is laid out."""
+
+  builder: tfds.core.DatasetBuilder
+  features: dict[str, Feature]
+
+
+def _version_directories(root: pathlib.Path, name: str) -> list[pathlib.Path]:
+  found = [path.parent for path in (root / name).rglob("dataset_info.json")]
+  # "all" comes before "free", newer versions before older ones.
+  versions = sorted(found, key=lambda path: path.name, reverse=True)
+  return sorted(versions, key=lambda path: path.parent.name != "all")
+
+
+def find_directory(root: str | os.PathLike, name: str) -> pathlib.Path:
+  """The directory of dataset `name` ("recorded", or "recorded/free") below `root`.
+
+  Raises:
+    UserError: if it has not been built there.
+  """
+  root = pathlib.Path(root)
+  directories = _version_directories(root, name)
+  if directories:
+    return directories[0]
+  built = sorted({p.parent.relative_to(root).parts[0] for p in root.rglob("dataset_info.json")})
+  raise UserError(
+    f"no TFDS dataset {name!r} below {root}: it holds {', '.join(built) or 'none'};"
+    f" build one with python -m data.{name.split('/')[0]}"
+  )
+
+
+def open_dataset(root: str | os.PathLike, name: str) -> TfdsDataset:
+  """Opens dataset `name` below `root`; UserError if it is missing or unreadable."""
+  directory = find_directory(root, name)
+  try:
+    builder = tfds.builder_from_directory(str(directory))
+    rates = json.loads((directory / "metadata.json").read_text())["features"]
+  except (OSError, KeyError, ValueError) as error:
+    raise UserError(f"TFDS dataset {directory} is damaged: {error}; build it anew") from error
+  features = {}
+  for key, spec in rates.items():
+    tensor = builder.info.features[key]
+    dtype = np.dtype(tensor.np_dtype).name
+    features[key] = Feature(spec["rate"], dtype, tuple(tensor.shape[1:]), spec["per_window"])
+  return TfdsDataset(builder, features)
+
+
+def check_split(dataset: TfdsDataset, split: str) -> None:
+  """UserError if the dataset has no such split."""
+  splits = dataset.builder.info.splits
+  if split not in splits:
+    raise UserError(
+      f"TFDS dataset {dataset.builder.info.full_name} has no split {split!r}:"
+      f" it has {', '.join(sorted(splits))}"
+    )
+
+
+def _record(example: dict[str, Any], features: dict[str, Feature]) -> dict[str, Any]:
+  record: dict[str, Any] = {}
+  for key, value in example.items():
+    if key in _LISTS:
+      record[key] = [text.decode() for text in value]
+    elif key not in features:
+      record[key] = value.decode() if isinstance(value, bytes) else float(value)
+  return record
+
+
+def open_split(source: str | os.PathLike, name: str, split: str) -> tuple[int, Reader]:
+  """Random access to the records of a split, in the order in which they are stored.
+
+  Args:
+    source: directory in which the datasets were built.
+    name: of the dataset.
+    split: "train", "validation", ...
+
+  Returns:
+    (number of records, read): `read(indices)` yields, in stored order, (record, audio) with
+    `record` as in an array dataset and `audio` float32 [samples] in [-1, 1].
+  """
+  dataset = open_dataset(source, name)
+  check_split(dataset, split)
+
+  def read(indices: Iterable[int]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    wanted = set(indices)
+    examples = dataset.builder.as_dataset(split=split, shuffle_files=False)
+    for i, example in enumerate(tfds.as_numpy(examples)):
+      if i in wanted:
+        yield _record(example, dataset.features), example["audio"].astype(np.float32) / 32768.0
+
+  return dataset.builder.info.splits[split].num_examples, read

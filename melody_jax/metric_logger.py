@@ -1,0 +1,95 @@
+"""Progress of a training run: one line on the terminal, the rest to TensorBoard."""
+
+import os
+import sys
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+
+def _clock(seconds: float) -> str:
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+class MetricLogger:
+  """Writes scalars, audio and spectrograms of a run; silent on hosts other than the first.
+
+  Args:
+    workdir: directory of the run; TensorBoard files go to `<workdir>/tensorboard`.
+    config: the run's config.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, config: ml_collections.ConfigDict):
+    self._config = config
+    self._writer = None
+    self._speaks = jax.process_index() == 0
+    self._last: tuple[int, float] | None = None
+    if self._speaks:
+      os.makedirs(workdir, exist_ok=True)
+      with open(os.path.join(workdir, "config.json"), "w", encoding="utf-8") as f:
+        f.write(config.to_json_best_effort(indent=2))
+      try:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(os.path.join(workdir, "tensorboard"))
+      except ImportError:
+        self._print("tensorboardX is not installed: scalars go to this terminal only")
+
+  def _print(self, line: str) -> None:
+    if self._speaks:
+      print(line, file=sys.stderr, flush=True)
+
+  def started(self, step: int) -> None:
+    """Notes where the run begins."""
+    self._last = (step, time.monotonic())
+    self._print(
+      f"{self._config.task}: step {step} of {self._config.train.steps} on {jax.device_count()}"
+      f" {jax.devices()[0].platform} device(s)"
+    )
+
+  def train(self, step: int, metrics: dict[str, float], now: float) -> None:
+    """One progress line: step, metrics, audio-seconds per second, time left."""
+    before, then = self._last or (step, now)
+    rate = (step - before) / max(now - then, 1e-9)
+    self._last = (step, now)
+    audio = rate * self._config.train.batch_size * self._config.window_seconds
+    left = (self._config.train.steps - step) / max(rate, 1e-9)
+    shown = " ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+    self._print(
+      f"step {step}/{self._config.train.steps} {shown} | {audio:.1f} audio-s/s, ETA {_clock(left)}"
+    )
+    self._scalars(step, metrics | {"audio_seconds_per_second": audio}, "train")
+
+  def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+    """One line of validation means."""
+    self._print(f"step {step} validation " + " ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+    self._scalars(step, metrics, "validation")
+    if self._last:
+      self._last = (self._last[0], self._last[1])
+
+  def _scalars(self, step: int, metrics: dict[str, float], prefix: str) -> None:
+    if self._writer:
+      for name, value in metrics.items():
+        self._writer.add_scalar(f"{prefix}/{name}", value, step)
+      self._writer.flush()
+
+  def media(self, step: int, media: dict[str, Any]) -> None:
+    """Sound ("audio/...", [B, T]) and pictures ("image/...", [H, W]) to TensorBoard."""
+    if not self._writer:
+      return
+    for name, value in jax.device_get(media).items():
+      if name.startswith("audio/"):
+        for i, row in enumerate(np.clip(value[:4], -1, 1)):
+          self._writer.add_audio(f"{name}/{i}", row[:, None], step, self._config.sample_rate)
+      else:
+        low, high = value.min(), value.max()
+        self._writer.add_image(name, (value[None] - low) / max(high - low, 1e-9), step)
+
+  def close(self) -> None:
+    if self._writer:
+      self._writer.close()

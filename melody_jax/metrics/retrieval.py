@@ -1,0 +1,185 @@
+"""Text-to-music retrieval, and the rank of a right answer, each with its chance level."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+  """Scores of one set of queries over one set of candidates; see `recall_at_k`.
+
+  Attributes:
+    recall: mean over queries of |relevant in the first k| / |relevant|.
+    recall_chance: the same for a random order: exactly k / candidates.
+    recall_best: the same for a perfect order (below 1 where more than k are relevant).
+    hit_rate: share of queries with at least one relevant candidate in the first k.
+    hit_rate_chance: the same for a random order.
+    k, n_queries, n_candidates: sizes.
+    mean_relevant: mean number of relevant candidates per query.
+  """
+
+  recall: float
+  recall_chance: float
+  recall_best: float
+  hit_rate: float
+  hit_rate_chance: float
+  k: int
+  n_queries: int
+  n_candidates: int
+  mean_relevant: float
+
+  @property
+  def over_chance(self) -> float:
+    """Recall divided by chance."""
+    return self.recall / self.recall_chance
+
+
+def _miss_probability(n: int, relevant: int, k: int) -> float:
+  """P(no relevant among k drawn without replacement) = C(n - relevant, k) / C(n, k)."""
+  draws = np.arange(k)
+  return float(np.prod(np.maximum(n - relevant - draws, 0) / (n - draws)))
+
+
+def recall_at_k(similarity_QxC: np.ndarray, relevant_QxC: np.ndarray, k: int) -> Retrieval:
+  """Recall and hit rate in the first k candidates, with the chance level of the same rule.
+
+  Several candidates may be right for a query (clips that bear the same caption). Recall
+  is the share of them that the first k hold, whose expectation under a random order is
+  k / C however many are right, so that sharing captions neither helps nor harms. The hit rate
+  asks for any one of them; its chance level, 1 - C(C - r, k) / C(C, k), grows with r.
+  Candidates of equal similarity are taken in random order, in expectation.
+
+  Args:
+    similarity_QxC: larger is closer.
+    relevant_QxC: bool; every row has at least one True.
+    k: candidates looked at, 1 <= k <= C.
+
+  Raises:
+    ValueError: k out of range, or a query with nothing relevant.
+  """
+  similarity = np.asarray(similarity_QxC, np.float64)
+  relevant = np.asarray(relevant_QxC, bool)
+  n_queries, n = similarity.shape
+  if relevant.shape != similarity.shape or not 1 <= k <= n:
+    raise ValueError(f"shapes {similarity.shape}, {relevant.shape} and k={k} do not fit")
+  counts = relevant.sum(axis=1)
+  if not counts.all():
+    raise ValueError(f"query {int(np.argmin(counts))} has no relevant candidate")
+  kth = np.sort(similarity, axis=1)[:, n - k][:, None]
+  above, tied = similarity > kth, similarity == kth
+  # Of the tied candidates only k - |above| fit in; each is in with that share.
+  share = (k - above.sum(axis=1)) / tied.sum(axis=1)
+  found = (above & relevant).sum(axis=1) + share * (tied & relevant).sum(axis=1)
+  missed = np.array(
+    [
+      0.0 if sure else _miss_probability(int(t), int(r), int(round(s * t)))
+      for sure, t, r, s in zip(
+        (above & relevant).any(axis=1),
+        tied.sum(axis=1),
+        (tied & relevant).sum(axis=1),
+        share,
+        strict=True,
+      )
+    ]
+  )
+  return Retrieval(
+    recall=float(np.mean(found / counts)),
+    recall_chance=k / n,
+    recall_best=float(np.mean(np.minimum(counts, k) / counts)),
+    hit_rate=float(1.0 - missed.mean()),
+    hit_rate_chance=float(1.0 - np.mean([_miss_probability(n, int(r), k) for r in counts])),
+    k=k,
+    n_queries=n_queries,
+    n_candidates=n,
+    mean_relevant=float(counts.mean()),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class RankTest:
+  """Rank of the right class for each item, tested against permuted labels.
+
+  Attributes:
+    mean_rank: mean rank of the right class, 1 is best.
+    mean_rank_chance: (classes + 1) / 2.
+    mrr, mrr_chance: mean reciprocal rank, and its value under a random order.
+    top: {k: (share of items whose right class ranks in the first k, k / classes)}.
+    margin: (chance - mean_rank) / chance: 0 at chance, towards 1 when perfect.
+    p_value: share of label permutations (the true one included) whose mean rank is as
+      small or smaller; groups keep their items together.
+    null_std: standard deviation of the mean rank under permutation.
+    n_items, n_classes, n_permutations: sizes.
+  """
+
+  mean_rank: float
+  mean_rank_chance: float
+  mrr: float
+  mrr_chance: float
+  top: dict[int, tuple[float, float]]
+  margin: float
+  p_value: float
+  null_std: float
+  n_items: int
+  n_classes: int
+  n_permutations: int
+
+
+def ranks_of_classes(scores_IxC: np.ndarray) -> np.ndarray:
+  """Rank of every class for every item, 1 for the largest score; ties share the mean rank."""
+  larger = (scores_IxC[:, None, :] > scores_IxC[:, :, None]).sum(axis=-1)
+  equal = (scores_IxC[:, None, :] == scores_IxC[:, :, None]).sum(axis=-1)
+  return larger + (equal + 1) / 2.0
+
+
+def rank_test(
+  scores_IxC: np.ndarray,
+  labels_I: np.ndarray,
+  rng: np.random.Generator,
+  ks: tuple[int, ...] = (1, 3, 5),
+  n_permutations: int = 10_000,
+) -> RankTest:
+  """Tests whether items score their own class higher than the other classes.
+
+  Items of one class (the seeds of one prompt) are not independent, so the null
+  hypothesis permutes classes as wholes: class c's items are given the label of
+  another class, the same for all of them.
+
+  Args:
+    scores_IxC: score of every class for every item, larger is better.
+    labels_I: right class of every item, integers in [0, C).
+    rng: source of the permutations.
+    ks: ranks at which the share of items is reported.
+    n_permutations: number of random permutations.
+  """
+  ranks_IxC = ranks_of_classes(np.asarray(scores_IxC, np.float64))
+  labels_I = np.asarray(labels_I)
+  n_items, n_classes = ranks_IxC.shape
+  # summed_CxC[a, b]: sum of ranks if the items of class a were labelled b.
+  summed_CxC = np.zeros((n_classes, n_classes))
+  np.add.at(summed_CxC, labels_I, ranks_IxC)
+  own = ranks_IxC[np.arange(n_items), labels_I]
+  mean_rank = float(own.mean())
+  null = (
+    np.array(
+      [
+        summed_CxC[np.arange(n_classes), rng.permutation(n_classes)].sum()
+        for _ in range(n_permutations)
+      ]
+    )
+    / n_items
+  )
+  chance = (n_classes + 1) / 2.0
+  return RankTest(
+    mean_rank=mean_rank,
+    mean_rank_chance=chance,
+    mrr=float(np.mean(1.0 / own)),
+    mrr_chance=float(np.mean(1.0 / np.arange(1, n_classes + 1))),
+    top={k: (float(np.mean(own <= k)), k / n_classes) for k in ks},
+    margin=(chance - mean_rank) / chance,
+    p_value=float((1 + (null <= mean_rank + 1e-9).sum()) / (1 + n_permutations)),
+    null_std=float(null.std()),
+    n_items=n_items,
+    n_classes=n_classes,
+    n_permutations=n_permutations,
+  )

@@ -1,0 +1,119 @@
+"""Discriminators of the VAE-GAN: multi-period and multi-resolution spectrogram.
+
+Each returns (logits, feature maps); the losses over them are in losses/adversarial.py.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from melody_jax.models.layers import default_kernel_init, param_with_axes
+from melody_jax.spectral import stft_magnitude
+
+Judgement = tuple[jax.Array, list[jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+  """Sizes of the discriminators.
+
+  Attributes:
+    periods: periods of the multi-period discriminator (HiFi-GAN's 2, 3, 5, 7, 11).
+    period_channels: channels of its strided convolutions.
+    resolutions: FFT sizes of the spectrogram discriminators; hop is a quarter.
+    resolution_channels: channels of their convolutions.
+  """
+
+  periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+  period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+  resolutions: tuple[int, ...] = (2048, 1024, 512)
+  resolution_channels: int = 32
+  dtype: str = "float32"
+
+
+class Conv2d(nn.Module):
+  """Dense 2-D convolution, SAME padding: [B, H, W, in] -> [B, H', W', features]."""
+
+  features: int
+  kernel_size: tuple[int, int]
+  strides: tuple[int, int] = (1, 1)
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    shape = (*self.kernel_size, x.shape[-1], self.features)
+    kernel = param_with_axes(
+      self, "kernel", default_kernel_init, shape, ("kernel", "kernel", "conv_in", "conv_out")
+    )
+    bias = param_with_axes(self, "bias", nn.initializers.zeros_init(), (self.features,), ("norm",))
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      self.strides,
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y + bias.astype(self.dtype)[None, None, None, :]
+
+
+class PeriodDiscriminator(nn.Module):
+  """Folds [B, T] to [B, T / period, period] and convolves along time only."""
+
+  period: int
+  config: DiscriminatorConfig
+
+  @nn.compact
+  def __call__(self, audio_BT) -> Judgement:
+    x = jnp.pad(audio_BT, ((0, 0), (0, -audio_BT.shape[1] % self.period)), mode="reflect")
+    x = x.reshape(x.shape[0], -1, self.period, 1)
+    features = []
+    last = len(self.config.period_channels) - 1
+    for i, channels in enumerate(self.config.period_channels):
+      stride = 3 if i < last else 1
+      x = Conv2d(channels, (5, 1), (stride, 1), self.config.dtype, name=f"conv_{i}")(x)
+      x = nn.leaky_relu(x, 0.1)
+      features.append(x)
+    logits = Conv2d(1, (3, 1), dtype=self.config.dtype, name="head")(x)
+    return logits.astype(jnp.float32), features
+
+
+class SpectrogramDiscriminator(nn.Module):
+  """Convolves a log-magnitude spectrogram, striding over frequency."""
+
+  n_fft: int
+  config: DiscriminatorConfig
+
+  @nn.compact
+  def __call__(self, audio_BT) -> Judgement:
+    x = jnp.log(stft_magnitude(audio_BT, self.n_fft, self.n_fft // 4) + 1e-3)[..., None]
+    features = []
+    for i, (kernel, stride) in enumerate(
+      (((3, 9), (1, 1)), ((3, 9), (1, 2)), ((3, 9), (1, 2)), ((3, 9), (1, 2)), ((3, 3), (1, 1)))
+    ):
+      x = Conv2d(
+        self.config.resolution_channels, kernel, stride, self.config.dtype, name=f"conv_{i}"
+      )(x)
+      x = nn.leaky_relu(x, 0.1)
+      features.append(x)
+    logits = Conv2d(1, (3, 3), dtype=self.config.dtype, name="head")(x)
+    return logits.astype(jnp.float32), features
+
+
+class Discriminators(nn.Module):
+  """All discriminators over one waveform [B, T] -> a judgement of each."""
+
+  config: DiscriminatorConfig
+
+  @nn.compact
+  def __call__(self, audio_BT) -> list[Judgement]:
+    judges: list[nn.Module] = [
+      PeriodDiscriminator(p, self.config, name=f"period_{p}") for p in self.config.periods
+    ]
+    judges += [
+      SpectrogramDiscriminator(n, self.config, name=f"spectrogram_{n}")
+      for n in self.config.resolutions
+    ]
+    return [judge(audio_BT) for judge in judges]

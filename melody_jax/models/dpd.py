@@ -1,0 +1,398 @@
+"""Dual-path diffusion (MeLoDy, arXiv 2305.15719, section 4; SPEC section 6): the velocity network.
+
+Latents are cut into half-overlapping segments. A coarse path attends across segments, on
+columns merged from neighbouring frames; a fine path runs a recurrence inside segments. N
+blocks alternate the two.
+
+Shape letters: B batch, L latent frames, D latent size, T semantic tokens, S segments, K
+frames per segment, C merged columns (K_i of the paper), W width, A heads, E head size.
+The state is kept as [K, B, S, W]: a step of the recurrence is then contiguous, and merging
+columns is a mean over a leading axis.
+"""
+
+import dataclasses
+import math
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax.kernels.sru import sru
+from melody_jax.models.layers import (
+  Dense,
+  Embed,
+  RMSNorm,
+  apply_rotary,
+  param_with_axes,
+  rotary_angles,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DPDConfig:
+  """Sizes of the network.
+
+  Attributes:
+    latent_dim: D.
+    vocab_size: semantic vocabulary.
+    frames_per_token: latent frames per semantic token; aligns the two in cross-attention.
+    chunks: M, chunks of a training window with angles of their own.
+    segment_size: K, even.
+    n_blocks: N.
+    width: W.
+    n_heads: attention heads; W / n_heads must be even.
+    coarse_layers: RoFormer layers per coarse path.
+    ffn_width: inner size of their feed-forward layers.
+    sru_layers: bidirectional SRU layers per fine path.
+    sru_width: hidden size of one direction of an SRU layer.
+    film_width: inner size of FiLM's MLPs.
+    angle_width: size of e_start and e_end.
+    remat: recompute each block in the backward pass.
+    dtype: of computation.
+  """
+
+  latent_dim: int
+  vocab_size: int
+  frames_per_token: float
+  chunks: int
+  segment_size: int
+  n_blocks: int
+  width: int
+  n_heads: int
+  coarse_layers: int
+  ffn_width: int
+  sru_layers: int
+  sru_width: int
+  film_width: int
+  angle_width: int = 256
+  remat: bool = False
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.segment_size % 2:
+      raise ValueError(f"segment_size {self.segment_size} is odd; segments overlap by half")
+    if self.width % (2 * self.n_heads):
+      raise ValueError(f"width {self.width} must be a multiple of 2 * n_heads = {2 * self.n_heads}")
+
+
+def segment_count(length: int, segment_size: int) -> int:
+  """S = ceil(2 L / K) + 1: every frame lies in exactly two segments."""
+  return -(-2 * length // segment_size) + 1
+
+
+def merge_factor(block: int, n_blocks: int) -> int:
+  """2^min(i, N - i + 1) for block i = 1..N: columns merged into one."""
+  return 2 ** min(block, n_blocks - block + 1)
+
+
+def segment(x_BxLxW: jax.Array, segment_size: int) -> jax.Array:
+  """Cuts into half-overlapping segments, ends padded with zeros: [K, B, S, W]."""
+  batch, length, width = x_BxLxW.shape
+  half, count = segment_size // 2, segment_count(length, segment_size)
+  tail = (count + 1) * half - half - length
+  x = jnp.pad(x_BxLxW, ((0, 0), (half, tail), (0, 0)))
+  x = x.reshape(batch, count + 1, half, width).transpose(2, 0, 1, 3)
+  return jnp.concatenate([x[:, :, :-1], x[:, :, 1:]], axis=0)
+
+
+def overlap_add(h_KxBxSxW: jax.Array, length: int) -> jax.Array:
+  """Sum of the two segments that hold each frame: [B, L, W]; twice the input of `segment`."""
+  segment_size, batch, count, width = h_KxBxSxW.shape
+  half = segment_size // 2
+  first = jnp.pad(h_KxBxSxW[:half], ((0, 0), (0, 0), (0, 1), (0, 0)))
+  second = jnp.pad(h_KxBxSxW[half:], ((0, 0), (0, 0), (1, 0), (0, 0)))
+  x = (first + second).transpose(1, 2, 0, 3).reshape(batch, (count + 1) * half, width)
+  return x[:, half : half + length]
+
+
+def merge_columns(h_KxBxSxW: jax.Array, factor: int) -> jax.Array:
+  """MergeSegments: means of `factor` neighbouring columns, [B, C, S, W], C = ceil(K / factor)."""
+  k, batch, s, width = h_KxBxSxW.shape
+  columns = -(-k // factor)
+  x = jnp.pad(h_KxBxSxW, ((0, columns * factor - k), (0, 0), (0, 0), (0, 0)))
+  x = jnp.sum(x.reshape(columns, factor, batch, s, width), axis=1)
+  members = np.minimum(factor, k - factor * np.arange(columns))
+  return (x / members.astype(x.dtype)[:, None, None, None]).transpose(1, 0, 2, 3)
+
+
+def repeat_columns(c_BxCxSxW: jax.Array, segment_size: int, factor: int) -> jax.Array:
+  """RepeatSegments: each column `factor` times, [K, B, S, W]."""
+  batch, columns, s, width = c_BxCxSxW.shape
+  x = c_BxCxSxW.transpose(1, 0, 2, 3)[:, None]
+  x = jnp.broadcast_to(x, (columns, factor, batch, s, width))
+  return x.reshape(columns * factor, batch, s, width)[:segment_size]
+
+
+def column_positions(
+  count: int, segment_size: int, factor: int, frames_per_token: float
+) -> np.ndarray:
+  """Where each merged column of each segment lies in time, in semantic tokens: [C, S]."""
+  columns = -(-segment_size // factor)
+  starts = np.minimum(factor * np.arange(columns), segment_size)
+  ends = np.minimum(starts + factor, segment_size)
+  frames = (starts + ends)[:, None] / 2 + segment_size / 2 * (np.arange(count)[None, :] - 1)
+  return (frames / frames_per_token).astype(np.float32)
+
+
+class MLP(nn.Module):
+  """MLP(x) = RMSNorm(W2 GELU(W1 x + b1) + b2), over the last axis."""
+
+  inner: int
+  features: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = Dense(self.inner, ("embed", "mlp"), dtype=self.dtype, name="inner")(x)
+    x = Dense(self.features, ("mlp", "embed"), dtype=self.dtype, name="outer")(nn.gelu(x))
+    return RMSNorm(dtype=self.dtype, name="norm")(x)
+
+
+def attend(q_BxTxAxE: jax.Array, k_BxUxAxE: jax.Array, v_BxUxAxE: jax.Array) -> jax.Array:
+  """Softmax attention without mask, softmax in float32: [B, T, A * E]."""
+  scale = 1.0 / math.sqrt(q_BxTxAxE.shape[-1])
+  scores = jnp.einsum("BTAE,BUAE->BATU", q_BxTxAxE * scale, k_BxUxAxE)
+  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(v_BxUxAxE.dtype)
+  y = jnp.einsum("BATU,BUAE->BTAE", weights, v_BxUxAxE)
+  return y.reshape(*y.shape[:2], -1)
+
+
+class SelfAttention(nn.Module):
+  """Rotary self-attention along the segments of each column: [B, C, S, W] -> same."""
+
+  config: DPDConfig
+
+  @nn.compact
+  def __call__(self, x_BxCxSxW: jax.Array) -> jax.Array:
+    c = self.config
+    batch, columns, s, _ = x_BxCxSxW.shape
+    heads = (batch * columns, s, c.n_heads, c.width // c.n_heads)
+    qkv = Dense(3 * c.width, ("embed", "heads"), False, c.dtype, name="query_key_value")(x_BxCxSxW)
+    q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
+    angles = rotary_angles(jnp.arange(s), heads[-1])
+    y = attend(apply_rotary(q, angles), apply_rotary(k, angles), v)
+    return Dense(c.width, ("heads", "embed"), False, c.dtype, name="out")(
+      y.reshape(x_BxCxSxW.shape)
+    )
+
+
+class CrossAttention(nn.Module):
+  """Rotary attention from every column to the semantic tokens, positions in tokens.
+
+  Rows without condition attend to their own column instead (classifier-free guidance),
+  with the same weights.
+  """
+
+  config: DPDConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BxCxSxW: jax.Array,
+    tokens_BxTxW: jax.Array | None,
+    conditional_B: jax.Array | None,
+    positions_CxS: np.ndarray,
+  ) -> jax.Array:
+    c = self.config
+    batch, columns, s, _ = x_BxCxSxW.shape
+    size = c.width // c.n_heads
+    project = Dense(c.width, ("embed", "heads"), False, c.dtype, name="query")
+    key_value = Dense(2 * c.width, ("embed", "heads"), False, c.dtype, name="key_value")
+    angles = rotary_angles(jnp.asarray(positions_CxS.reshape(-1)), size)
+    q = apply_rotary(project(x_BxCxSxW).reshape(batch, columns * s, c.n_heads, size), angles)
+
+    def to_tokens():
+      t = tokens_BxTxW.shape[1]
+      k, v = jnp.split(key_value(tokens_BxTxW), 2, axis=-1)
+      k, v = (part.reshape(batch, t, c.n_heads, size) for part in (k, v))
+      return attend(q, apply_rotary(k, rotary_angles(jnp.arange(t) + 0.5, size)), v)
+
+    def to_itself():
+      k, v = jnp.split(key_value(x_BxCxSxW), 2, axis=-1)
+      k = apply_rotary(k.reshape(batch, columns * s, c.n_heads, size), angles)
+      by_column = (batch * columns, s, c.n_heads, size)
+      y = attend(q.reshape(by_column), k.reshape(by_column), v.reshape(by_column))
+      return y.reshape(batch, columns * s, c.width)
+
+    if tokens_BxTxW is None:
+      y = to_itself()
+    elif conditional_B is None:
+      y = to_tokens()
+    else:
+      y = jnp.where(conditional_B[:, None, None], to_tokens(), to_itself())
+    return Dense(c.width, ("heads", "embed"), False, c.dtype, name="out")(
+      y.reshape(x_BxCxSxW.shape)
+    )
+
+
+class RoFormerLayer(nn.Module):
+  """Self-attention, cross-attention, feed-forward; norms before each (choice): [B, C, S, W]."""
+
+  config: DPDConfig
+
+  @nn.compact
+  def __call__(self, x_BxCxSxW, tokens_BxTxW, conditional_B, positions_CxS) -> jax.Array:
+    c = self.config
+
+    def norm(x, name):
+      return RMSNorm(dtype=c.dtype, name=name)(x)
+
+    x = x_BxCxSxW
+    x = x + SelfAttention(c, name="self_attention")(norm(x, "self_norm"))
+    x = x + CrossAttention(c, name="cross_attention")(
+      norm(x, "cross_norm"), tokens_BxTxW, conditional_B, positions_CxS
+    )
+    y = Dense(c.ffn_width, ("embed", "mlp"), dtype=c.dtype, name="ffn_inner")(norm(x, "ffn_norm"))
+    return x + Dense(c.width, ("mlp", "embed"), dtype=c.dtype, name="ffn_outer")(nn.gelu(y))
+
+
+def _sru_kernel_init(rng, shape, dtype):
+  """Unit-variance candidates; gates at half the variance, as v c adds the other half."""
+  init = nn.initializers.variance_scaling(
+    1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
+  )
+  scale = np.ones((1, shape[1], 1), np.float32)
+  scale[:, 1:3] = math.sqrt(0.5)
+  return init(rng, shape, dtype) * scale
+
+
+def _cell_init(rng, shape, dtype):
+  """Uniform with variance 1/2 (see `_sru_kernel_init`)."""
+  return jax.random.uniform(rng, shape, dtype, -math.sqrt(1.5), math.sqrt(1.5))
+
+
+class BidirectionalSRU(nn.Module):
+  """One SRU layer along K, both directions: [K, B, S, in] -> [K, B, S, 2 hidden].
+
+  The highway input is x itself where sizes agree (in = 2 hidden), else a projection of x.
+  """
+
+  hidden: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x_KxBxSxI: jax.Array) -> jax.Array:
+    k, batch, s, size = x_KxBxSxI.shape
+    both = 2 * self.hidden
+    gates = 3 if size == both else 4
+    kernel = param_with_axes(
+      self, "kernel", _sru_kernel_init, (size, gates, both), ("embed", "gate", "mlp")
+    )
+    cell = param_with_axes(self, "cell", _cell_init, (2, both), ("gate", "norm"))
+    zeros = nn.initializers.zeros_init()
+    bias = param_with_axes(self, "bias", zeros, (2, both), ("gate", "norm"))
+    x = x_KxBxSxI.reshape(k, batch * s, size)
+    u = jnp.split(jnp.dot(x, kernel.astype(x.dtype).reshape(size, -1)), gates, axis=-1)
+    candidate, forget, reset = u[:3]
+    skip = u[3] if gates == 4 else x
+    return sru(candidate, forget, reset, skip, cell, bias).reshape(k, batch, s, both)
+
+
+class Block(nn.Module):
+  """One dual-path block: [K, B, S, W] -> same."""
+
+  config: DPDConfig
+  index: int  # i of the paper, from 1
+
+  @nn.compact
+  def __call__(self, h_KxBxSxW, film_BxSxW, tokens_BxTxW, conditional_B) -> jax.Array:
+    c = self.config
+    k, _, s, _ = h_KxBxSxW.shape
+    factor = merge_factor(self.index, c.n_blocks)
+    positions = column_positions(s, k, factor, c.frames_per_token)
+    x = merge_columns(h_KxBxSxW, factor)
+    for i in range(c.coarse_layers):
+      x = RoFormerLayer(c, name=f"coarse_{i}")(x, tokens_BxTxW, conditional_B, positions)
+    x = repeat_columns(x, k, factor)
+    f = RMSNorm(dtype=c.dtype, name="coarse_norm")(h_KxBxSxW + x)
+    y = f
+    for i in range(c.sru_layers):
+      y = BidirectionalSRU(c.sru_width, c.dtype, name=f"sru_{i}")(y)
+    gain = MLP(c.film_width, y.shape[-1], c.dtype, name="film_gain")(film_BxSxW)
+    offset = MLP(c.film_width, y.shape[-1], c.dtype, name="film_offset")(film_BxSxW)
+    y = MLP(c.film_width, c.width, c.dtype, name="film_out")(y * gain[None] + offset[None])
+    return RMSNorm(dtype=c.dtype, name="fine_norm")(f + y)
+
+
+class DPD(nn.Module):
+  """v_hat(z_delta; semantic tokens, delta)."""
+
+  config: DPDConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    z_BxLxD: jax.Array,
+    delta_BxL: jax.Array,
+    semantic_tokens_BxT: jax.Array | None,
+    conditional_B: jax.Array | None = None,
+  ) -> jax.Array:
+    """Predicts the velocity.
+
+    Args:
+      z_BxLxD: noisy latents; any L.
+      delta_BxL: noise angle of each frame, 0 clean, pi/2 noise.
+      semantic_tokens_BxT: int32, about L / frames_per_token of them; None: no row has a condition.
+      conditional_B: bool, rows that have their condition; None: all of them.
+
+    Returns:
+      v_hat float32 [B, L, D].
+    """
+    c = self.config
+    length = z_BxLxD.shape[1]
+    s = segment_count(length, c.segment_size)
+    angle = self._embed_angle(delta_BxL)
+    film = angle[:, np.arange(s) * length // s]
+    tokens = None
+    if semantic_tokens_BxT is not None:
+      table = Embed(
+        c.vocab_size, c.width, c.dtype, nn.initializers.normal(1.0), name="semantic_embed"
+      )
+      tokens = MLP(c.width, c.width, c.dtype, name="semantic_mlp")(table(semantic_tokens_BxT))
+      summary = jnp.mean(tokens, axis=1, keepdims=True)
+      if conditional_B is not None:
+        summary = jnp.where(conditional_B[:, None, None], summary, 0.0)
+      film = film + summary
+    x = Dense(c.width, ("embed_out", "embed"), False, c.dtype, name="in")(z_BxLxD) + angle
+    h = segment(x, c.segment_size)
+    block = nn.remat(Block) if c.remat else Block
+    for i in range(1, c.n_blocks + 1):
+      h = block(c, i, name=f"block_{i}")(h, film, tokens, conditional_B)
+    x = RMSNorm(dtype=c.dtype, name="out_norm")(overlap_add(h, length))
+    out_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+    v = Dense(c.latent_dim, ("embed", "embed_out"), False, c.dtype, out_init, name="out")(x)
+    return v.astype(jnp.float32)
+
+  def _embed_angle(self, delta_BxL: jax.Array) -> jax.Array:
+    """E_delta = MLP(cos(delta) e_start + sin(delta) e_end): [B, L, W]."""
+    c = self.config
+    ends = param_with_axes(
+      self, "angle_ends", nn.initializers.normal(1.0), (2, c.angle_width), ("position", "norm")
+    )
+    weights = jnp.stack([jnp.cos(delta_BxL), jnp.sin(delta_BxL)], axis=-1)
+    mixed = jnp.dot(weights, ends).astype(c.dtype)
+    return MLP(c.width, c.width, c.dtype, name="angle_mlp")(mixed)
+
+
+def init(config: DPDConfig, rng: jax.Array):
+  """Parameters of `DPD(config)`, boxed with their logical axes.
+
+  All blocks have parameters of the same shapes, so they are drawn by one vmap: compiling one
+  random draw costs about 0.25 s of CPU time, and N blocks would hold 24 N of them.
+  """
+  rest_rng, block_rng = jax.random.split(rng)
+  k, width = config.segment_size, config.width
+  rest = DPD(dataclasses.replace(config, n_blocks=0)).init(
+    rest_rng, jnp.zeros((1, k, config.latent_dim)), jnp.zeros((1, k)), jnp.zeros((1, 1), jnp.int32)
+  )
+  s = segment_count(k, k)
+  inputs = jnp.zeros((k, 1, s, width)), jnp.zeros((1, s, width)), jnp.zeros((1, 1, width)), None
+  block = Block(config, 1)
+  blocks = jax.vmap(lambda key: block.init(key, *inputs)["params"])(
+    jax.random.split(block_rng, config.n_blocks)
+  )
+  named = {
+    f"block_{i + 1}": jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(config.n_blocks)
+  }
+  return {**rest["params"], **named}

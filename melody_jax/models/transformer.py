@@ -1,0 +1,120 @@
+"""A bidirectional transformer encoder, scanned over its layers.
+
+One block serves both towers of MuLan: post-norm it is BERT's (Devlin et al., 2019), pre-norm
+it is ViT's (Dosovitskiy et al., 2021). Shape letters: B batch, T tokens, D width.
+"""
+
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from melody_jax.models.layers import Dense, LayerNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+  """Sizes of an encoder stack.
+
+  Attributes:
+    width: D.
+    layers: number of blocks.
+    heads: attention heads; must divide `width`.
+    mlp_size: inner size of the feed-forward layers.
+    pre_norm: norms before attention and feed-forward (ViT) instead of after (BERT).
+    epsilon: of the layer norms.
+    dropout: on what attention and feed-forward add to the residual stream.
+    remat: recompute each block in the backward pass.
+    dtype: of computation.
+  """
+
+  width: int
+  layers: int
+  heads: int
+  mlp_size: int
+  pre_norm: bool
+  epsilon: float = 1e-12
+  dropout: float = 0.0
+  remat: bool = False
+  dtype: str = "float32"
+
+
+class SelfAttention(nn.Module):
+  """Full multi-head self-attention with biases: [B, T, D] -> [B, T, D].
+
+  `mask_BxT` is true on the tokens that may be attended to.
+  """
+
+  config: EncoderConfig
+
+  @nn.compact
+  def __call__(self, x_BxTxD: jax.Array, mask_BxT: jax.Array | None) -> jax.Array:
+    c = self.config
+    heads = (*x_BxTxD.shape[:2], c.heads, c.width // c.heads)
+
+    def project(name):
+      return Dense(c.width, ("embed", "heads"), dtype=c.dtype, name=name)(x_BxTxD).reshape(heads)
+
+    mask = None if mask_BxT is None else mask_BxT.astype(bool)[:, None, None, :]
+    y = jax.nn.dot_product_attention(project("query"), project("key"), project("value"), mask=mask)
+    return Dense(c.width, ("heads", "embed"), dtype=c.dtype, name="out")(y.reshape(x_BxTxD.shape))
+
+
+class FeedForward(nn.Module):
+  """Dense, exact GELU, Dense: [B, T, D] -> [B, T, D]."""
+
+  config: EncoderConfig
+
+  @nn.compact
+  def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+    c = self.config
+    y = Dense(c.mlp_size, ("embed", "mlp"), dtype=c.dtype, name="inner")(x_BxTxD)
+    y = nn.gelu(y, approximate=False)
+    return Dense(c.width, ("mlp", "embed"), dtype=c.dtype, name="outer")(y)
+
+
+class EncoderBlock(nn.Module):
+  """Attention and feed-forward with residuals; returns (x, None), the shape `nn.scan` asks for."""
+
+  config: EncoderConfig
+  deterministic: bool
+
+  @nn.compact
+  def __call__(self, x_BxTxD: jax.Array, mask_BxT: jax.Array | None) -> tuple[jax.Array, None]:
+    c = self.config
+    attention, feed_forward = SelfAttention(c, name="attention"), FeedForward(c, name="mlp")
+    attention_norm = LayerNorm(c.epsilon, c.dtype, name="attention_norm")
+    mlp_norm = LayerNorm(c.epsilon, c.dtype, name="mlp_norm")
+    drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
+    x = x_BxTxD
+    if c.pre_norm:
+      x = x + drop(attention(attention_norm(x), mask_BxT))
+      x = x + drop(feed_forward(mlp_norm(x)))
+    else:
+      x = attention_norm(x + drop(attention(x, mask_BxT)))
+      x = mlp_norm(x + drop(feed_forward(x)))
+    return x, None
+
+
+class Encoder(nn.Module):
+  """`layers` blocks under one scan; parameters are stacked along a leading "layers" axis."""
+
+  config: EncoderConfig
+
+  @nn.compact
+  def __call__(
+    self, x_BxTxD: jax.Array, mask_BxT: jax.Array | None, deterministic: bool
+  ) -> jax.Array:
+    c = self.config
+    block = nn.remat(EncoderBlock, prevent_cse=False) if c.remat else EncoderBlock
+    stack = nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=nn.broadcast,
+      length=c.layers,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    x, _ = stack(c, deterministic, name="layers")(x_BxTxD.astype(jnp.dtype(c.dtype)), mask_BxT)
+    return x

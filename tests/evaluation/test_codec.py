@@ -1,0 +1,45 @@
+"""Whole tracks through a stand-in codec."""
+
+import numpy as np
+import pytest
+
+from melody_jax.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.evaluation.codec import evaluate_codec, reconstruct
+
+
+def _smooth(audio):
+  """A linear filter with a reach of 2 samples on either side."""
+  return np.stack([np.convolve(row, [0.1, 0.2, 0.4, 0.2, 0.1], mode="same") for row in audio])
+
+
+def test_chunks_with_context_equal_one_pass():
+  audio = np.random.default_rng(0).normal(size=1_003).astype(np.float32)
+  chunked = reconstruct(_smooth, audio, hop=4, chunk_frames=25, context_frames=1)
+  np.testing.assert_allclose(chunked, _smooth(audio[None])[0], atol=1e-6)
+
+
+def test_scores_are_means_over_tracks(tmp_path):
+  rate = 2_000
+  writer = ShardWriter(tmp_path / "test_other", 0, 1, {"audio": Feature(rate, "int16")})
+  rng = np.random.default_rng(1)
+  for package, track, segments in (("p", "p/a", 2), ("p", "p/b", 1), ("q", "q/c", 1)):
+    for k in range(segments):
+      pcm = np.round(rng.normal(size=3 * rate) * 3_000).astype(np.int16)
+      writer.write({"id": f"{track}#{k}", "track": track, "package": package}, {"audio": pcm})
+  writer.close()
+  noise = np.random.default_rng(2)
+
+  def ten_db_worse(audio):
+    return audio + noise.normal(size=audio.shape) * audio.std() * 10 ** (-10 / 20)
+
+  finding = evaluate_codec(
+    ten_db_worse, ArrayDataset(tmp_path, "test_other"), 10, rate, 2.0, 0.0, lambda message: None
+  )
+  overall = finding.values["overall"]
+  assert overall["tracks"] == 3 and overall["minutes"] == pytest.approx(12 / 60)
+  assert overall["si_sdr"] == pytest.approx(10.0, abs=1.0)
+  assert set(finding.values["packages"]) == {"p", "q"}
+  assert overall["si_sdr"] == pytest.approx(
+    np.mean([t["si_sdr"] for t in finding.values["tracks"]])
+  )
+  assert "| all | 3 |" in finding.markdown

@@ -1,0 +1,62 @@
+"""Velocity errors of stand-in networks whose error is known."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melody_jax.evaluation.denoiser import evaluate_denoiser, other_tracks, velocity_errors
+from melody_jax.metrics.diffusion import constant_predictor_error, linear_predictor_error
+
+N, L, D, T = 24, 40, 3, 10
+
+
+@pytest.fixture(scope="module")
+def windows():
+  rng = np.random.default_rng(0)
+  latents = rng.normal(size=(N, L, D)) * np.array([0.2, 0.5, 1.0]) + np.array([0.3, 0.0, -0.2])
+  return latents.astype(np.float32), rng.integers(0, 8, (N, T)), np.arange(N) // 4
+
+
+def _ignorant(noisy, delta, tokens, conditional):
+  return jnp.zeros_like(noisy)
+
+
+def test_baselines_reach_their_closed_forms(windows):
+  latents, tokens, tracks = windows
+  errors = velocity_errors(
+    _ignorant, latents, tokens, tracks, chunks=4, draws=8, batch_size=8, seed=0
+  )
+  assert errors["right"].shape == (8 * N, L)
+  variance = jnp.asarray(latents.reshape(-1, D).var(axis=0))
+  for name, closed in (("constant", constant_predictor_error), ("linear", linear_predictor_error)):
+    expected = float(jnp.mean(closed(variance, jnp.asarray(errors["delta"]))))
+    assert errors[name].mean() == pytest.approx(expected, rel=0.02)
+  # The network that says nothing errs by the second moment of v, which exceeds its variance.
+  assert errors["right"].mean() > errors["constant"].mean()
+
+
+def test_tokens_that_tell_something_are_seen_to_help(windows):
+  latents, tokens, tracks = windows
+
+  def knows(noisy, delta, given, conditional):
+    # An error that grows with the distance between the tokens given and the windows' own.
+    distance = jnp.mean(jnp.square(given - tokens[: len(noisy)]), axis=1)
+    return jnp.broadcast_to(0.1 * distance[:, None, None], noisy.shape)
+
+  finding = evaluate_denoiser(
+    knows, {"a": (latents[:8], tokens[:8], tracks[:8])}, 4, 2, 8, 0, lambda message: None
+  )
+  (summary,) = finding.values["datasets"].values()
+  assert summary["right"] < summary["shuffled"]
+  assert finding.values["right_beats_shuffled"] == 1.0
+  assert "best constant per angle" in finding.markdown
+
+
+def test_wrong_tokens_come_from_another_track():
+  tracks = np.array([0, 0, 0, 1, 1, 2])
+  chosen = other_tracks(tracks, np.random.default_rng(0))
+  assert (tracks[chosen] != tracks).all()
+  alone = other_tracks(np.zeros(5, int), np.random.default_rng(0))
+  assert (alone != np.arange(5)).all()
+  with pytest.raises(ValueError, match="one window"):
+    other_tracks(np.zeros(1, int), np.random.default_rng(0))

@@ -1,0 +1,31 @@
+"""Entropies of token streams with known distributions."""
+
+import numpy as np
+import pytest
+
+from melody_jax.metrics.tokens import token_use
+
+
+def test_uniform_tokens_reach_the_logarithm_of_the_vocabulary():
+  use = token_use(np.tile(np.arange(16), (4, 1)), 1024)
+  assert use.entropy == pytest.approx(np.log(16))
+  assert use.perplexity == pytest.approx(16)
+  assert (use.used, use.n_tokens, use.repeat_rate) == (16, 64, 0.0)
+
+
+def test_constant_tokens_have_no_entropy():
+  use = token_use(np.full((2, 10), 7), 1024)
+  assert (use.used, use.entropy, use.perplexity, use.repeat_rate) == (1, 0.0, 1.0, 1.0)
+
+
+def test_unequal_frequencies():
+  use = token_use(np.array([[0, 0, 0, 1]]), 2)
+  assert use.entropy == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+  assert use.repeat_rate == pytest.approx(2 / 3)
+
+
+def test_tokens_outside_the_vocabulary_are_refused():
+  with pytest.raises(ValueError, match="vocabulary is 8"):
+    token_use(np.array([[0, 8]]), 8)
+  with pytest.raises(ValueError, match="non-empty"):
+    token_use(np.zeros((0, 4), int), 8)

@@ -1,0 +1,139 @@
+"""Dual-path diffusion network: segmentation, columns, conditioning, sizes."""
+
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melody_jax.models import dpd
+from melody_jax.models.layers import config_from
+from tests.configs import load_config
+
+CONFIG = config_from(dpd.DPDConfig, load_config("dpd", "tiny").model)
+LENGTH, TOKENS = 21, 11  # no multiple of anything
+
+
+@pytest.fixture(scope="module")
+def network():
+  """(params, jitted apply); parameters moved off their start, so that v_hat is not near 0."""
+  params = nn.meta.unbox(jax.jit(lambda key: dpd.init(CONFIG, key))(jax.random.key(0)))
+  params["out"]["kernel"] = params["out"]["kernel"] * 10.0
+  model = dpd.DPD(CONFIG)
+  return params, jax.jit(lambda params, *inputs: model.apply({"params": params}, *inputs))
+
+
+@pytest.fixture(scope="module")
+def inputs():
+  keys = jax.random.split(jax.random.key(1), 3)
+  return (
+    jax.random.normal(keys[0], (3, LENGTH, CONFIG.latent_dim)),
+    jax.random.uniform(keys[1], (3, LENGTH), maxval=np.pi / 2),
+    jax.random.randint(keys[2], (3, TOKENS), 0, CONFIG.vocab_size),
+    jnp.array([True, False, True]),
+  )
+
+
+@pytest.mark.parametrize(("length", "size"), [(2500, 64), (500, 32), (21, 8), (1, 4), (8, 8)])
+def test_segmentation_round_trip(length, size):
+  x = np.random.default_rng(0).normal(size=(2, length, 3)).astype(np.float32)
+  segments = dpd.segment(jnp.asarray(x), size)
+  count = dpd.segment_count(length, size)
+  assert segments.shape == (size, 2, count, 3)
+  np.testing.assert_allclose(dpd.overlap_add(segments, length), 2 * x, atol=1e-6)
+  # Frame l is column l mod K/2 of the second half of segment l // (K/2).
+  frame = length // 2
+  np.testing.assert_array_equal(
+    segments[size // 2 + frame % (size // 2), :, frame // (size // 2)], x[:, frame]
+  )
+
+
+def test_segment_count_of_the_paper():
+  assert dpd.segment_count(2500, 64) == 80
+  assert dpd.segment_count(500, 32) == 33
+
+
+def test_columns_follow_the_papers_formula():
+  columns = [-(-64 // dpd.merge_factor(i, 8)) for i in range(1, 9)]
+  assert columns == [32, 16, 8, 4, 4, 8, 16, 32]
+
+
+def test_merging_averages_neighbours_also_where_they_do_not_divide():
+  h = jnp.arange(6.0).reshape(6, 1, 1, 1) * jnp.ones((6, 2, 3, 1))
+  merged = dpd.merge_columns(h, 4)
+  assert merged.shape == (2, 2, 3, 1)
+  np.testing.assert_allclose(merged[0, :, 0, 0], [1.5, 4.5])
+  repeated = dpd.repeat_columns(merged, 6, 4)
+  np.testing.assert_allclose(repeated[:, 0, 0, 0], [1.5] * 4 + [4.5] * 2)
+  assert repeated.shape == h.shape
+
+
+def test_column_positions_are_in_tokens():
+  positions = dpd.column_positions(3, 8, 4, 2.0)
+  # Segment 1 starts at frame 0: its columns' centres are frames 2 and 6, tokens 1 and 3.
+  np.testing.assert_allclose(positions[:, 1], [1.0, 3.0])
+  np.testing.assert_allclose(positions[:, 2] - positions[:, 1], [2.0, 2.0])
+
+
+def test_rows_without_condition_do_not_see_the_tokens(network, inputs):
+  params, apply = network
+  z, delta, tokens, conditional = inputs
+  v = apply(params, z, delta, tokens, conditional)
+  changed = apply(params, z, delta, (tokens + 7) % CONFIG.vocab_size, conditional)
+  assert v.shape == z.shape and v.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(v)))
+  np.testing.assert_array_equal(v[1], changed[1])
+  assert float(jnp.min(jnp.max(jnp.abs(v - changed), axis=(1, 2))[np.array([0, 2])])) > 1e-3
+  # One pass of mixed rows equals the passes of one kind.
+  np.testing.assert_allclose(v[1], apply(params, z, delta, None)[1], atol=2e-5)
+  alone = apply(params, z[:1], delta[:1], tokens[:1])
+  np.testing.assert_allclose(v[:1], alone, atol=2e-5)
+
+
+def test_the_angle_of_every_frame_matters(network, inputs):
+  params, apply = network
+  z, delta, tokens, conditional = inputs
+  v = apply(params, z, delta, tokens, conditional)
+  changed = apply(params, z, delta.at[:, -5:].set(0.0), tokens, conditional)
+  assert bool(jnp.all(jnp.max(jnp.abs(v - changed), axis=-1) > 0))
+
+
+def test_remat_and_bfloat16_agree(inputs, network):
+  params, apply = network
+  z, delta, tokens, conditional = inputs
+  half = dpd.DPD(dataclasses.replace(CONFIG, dtype="bfloat16", remat=True))
+  v = jax.jit(half.apply)({"params": params}, z, delta, tokens, conditional)
+  assert v.dtype == jnp.float32
+  np.testing.assert_allclose(v, apply(params, z, delta, tokens, conditional), atol=0.3)
+
+
+def test_every_block_starts_different(network):
+  params, _ = network
+  first, second = (params[f"block_{i}"]["sru_0"]["kernel"] for i in (1, 2))
+  assert first.shape == second.shape
+  assert float(jnp.max(jnp.abs(first - second))) > 0.1
+
+
+def test_init_has_the_shapes_and_axes_of_the_network():
+  def shapes(tree):
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+    return {jax.tree_util.keystr(path): (x.names, x.value.shape) for path, x in leaves}
+
+  model = dpd.DPD(CONFIG)
+  whole = jax.eval_shape(
+    lambda key: model.init(
+      key, jnp.zeros((1, 8, CONFIG.latent_dim)), jnp.zeros((1, 8)), jnp.zeros((1, 4), int)
+    ),
+    jax.random.key(0),
+  )["params"]
+  assert shapes(jax.eval_shape(lambda key: dpd.init(CONFIG, key), jax.random.key(0))) == shapes(
+    whole
+  )
+
+
+def test_sizes_that_cannot_work_are_refused():
+  with pytest.raises(ValueError, match="odd"):
+    dataclasses.replace(CONFIG, segment_size=7)
+  with pytest.raises(ValueError, match="multiple of 2"):
+    dataclasses.replace(CONFIG, width=34, n_heads=4)

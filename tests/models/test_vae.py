@@ -1,0 +1,128 @@
+"""The codec: perfect reconstruction of the transform, shapes, chunked decoding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melody_jax.models import vae
+from melody_jax.models.discriminator import DiscriminatorConfig, Discriminators
+
+FRAME = vae.VAEConfig(
+  latent_dim=6,
+  encoder_strides=(48,),
+  encoder_widths=(16,),
+  encoder_blocks=(1,),
+  bypass_channels=4,
+  decoder="frame",
+  decoder_width=16,
+  decoder_blocks=1,
+)
+HIFIGAN = vae.VAEConfig(
+  latent_dim=6,
+  encoder_strides=(4, 6),
+  encoder_widths=(8, 16),
+  encoder_blocks=(1, 1),
+  decoder="hifigan",
+  decoder_width=16,
+  upsample_rates=(6, 4),
+  resblock_kernels=(3,),
+)
+
+
+def build(config, samples=48 * 20):
+  model = vae.VAE(config)
+  audio = 0.3 * jax.random.normal(jax.random.key(0), (2, samples))
+  noise = jnp.zeros((2, samples // config.hop_length, config.latent_dim))
+  from flax import linen as nn
+
+  return model, nn.meta.unbox(model.init(jax.random.key(1), audio, noise)), audio, noise
+
+
+def test_mdct_reconstructs_perfectly():
+  hop = 24
+  basis = vae.mdct_basis(hop)
+  x = np.random.default_rng(0).normal(size=hop * 12).astype(np.float32)
+  frames = np.stack([x[i * hop : (i + 2) * hop] for i in range(11)])
+  y = np.asarray(vae.overlap_add(jnp.asarray(frames @ basis @ basis.T)[None], hop))[0]
+  np.testing.assert_allclose(y[hop:-hop], x[hop:-hop], atol=1e-5)
+
+
+def test_compand_is_inverted_by_expand():
+  x = jnp.linspace(-3, 3, 101)
+  np.testing.assert_allclose(vae.expand(vae.compand(x, 30.0), 30.0), x, atol=1e-5)
+  assert np.isfinite(vae.expand(jnp.asarray([1e9, -1e9]), 30.0)).all()
+
+
+@pytest.mark.parametrize("config", [FRAME, HIFIGAN], ids=["frame", "hifigan"])
+def test_shapes_and_gradients(config):
+  model, variables, audio, noise = build(config)
+
+  def loss(v):
+    estimate, mean, log_variance = model.apply(v, audio, noise)
+    assert estimate.shape == audio.shape
+    assert mean.shape == log_variance.shape == noise.shape
+    return jnp.mean(jnp.square(estimate - audio)) + jnp.mean(jnp.square(mean))
+
+  grads = jax.tree.leaves(jax.jit(jax.grad(loss))(variables))
+  assert all(np.isfinite(g).all() for g in grads)
+  used = sum(float(jnp.abs(g).sum()) > 0 for g in grads)
+  assert used >= len(grads) - 2, "only the log-variance may be without a gradient"
+
+
+def test_frame_codec_starts_as_a_low_pass():
+  config = vae.VAEConfig(
+    latent_dim=16,
+    encoder_strides=(48,),
+    encoder_widths=(8,),
+    encoder_blocks=(0,),
+    bypass_channels=12,
+    decoder="frame",
+    decoder_width=8,
+    decoder_blocks=0,
+  )
+  t = np.arange(48 * 40)
+  low = (0.2 * np.sin(2 * np.pi * t / 200.0)).astype(np.float32)[None]
+  model = vae.VAE(config)
+  from flax import linen as nn
+
+  variables = nn.meta.unbox(model.init(jax.random.key(0), low, jnp.zeros((1, 40, 16))))
+  for scope, name in (("encoder", "posterior"), ("decoder", "bins")):
+    layer = variables["params"][scope][name]
+    layer["kernel"] = jnp.zeros_like(layer["kernel"])
+  y, _, _ = model.apply(variables, low, jnp.zeros((1, 40, 16)))
+  error = np.square(np.asarray(y)[0, 96:-96] - low[0, 96:-96]).mean() / np.square(low).mean()
+  assert error < 1e-3
+
+
+def test_chunked_decoding_equals_whole():
+  model, variables, audio, _ = build(FRAME, 48 * 60)
+  mean, _ = model.apply(variables, audio, method="encode")
+  whole = model.apply(variables, mean, method="decode")
+  reach = 6  # frames: stem 1, one block of kernel 7 adds 3, overlap-add 1, and one to spare
+  part = model.apply(variables, mean[:, 20 - reach : 40 + reach], method="decode")
+  np.testing.assert_allclose(
+    part[:, reach * 48 : -reach * 48], whole[:, 20 * 48 : 40 * 48], atol=1e-5
+  )
+
+
+def test_latents_are_scaled_into_range():
+  sigma = jnp.asarray([0.5, 2.0])
+  center = jnp.asarray([0.1, -0.2])
+  mean = jnp.asarray([[[0.3, -1.0], [9.0, -9.0]]])
+  scaled = vae.scale_latents(mean, center, sigma)
+  assert float(jnp.abs(scaled).max()) <= 1.0
+  np.testing.assert_allclose(
+    vae.unscale_latents(scaled, center, sigma)[0, 0], mean[0, 0], rtol=1e-6
+  )
+
+
+def test_discriminators_return_logits_and_maps():
+  config = DiscriminatorConfig(
+    periods=(2, 3), period_channels=(4, 4), resolutions=(64,), resolution_channels=4
+  )
+  audio = jax.random.normal(jax.random.key(0), (2, 601))
+  judgements, _ = Discriminators(config).init_with_output(jax.random.key(1), audio)
+  assert len(judgements) == 3
+  for logits, maps in judgements:
+    assert logits.shape[0] == 2 and len(maps) >= 2

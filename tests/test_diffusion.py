@@ -1,0 +1,148 @@
+"""Diffusion maths: identities, and the sampler against a Gaussian whose velocity is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melody_jax import diffusion
+
+SHAPE = (2, 12, 3)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+  z, noise, delta = (
+    jax.random.normal(key, SHAPE) for key in jax.random.split(jax.random.key(0), 3)
+  )
+  return z, noise, jnp.abs(jnp.mod(delta[..., 0], diffusion.HALF_PI))
+
+
+@pytest.mark.parametrize("name", sorted(diffusion.SCHEDULES))
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 20, 100])
+def test_schedules_sum_to_half_pi(name, steps):
+  omegas = diffusion.angle_schedule(name, steps)
+  assert omegas.shape == (steps,)
+  assert np.all(omegas > 0) and np.all(np.diff(omegas) <= 1e-7)
+  np.testing.assert_allclose(omegas.sum(dtype=np.float64), np.pi / 2, rtol=1e-6)
+
+
+def test_linear_schedule_is_the_papers():
+  t, steps = np.arange(4, 0, -1), 4
+  want = np.pi / (6 * steps) + 2 * np.pi * t / (3 * steps * (steps + 1))
+  np.testing.assert_allclose(diffusion.linear_schedule(steps), want, rtol=1e-6)
+
+
+def test_bad_schedules_are_refused():
+  with pytest.raises(ValueError, match="cosine"):
+    diffusion.angle_schedule("cosine", 5)
+  with pytest.raises(ValueError, match="at least 1"):
+    diffusion.angle_schedule("linear", 0)
+
+
+def test_clean_and_noise_are_recovered_from_the_velocity(drawn):
+  z, noise, delta = drawn
+  noisy, v = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
+  np.testing.assert_allclose(diffusion.predict_clean(noisy, v, delta), z, atol=1e-5)
+  np.testing.assert_allclose(diffusion.predict_noise(noisy, v, delta), noise, atol=1e-5)
+
+
+def test_a_step_with_the_true_velocity_lands_on_the_path(drawn):
+  z, noise, delta = drawn
+  noisy, v = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
+  got = diffusion.angle_step(noisy, v, 0.3 * delta)
+  np.testing.assert_allclose(got, diffusion.add_noise(z, noise, 0.7 * delta), atol=1e-5)
+
+
+def test_velocity_is_the_derivative_of_the_path(drawn):
+  z, noise, delta = drawn
+  _, v = jax.jvp(lambda d: diffusion.add_noise(z, noise, d), (delta,), (jnp.ones_like(delta),))
+  np.testing.assert_allclose(v, diffusion.velocity(z, noise, delta), atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [12, 13])
+def test_chunk_angles_are_constant_inside_and_differ_between_chunks(length):
+  delta = np.asarray(diffusion.chunk_angles(jax.random.key(1), 5, length, 4))
+  assert delta.shape == (5, length)
+  assert delta.min() >= 0 and delta.max() <= diffusion.HALF_PI
+  for row in delta:
+    assert len(np.unique(row)) == 4
+    assert np.count_nonzero(np.diff(row)) == 3
+
+
+def _gaussian_velocity(mean, std):
+  """E[v | z_delta] for data N(mean, std^2): exact, by the joint Gaussian of v and z_delta."""
+
+  def velocity_fn(z, delta):
+    cos, sin = jnp.cos(delta)[..., None], jnp.sin(delta)[..., None]
+    gain = sin * cos * (1 - std**2) / (sin**2 + cos**2 * std**2)
+    return -sin * mean + gain * (z - cos * mean)
+
+  return velocity_fn
+
+
+@pytest.fixture(scope="module")
+def gaussian_errors():
+  mean, std = 0.4, 0.3
+  noise = jax.random.normal(jax.random.key(2), (64, 50, 4))
+  errors = {}
+  for steps in (5, 10, 20, 80):
+    omegas = diffusion.angle_schedule("linear", steps)
+    x = diffusion.sample(_gaussian_velocity(mean, std), noise, omegas)
+    # The exact flow carries z_{pi/2} = eps to mean + std * eps.
+    errors[steps] = float(jnp.sqrt(jnp.mean(jnp.square(x - (mean + std * noise)))))
+    if steps == 80:
+      np.testing.assert_allclose(jnp.mean(x), mean, atol=0.01)
+      np.testing.assert_allclose(jnp.std(x), std, atol=0.01)
+  return errors
+
+
+def test_sampler_reaches_the_gaussian_and_more_steps_err_less(gaussian_errors):
+  values = list(gaussian_errors.values())
+  assert values == sorted(values, reverse=True)
+  assert gaussian_errors[80] < 0.3 * gaussian_errors[20] + 1e-3
+  assert gaussian_errors[80] < 0.01
+
+
+def test_constant_data_is_reached_in_one_step():
+  noise = jax.random.normal(jax.random.key(3), SHAPE)
+
+  def velocity_fn(z, delta):  # data is the constant 0.7, hence eps is known exactly
+    cos, sin = jnp.cos(delta)[..., None], jnp.sin(delta)[..., None]
+    return cos * (z - cos * 0.7) / sin - sin * 0.7
+
+  x = diffusion.sample(velocity_fn, noise, diffusion.uniform_schedule(1))
+  np.testing.assert_allclose(x, np.full(SHAPE, 0.7), atol=1e-5)
+
+
+def test_known_frames_stay_clean_and_unchanged():
+  noise, known = jax.random.normal(jax.random.key(4), (2, *SHAPE))
+  mask = jnp.zeros(SHAPE[:2], bool).at[:, :5].set(True)
+  seen = []
+
+  def velocity_fn(z, delta):
+    seen.append(delta.shape)
+    # Fails loudly if a known frame were ever noisy.
+    return jnp.where(mask[..., None] & (delta[..., None] != 0), jnp.nan, 0.1 * z)
+
+  x = diffusion.sample(velocity_fn, noise, diffusion.linear_schedule(3), known, mask)
+  np.testing.assert_array_equal(x[:, :5], known[:, :5])
+  free = diffusion.sample(velocity_fn, noise, diffusion.linear_schedule(3))
+  assert bool(jnp.all(jnp.isfinite(x)))
+  np.testing.assert_allclose(x[:, 5:], free[:, 5:], atol=1e-6)
+
+
+def test_guidance_combines_and_rescales():
+  conditional, unconditional = jax.random.normal(jax.random.key(5), (2, *SHAPE))
+  np.testing.assert_allclose(
+    diffusion.guide(conditional, unconditional, 1.0), conditional, atol=1e-6
+  )
+  np.testing.assert_allclose(diffusion.guide(conditional, unconditional, 0.0), unconditional)
+  guided = diffusion.guide(conditional, unconditional, 2.5)
+  np.testing.assert_allclose(guided, 2.5 * conditional - 1.5 * unconditional, atol=1e-5)
+  rescaled = diffusion.guide(conditional, unconditional, 2.5, rescale=1.0)
+  np.testing.assert_allclose(
+    jnp.std(rescaled, axis=(1, 2)), jnp.std(conditional, axis=(1, 2)), rtol=1e-4
+  )
+  per_row = diffusion.guide(conditional, unconditional, jnp.array([1.0, 2.5]).reshape(2, 1, 1))
+  np.testing.assert_allclose(per_row[1], guided[1], atol=1e-5)

