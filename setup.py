@@ -4,7 +4,7 @@ The base install samples: no TensorFlow, no torch. Extras add the rest:
 
   train   one training loop and TensorBoard files; reads encoded datasets without TensorFlow
   data    TFDS builders and seqio input (TensorFlow)
-  eval    figures and statistics of the evaluation command
+  eval    the evaluation command
   tpu     jax for Cloud TPU
   cuda    jax for NVIDIA GPUs
   test    pytest; the suite also wants train, data and eval
@@ -39,13 +39,14 @@ EXTRAS = {
   "train": ["orbax-checkpoint>=0.11.30", "tensorboardX>=2.6"],
   "data": [
     "apache-beam>=2.60",
+    "importlib_resources>=6",  # TFDS imports it and does not ask for it
     # seqio asks for sentencepiece>=0.2; from 0.2.1 on it collides with TensorFlow's protobuf 6.
     "sentencepiece>=0.2,<0.2.1",
     "seqio>=0.0.19",
     "tensorflow>=2.19",
     "tensorflow-datasets>=4.9.8",
   ],
-  "eval": ["scikit-learn>=1.5"],
+  "eval": [],  # the base install is enough so far; musicnn's weights are fetched when first used
   "tpu": ["jax[tpu]>=0.10"],
   "cuda": ["jax[cuda12]>=0.10"],
   "test": ["pytest>=8"],

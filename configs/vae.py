@@ -2,8 +2,10 @@
 
     python -m melody_jax.train --config=configs/vae.py:nano --workdir=DIR --config.data.path=DATASET
 
-`nano`: 50 Hz, D = 64, frame decoder; `nano-gan`: the same with the encoder frozen and
-the adversarial losses on, started from a `nano` run; `paper`: 250 Hz, D = 16, HiFi-GAN.
+`nano`: 50 Hz, D = 64, frame decoder, no adversarial loss; `paper`: 250 Hz, D = 16, HiFi-GAN.
+An adversarial phase of the decoder alone keeps encoded datasets valid, as the encoder stands still:
+
+    ... --config.loss.adversarial=1 --config.loss.train_encoder=False
 """
 
 import ml_collections

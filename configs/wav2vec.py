@@ -33,14 +33,26 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
 
 def _paper(c: ml_collections.ConfigDict) -> None:
   c.model.update(
-      conv_channels=[512] * 8,
-      conv_kernels=[10, 6, 4, 4, 4, 4, 2, 2],
-      conv_strides=[5, 3, 2, 2, 2, 2, 2, 2],  # 960 samples: 25 Hz
-      front="conv",
-      width=768, n_layers=14, n_heads=12, mlp_width=3072,  # the depth that fits 199.5 M (choice)
-      kernel_size=31, positions="rotary", conv_norm="layer", dropout=0.1, remat=True,
-      n_groups=2, n_codes=320, code_size=256, projection_size=256,  # as wav2vec 2.0 base
-      tokens_layer=7, n_tokens=1024, dtype="bfloat16",
+    conv_channels=[512] * 8,
+    conv_kernels=[10, 6, 4, 4, 4, 4, 2, 2],
+    conv_strides=[5, 3, 2, 2, 2, 2, 2, 2],  # 960 samples: 25 Hz
+    front="conv",
+    width=768,
+    n_layers=14,
+    n_heads=12,
+    mlp_width=3072,  # the depth that fits 199.5 M (choice)
+    kernel_size=31,
+    positions="rotary",
+    conv_norm="layer",
+    dropout=0.1,
+    remat=True,
+    n_groups=2,
+    n_codes=320,
+    code_size=256,
+    projection_size=256,  # as wav2vec 2.0 base
+    tokens_layer=7,
+    n_tokens=1024,
+    dtype="bfloat16",
   )
   c.train.batch_size = 256
   c.train.steps = 400_000
@@ -56,13 +68,28 @@ def _paper(c: ml_collections.ConfigDict) -> None:
 
 def _nano(c: ml_collections.ConfigDict) -> None:
   c.model.update(
-      # 40 ms filters every 10 ms, then two halvings: 0.5 GFLOP of the 2.3 for 10 s.
-      conv_channels=[96, 192, 192], conv_kernels=[960, 4, 4], conv_strides=[240, 2, 2],
-      front="gabor", front_pool=17,  # 0.17 s at 100 Hz
-      width=192, n_layers=5, n_heads=4, mlp_width=576,
-      kernel_size=31, positions="rotary", conv_norm="layer", dropout=0.0, remat=False,
-      n_groups=2, n_codes=128, code_size=128, projection_size=128,
-      tokens_layer=3, n_tokens=1024, dtype="float32",
+    # 40 ms filters every 10 ms, then two halvings: 0.5 GFLOP of the 2.3 for 10 s.
+    conv_channels=[96, 192, 192],
+    conv_kernels=[960, 4, 4],
+    conv_strides=[240, 2, 2],
+    front="gabor",
+    front_pool=17,  # 0.17 s at 100 Hz
+    width=192,
+    n_layers=5,
+    n_heads=4,
+    mlp_width=576,
+    kernel_size=31,
+    positions="rotary",
+    conv_norm="layer",
+    dropout=0.0,
+    remat=False,
+    n_groups=2,
+    n_codes=128,
+    code_size=128,
+    projection_size=128,
+    tokens_layer=3,
+    n_tokens=1024,
+    dtype="float32",
   )
   c.loss.gumbel_decay = 0.999  # the short run still reaches the end temperature
   c.train.batch_size = 8
@@ -78,8 +105,17 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   _nano(c)
   c.window_seconds = 2.0
   c.model.update(
-      conv_channels=[16, 16, 16], width=16, n_layers=2, n_heads=2, mlp_width=32, kernel_size=5,
-      n_codes=8, code_size=16, projection_size=16, tokens_layer=1, n_tokens=16,
+    conv_channels=[16, 16, 16],
+    width=16,
+    n_layers=2,
+    n_heads=2,
+    mlp_width=32,
+    kernel_size=5,
+    n_codes=8,
+    code_size=16,
+    projection_size=16,
+    tokens_layer=1,
+    n_tokens=16,
   )
   c.loss.n_distractors = 8
   c.train.batch_size = 2

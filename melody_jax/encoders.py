@@ -150,7 +150,7 @@ class StyleEncoder:
     from melody_jax.models import mulan, quantizer
 
     self.config = config
-    self.params = params
+    self.params = jax.device_put(params)
     self.embed_music = jax.jit(lambda p, audio: mulan.embed_music(p, config, audio))
     self._embed_text = jax.jit(lambda p, ids, mask: mulan.embed_text(p, config, ids, mask))
     self._tokens = jax.jit(quantizer.rvq_encode)
@@ -183,7 +183,7 @@ class StyleEncoder:
     """Prompts -> unit embeddings [B, C]."""
     from melody_jax.text import load_tokenizer
 
-    tokenize = load_tokenizer(self.config.text_length)
+    tokenize = load_tokenizer(self.config.text_length, self.config.text_init)
     ids, mask = (np.stack(x) for x in zip(*(tokenize(p) for p in prompts), strict=True))
     return self._embed_text(self.params, ids, mask)
 

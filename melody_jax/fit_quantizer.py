@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from melody_jax import bundle
-from melody_jax import cli
+from melody_jax import bundle, cli
 from melody_jax.encoders import Codec
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.source import make_source
@@ -41,7 +40,9 @@ class _AudioWindows:
     return {"audio": WindowFeature((self._samples,), "float32")}
 
 
-def _batches(config: ml_collections.ConfigDict, split: str, windows: int, shuffle: bool) -> Iterator[np.ndarray]:
+def _batches(
+  config: ml_collections.ConfigDict, split: str, windows: int, shuffle: bool
+) -> Iterator[np.ndarray]:
   """Batches of clips [batch, samples], `windows` clips in all (the last batch is whole)."""
   source = make_source(config, _AudioWindows(config), split, shuffle)
   if not shuffle:
@@ -50,7 +51,9 @@ def _batches(config: ml_collections.ConfigDict, split: str, windows: int, shuffl
     yield next(source)["audio"]
 
 
-def _collect(function: Callable[[jax.Array], jax.Array], batches: Iterator[np.ndarray], title: str) -> np.ndarray:
+def _collect(
+  function: Callable[[jax.Array], jax.Array], batches: Iterator[np.ndarray], title: str
+) -> np.ndarray:
   """Runs `function` over batches -> one array, with a progress line every ten seconds."""
   parts, began, last = [], time.monotonic(), time.monotonic()
   for audio in batches:
@@ -63,7 +66,7 @@ def _collect(function: Callable[[jax.Array], jax.Array], batches: Iterator[np.nd
 
 
 def fit_kmeans(
-    features_NxD: np.ndarray, n_centres: int, rng: jax.Array, passes: int, points: int
+  features_NxD: np.ndarray, n_centres: int, rng: jax.Array, passes: int, points: int
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
   """Whitens features and fits centres by mini-batches, dead ones re-seeded.
 
@@ -101,14 +104,20 @@ def fit_kmeans(
       key = jax.random.fold_in(update_rng, p * len(batches) + i)
       state, step = quantizer.kmeans_update(state, whitened(features_NxD[chosen]), key)
       totals = {k: totals[k] + float(step[k]) for k in totals}
-    report = {"distortion": totals["distortion"] / len(batches) / len(mean_D), "reseeded": totals["reseeded"]}
-    print(f"k-means pass {p + 1} of {passes}: distortion {report['distortion']:.4f},"
-          f" {report['reseeded']:.0f} centres re-seeded", flush=True)
+    report = {
+      "distortion": totals["distortion"] / len(batches) / len(mean_D),
+      "reseeded": totals["reseeded"],
+    }
+    print(
+      f"k-means pass {p + 1} of {passes}: distortion {report['distortion']:.4f},"
+      f" {report['reseeded']:.0f} centres re-seeded",
+      flush=True,
+    )
   return {"centroids": np.asarray(state.centroids), "mean": mean_D, "std": std_D}, report
 
 
 def bigram_cross_entropy(
-    train_BxT: np.ndarray, eval_BxT: np.ndarray, vocabulary: int, prior: float = 5.0
+  train_BxT: np.ndarray, eval_BxT: np.ndarray, vocabulary: int, prior: float = 5.0
 ) -> float:
   """Nats per token of a smoothed bigram model, fitted on one set, measured on another.
 
@@ -131,30 +140,49 @@ def fit_semantic(config: ml_collections.ConfigDict) -> dict[str, Any]:
   params, metadata = bundle.load(path)
   model_config = config_from(Wav2VecConfig, metadata["model_config"])
   of_features = jax.jit(lambda audio: semantic_features(params, model_config, audio))
-  features = _collect(of_features, _batches(config, config.data.split, config.windows, True), "features")
-  kmeans, report = fit_kmeans(features.reshape(-1, features.shape[-1]), model_config.n_tokens,
-                              jax.random.key(config.seed), config.passes, config.points)
+  features = _collect(
+    of_features, _batches(config, config.data.split, config.windows, True), "features"
+  )
+  kmeans, report = fit_kmeans(
+    features.reshape(-1, features.shape[-1]),
+    model_config.n_tokens,
+    jax.random.key(config.seed),
+    config.passes,
+    config.points,
+  )
   bundle.update(path, {"kmeans": kmeans}, {})
   # What is measured is what was stored, rounding included.
   stored = bundle.load(path)[0]
-  assign = jax.jit(lambda x: quantizer.kmeans_assign(
-      stored["kmeans"]["centroids"], whiten(x, stored["kmeans"]["mean"], stored["kmeans"]["std"])))
-  train_tokens = np.concatenate([np.asarray(assign(f)) for f in np.array_split(features, max(len(features) // 8, 1))])
+  assign = jax.jit(
+    lambda x: quantizer.kmeans_assign(
+      stored["kmeans"]["centroids"], whiten(x, stored["kmeans"]["mean"], stored["kmeans"]["std"])
+    )
+  )
+  train_tokens = np.concatenate(
+    [np.asarray(assign(f)) for f in np.array_split(features, max(len(features) // 8, 1))]
+  )
   to_tokens = jax.jit(lambda audio: semantic_tokens(stored, model_config, audio))
-  tokens = _collect(to_tokens, _batches(config, config.data.eval_split, config.eval_windows, False), "validation")
+  tokens = _collect(
+    to_tokens, _batches(config, config.data.eval_split, config.eval_windows, False), "validation"
+  )
   use = token_use(tokens, model_config.n_tokens)
   report |= {
-      "validation_tokens": use.n_tokens, "centres": model_config.n_tokens, "centres_used": use.used,
-      "unigram_entropy": use.entropy, "repeat_rate": use.repeat_rate,
-      "bigram_cross_entropy": bigram_cross_entropy(train_tokens, tokens, model_config.n_tokens),
+    "validation_tokens": use.n_tokens,
+    "centres": model_config.n_tokens,
+    "centres_used": use.used,
+    "unigram_entropy": use.entropy,
+    "repeat_rate": use.repeat_rate,
+    "bigram_cross_entropy": bigram_cross_entropy(train_tokens, tokens, model_config.n_tokens),
   }
   bundle.update(path, {}, {"kmeans_report": report})
   share = 1.0 - report["bigram_cross_entropy"] / max(use.entropy, 1e-9)
-  print(f"{path}: {use.used} of {model_config.n_tokens} centres used in"
-        f" {use.n_tokens} validation tokens;"
-        f" unigram entropy {use.entropy:.3f} nats,"
-        f" bigram cross-entropy {report['bigram_cross_entropy']:.3f}"
-        f" ({share:.1%} under), {use.repeat_rate:.1%} repeats")
+  print(
+    f"{path}: {use.used} of {model_config.n_tokens} centres used in"
+    f" {use.n_tokens} validation tokens;"
+    f" unigram entropy {use.entropy:.3f} nats,"
+    f" bigram cross-entropy {report['bigram_cross_entropy']:.3f}"
+    f" ({share:.1%} under), {use.repeat_rate:.1%} repeats"
+  )
   return report
 
 
@@ -166,17 +194,26 @@ def fit_style(config: ml_collections.ConfigDict) -> dict[str, Any]:
   params, metadata = bundle.load(path)
   model_config = config_from(MuLanConfig, metadata["model_config"])
   embed = jax.jit(lambda audio: embed_music(params, model_config, audio))
-  embeddings = _collect(embed, _batches(config, config.data.split, config.windows, True), "embeddings")
+  embeddings = _collect(
+    embed, _batches(config, config.data.split, config.windows, True), "embeddings"
+  )
   if len(embeddings) < config.n_centres:
-    raise UserError(f"{len(embeddings)} clips cannot fit {config.n_centres} centres: raise config.windows")
-  codebooks, _ = quantizer.fit_rvq(embeddings, jax.random.key(config.seed), config.n_levels,
-                                   config.n_centres, config.iterations)
+    raise UserError(
+      f"{len(embeddings)} clips cannot fit {config.n_centres} centres: raise config.windows"
+    )
+  codebooks, _ = quantizer.fit_rvq(
+    embeddings, jax.random.key(config.seed), config.n_levels, config.n_centres, config.iterations
+  )
   bundle.update(path, {"rvq": {"codebooks": codebooks}}, {})
   stored = bundle.load(path)[0]["rvq"]["codebooks"]
-  held_out = _collect(embed, _batches(config, config.data.eval_split, config.eval_windows, False), "validation")
+  held_out = _collect(
+    embed, _batches(config, config.data.eval_split, config.eval_windows, False), "validation"
+  )
   report = quantizer.rvq_report(stored, held_out)
   bundle.update(path, {}, {"rvq_report": report})
-  for level, (used, cosine) in enumerate(zip(report["utilisation"], report["reconstruction_cosine"])):
+  for level, (used, cosine) in enumerate(
+    zip(report["utilisation"], report["reconstruction_cosine"])
+  ):
     print(f"level {level + 1}: {used:.1%} of the centres used, reconstruction cosine {cosine:.4f}")
   print(f"{path}: {config.n_levels} levels of {config.n_centres}, {len(held_out)} validation clips")
   return report
@@ -185,17 +222,24 @@ def fit_style(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Measures and stores the scale of the latents; returns and stores the share that clips."""
   codec = Codec.load(config.bundle, fitted=False)
-  means = _collect(lambda audio: codec.encode_mean(codec.params, audio),
-                   _batches(config, config.data.split, config.windows, True), "latents")
+  means = _collect(
+    lambda audio: codec.encode_mean(codec.params, audio),
+    _batches(config, config.data.split, config.windows, True),
+    "latents",
+  )
   means = means.reshape(-1, means.shape[-1])
   center = np.asarray(means.mean(axis=0, dtype=np.float64), np.float32)
   sigma = np.asarray(means.std(axis=0, dtype=np.float64), np.float32)
   clipped = float((np.abs(means - center[None, :]) > 3.0 * sigma[None, :]).mean())
   path = bundle.path_of(config.bundle, "vae")
   report = {"frames": len(means), "clipped_share": clipped}
-  bundle.update(path, {"latent_scale": {"center_D": center, "sigma_D": sigma}}, {"latents_report": report})
-  print(f"{path}: sigma of {len(sigma)} channels from {sigma.min():.3f} to {sigma.max():.3f}"
-        f" over {len(means)} frames, {clipped:.2%} of values clip")
+  bundle.update(
+    path, {"latent_scale": {"center_D": center, "sigma_D": sigma}}, {"latents_report": report}
+  )
+  print(
+    f"{path}: sigma of {len(sigma)} channels from {sigma.min():.3f} to {sigma.max():.3f}"
+    f" over {len(means)} frames, {clipped:.2%} of values clip"
+  )
   return report
 
 

@@ -173,12 +173,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Trai
   start = step = int(state.step)
   logger.started(step)
   while True:
-    if (
-      (evaluate
-      and step % config.train.eval_every == 0
-      and step > start)
-      or (step == config.train.steps
-      and evaluate)
+    if (evaluate and step % config.train.eval_every == 0 and step > start) or (
+      step == config.train.steps and evaluate
     ):
       metrics, batch = evaluate(state)
       logger.evaluation(step, metrics)

@@ -63,14 +63,15 @@ class Tokenizer:
     return np.stack(ids), np.stack(masks)
 
 
-def load_tokenizer(length: int, encoder: str = MINILM) -> Tokenizer:
+def load_tokenizer(length: int, encoder: str = "") -> Tokenizer:
   """The tokeniser of a public text encoder.
 
   Args:
     length: tokens of every text, padding included.
-    encoder: "minilm", or a directory with a tokenizer.json.
+    encoder: what the text tower starts from, `text_init` of its config: "minilm", or a
+      directory with a tokenizer.json; empty (random weights): MiniLM's tokeniser.
 
   Raises:
     UserError: if there is no such tokeniser.
   """
-  return Tokenizer(encoder_dir(encoder) / "tokenizer.json", length)
+  return Tokenizer(encoder_dir(encoder or MINILM) / "tokenizer.json", length)

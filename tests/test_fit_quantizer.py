@@ -32,9 +32,18 @@ def exported(directory, config) -> None:
   """What melody_jax.export writes for an untrained model."""
   task = make_task(config)
   params = jax.device_get(nn.meta.unbox(jax.jit(task.init)(jax.random.key(0))))
-  bundle.save(bundle.path_of(directory, config.task), params, {
-      "task": config.task, "preset": "tiny", "step": 0, "dtype": "float16",
-      "model_config": json.loads(config.model.to_json_best_effort())}, "float16")
+  bundle.save(
+    bundle.path_of(directory, config.task),
+    params,
+    {
+      "task": config.task,
+      "preset": "tiny",
+      "step": 0,
+      "dtype": "float16",
+      "model_config": json.loads(config.model.to_json_best_effort()),
+    },
+    "float16",
+  )
 
 
 def test_kmeans_finds_clusters_of_very_different_scales():
@@ -43,7 +52,9 @@ def test_kmeans_finds_clusters_of_very_different_scales():
   which = rng.integers(0, 12, 4000)
   points = centres[which] + rng.normal(size=(4000, 3)) * np.array([1.0, 0.01, 1e-4])[None, :]
   # A tiny spread must not be lost to the floor under the standard deviation.
-  kmeans, report = fit_kmeans(points.astype(np.float32) * 100.0, 12, jax.random.key(0), passes=10, points=500)
+  kmeans, report = fit_kmeans(
+    points.astype(np.float32) * 100.0, 12, jax.random.key(0), passes=10, points=500
+  )
   whitened = (points * 100.0 - kmeans["mean"][None, :]) / kmeans["std"][None, :]
   tokens = np.argmin(((whitened[:, None] - kmeans["centroids"][None]) ** 2).sum(-1), axis=1)
   assert len(np.unique(tokens)) == 12 and report["distortion"] < 0.05

@@ -171,7 +171,7 @@ class Pipeline:
     config = self._mulan_config
     # The text tower's public half is read when first needed: a music prompt does without it.
     self._mulan_params = mulan.with_text_body(self._mulan_params, config)
-    ids, mask = load_tokenizer(config.text_length).batch(list(prompts))
+    ids, mask = load_tokenizer(config.text_length, config.text_init).batch(list(prompts))
 
     def program(params, ids, mask):
       embedding = mulan.embed_text(params, config, ids, mask)

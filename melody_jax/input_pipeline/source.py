@@ -30,7 +30,7 @@ class Source(Protocol, Iterator[dict[str, np.ndarray]]):
 def _tokenizer(config: ml_collections.ConfigDict):
   from melody_jax import text
 
-  return text.load_tokenizer(config.model.text_length)
+  return text.load_tokenizer(config.model.text_length, config.model.text_init)
 
 
 def make_source(

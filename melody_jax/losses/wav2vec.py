@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def span_mask(
-    rng: jax.Array, lengths_B: jax.Array, n_frames: int, start_probability: float, span: int
+  rng: jax.Array, lengths_B: jax.Array, n_frames: int, start_probability: float, span: int
 ) -> jax.Array:
   """Draws which frames are hidden: every frame starts a span with a fixed probability.
 
@@ -70,12 +70,12 @@ def distractor_counts(distractors_BxTxN: jax.Array) -> jax.Array:
 
 
 def contrastive_loss(
-    context_BxTxD: jax.Array,
-    targets_BxTxD: jax.Array,
-    codes_BxTxG: jax.Array,
-    counts_BxTxT: jax.Array,
-    mask_BxT: jax.Array,
-    temperature: float,
+  context_BxTxD: jax.Array,
+  targets_BxTxD: jax.Array,
+  codes_BxTxG: jax.Array,
+  counts_BxTxT: jax.Array,
+  mask_BxT: jax.Array,
+  temperature: float,
 ) -> tuple[jax.Array, jax.Array]:
   """-log exp(cos(c_t, q_t) / k) / (same over q_t and the distractors), mean of hidden frames.
 
@@ -92,6 +92,7 @@ def contrastive_loss(
   Returns:
     (loss, accuracy): the share of hidden frames whose target scores above all distractors.
   """
+
   def unit(x: jax.Array) -> jax.Array:
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)

@@ -172,7 +172,9 @@ class SelfAttention(nn.Module):
     u = layers.param_with_axes(self, "content_bias", zeros, shape, ("heads", "norm"))
     v = layers.param_with_axes(self, "distance_bias", zeros, shape, ("heads", "norm"))
     sinusoids = relative_sinusoids(n_frames, c.width)
-    project = layers.Dense(c.width, ("embed", "heads"), use_bias=False, dtype=c.dtype, name="distance")
+    project = layers.Dense(
+      c.width, ("embed", "heads"), use_bias=False, dtype=c.dtype, name="distance"
+    )
     distance_RxHxK = project(sinusoids).reshape(-1, c.n_heads, c.head_size)
     q_v = q_BxTxHxK + v.astype(c.dtype)[None, None]
     scores = jnp.einsum("bqhk,rhk->bhqr", q_v, distance_RxHxK)
@@ -239,8 +241,12 @@ class Conformer(nn.Module):
   def __call__(self, x_BxTxD: jax.Array, mask_BxT: jax.Array) -> jax.Array:
     block = nn.remat(ConformerBlock, prevent_cse=False) if self.config.remat else ConformerBlock
     stack = nn.scan(
-        block, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast, length=self.config.n_layers,
-        metadata_params={nn.PARTITION_NAME: "layers"})
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=nn.broadcast,
+      length=self.config.n_layers,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
     x = jnp.where(mask_BxT[:, :, None], x_BxTxD, jnp.zeros_like(x_BxTxD))
     return stack(self.config, self.deterministic, name="blocks")(x, mask_BxT)[0]

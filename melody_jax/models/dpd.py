@@ -135,18 +135,26 @@ def column_positions(
   return (frames / frames_per_token).astype(np.float32)
 
 
+BRANCH_SCALE = 0.2  # of what a branch adds at birth, against a stream of unit power
+branch_init = nn.initializers.variance_scaling(BRANCH_SCALE**2, "fan_in", "truncated_normal")
+
+
 class MLP(nn.Module):
-  """MLP(x) = RMSNorm(W2 GELU(W1 x + b1) + b2), over the last axis."""
+  """MLP(x) = RMSNorm(W2 GELU(W1 x + b1) + b2), over the last axis.
+
+  `scale` is that of the norm at birth.
+  """
 
   inner: int
   features: int
   dtype: str
+  scale: float = 1.0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     x = Dense(self.inner, ("embed", "mlp"), dtype=self.dtype, name="inner")(x)
     x = Dense(self.features, ("mlp", "embed"), dtype=self.dtype, name="outer")(nn.gelu(x))
-    return RMSNorm(dtype=self.dtype, name="norm")(x)
+    return RMSNorm(dtype=self.dtype, initial_scale=self.scale, name="norm")(x)
 
 
 def attend(q_BxTxAxE: jax.Array, k_BxUxAxE: jax.Array, v_BxUxAxE: jax.Array) -> jax.Array:
@@ -172,7 +180,7 @@ class SelfAttention(nn.Module):
     q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
     angles = rotary_angles(jnp.arange(s), heads[-1])
     y = attend(apply_rotary(q, angles), apply_rotary(k, angles), v)
-    return Dense(c.width, ("heads", "embed"), False, c.dtype, name="out")(
+    return Dense(c.width, ("heads", "embed"), False, c.dtype, branch_init, name="out")(
       y.reshape(x_BxCxSxW.shape)
     )
 
@@ -221,7 +229,7 @@ class CrossAttention(nn.Module):
       y = to_tokens()
     else:
       y = jnp.where(conditional_B[:, None, None], to_tokens(), to_itself())
-    return Dense(c.width, ("heads", "embed"), False, c.dtype, name="out")(
+    return Dense(c.width, ("heads", "embed"), False, c.dtype, branch_init, name="out")(
       y.reshape(x_BxCxSxW.shape)
     )
 
@@ -244,7 +252,8 @@ class RoFormerLayer(nn.Module):
       norm(x, "cross_norm"), tokens_BxTxW, conditional_B, positions_CxS
     )
     y = Dense(c.ffn_width, ("embed", "mlp"), dtype=c.dtype, name="ffn_inner")(norm(x, "ffn_norm"))
-    return x + Dense(c.width, ("mlp", "embed"), dtype=c.dtype, name="ffn_outer")(nn.gelu(y))
+    outer = Dense(c.width, ("mlp", "embed"), True, c.dtype, branch_init, name="ffn_outer")
+    return x + outer(nn.gelu(y))
 
 
 def _sru_kernel_init(rng, shape, dtype):
@@ -301,17 +310,23 @@ class Block(nn.Module):
     k, _, s, _ = h_KxBxSxW.shape
     factor = merge_factor(self.index, c.n_blocks)
     positions = column_positions(s, k, factor, c.frames_per_token)
-    x = merge_columns(h_KxBxSxW, factor)
+    merged = x = merge_columns(h_KxBxSxW, factor)
     for i in range(c.coarse_layers):
       x = RoFormerLayer(c, name=f"coarse_{i}")(x, tokens_BxTxW, conditional_B, positions)
-    x = repeat_columns(x, k, factor)
+    # What the path adds, without the merged copy of H that its residuals carry: H + C holds H
+    # already, and six sums with its own average would leave nothing but the average.
+    x = repeat_columns(x - merged, k, factor)
     f = RMSNorm(dtype=c.dtype, name="coarse_norm")(h_KxBxSxW + x)
     y = f
     for i in range(c.sru_layers):
       y = BidirectionalSRU(c.sru_width, c.dtype, name=f"sru_{i}")(y)
     gain = MLP(c.film_width, y.shape[-1], c.dtype, name="film_gain")(film_BxSxW)
     offset = MLP(c.film_width, y.shape[-1], c.dtype, name="film_offset")(film_BxSxW)
-    y = MLP(c.film_width, c.width, c.dtype, name="film_out")(y * gain[None] + offset[None])
+    # Both paths begin as small corrections, so that the noisy latents reach the output through
+    # the 2 N norms in between (each equal share would halve their power).
+    y = MLP(c.film_width, c.width, c.dtype, BRANCH_SCALE, name="film_out")(
+      y * gain[None] + offset[None]
+    )
     return RMSNorm(dtype=c.dtype, name="fine_norm")(f + y)
 
 

@@ -150,14 +150,20 @@ class Embed(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """Root-mean-square norm over the last axis (Zhang & Sennrich, 2019), computed in float32."""
+  """Root-mean-square norm over the last axis (Zhang & Sennrich, 2019), computed in float32.
+
+  Attributes:
+    initial_scale: of the output at birth; it is learned.
+  """
 
   epsilon: float = 1e-6
   dtype: Dtype = jnp.float32
+  initial_scale: float = 1.0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = param_with_axes(self, "scale", nn.initializers.ones_init(), (x.shape[-1],), ("norm",))
+    init = nn.initializers.constant(self.initial_scale)
+    scale = param_with_axes(self, "scale", init, (x.shape[-1],), ("norm",))
     x32 = x.astype(jnp.float32)
     y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
     return (y * jnp.broadcast_to(scale, y.shape)).astype(self.dtype)

@@ -103,6 +103,7 @@ def gabor_kernel(n_filters: int, kernel_size: int, sample_rate: int) -> np.ndarr
   its distance to its neighbours asks for, between a quarter of the kernel and all of it. A
   sine of amplitude 1 at the centre is answered with kernel_size / 4.
   """
+
   def mel(hz: float) -> float:
     return 2595.0 * math.log10(1.0 + hz / 700.0)
 
@@ -138,7 +139,8 @@ class StridedConv(nn.Module):
     b, t, c = x_BxTxC.shape
     k, s = self.kernel_size, self.stride
     kernel = layers.param_with_axes(
-        self, "kernel", self.kernel_init, (k, c, self.features), ("kernel", "conv_in", "conv_out"))
+      self, "kernel", self.kernel_init, (k, c, self.features), ("kernel", "conv_in", "conv_out")
+    )
     taps = -(-k // s)  # blocks of `stride` frames that a kernel covers
     kernel = jnp.pad(kernel * self.gain, ((0, taps * s - k), (0, 0), (0, 0)))
     blocks_KxCxF = kernel.reshape(taps, s * c, self.features).astype(self.dtype)
@@ -177,14 +179,21 @@ class FeatureEncoder(nn.Module):
     return x
 
   def _gabor(
-      self, x_BxSx1: jax.Array, n_filters: int, kernel_size: int, stride: int, lengths_B: jax.Array
+    self, x_BxSx1: jax.Array, n_filters: int, kernel_size: int, stride: int, lengths_B: jax.Array
   ) -> jax.Array:
     """Log of the filters' power, averaged over `front_pool` neighbouring frames."""
     kernel = gabor_kernel(n_filters, kernel_size, self.config.sample_rate)
     # The gain makes a full-scale sine's magnitude 1 while entries stay of order 1 for Adam.
     conv = StridedConv(
-        2 * n_filters, kernel_size, stride, use_bias=False, gain=4.0 / kernel_size,
-        dtype=self.config.dtype, kernel_init=lambda *_: jnp.asarray(kernel), name="conv_0")
+      2 * n_filters,
+      kernel_size,
+      stride,
+      use_bias=False,
+      gain=4.0 / kernel_size,
+      dtype=self.config.dtype,
+      kernel_init=lambda *_: jnp.asarray(kernel),
+      name="conv_0",
+    )
     real, imaginary = jnp.split(conv(x_BxSx1).astype(jnp.float32), 2, axis=-1)
     power = _zero_padding(jnp.square(real) + jnp.square(imaginary), lengths_B)
     # The power of a single frame is as random as its phase: without an average, neighbouring
@@ -192,7 +201,9 @@ class FeatureEncoder(nn.Module):
     n = self.config.front_pool
     weights = np.hanning(n + 2)[1:-1] / np.hanning(n + 2).sum()
     padded = jnp.pad(power, ((0, 0), ((n - 1) // 2, n // 2), (0, 0)))
-    power = jnp.zeros_like(power) + sum(padded[:, i : i + power.shape[1]] * float(w) for i, w in enumerate(weights))
+    power = jnp.zeros_like(power) + sum(
+      padded[:, i : i + power.shape[1]] * float(w) for i, w in enumerate(weights)
+    )
     # Music at -20 LUFS lies around exp(-6) with a spread of a few nats.
     return ((0.5 * jnp.log(power + 1e-7) + 6.0) / 2.0).astype(self.config.dtype)
 
@@ -213,7 +224,7 @@ class GumbelQuantizer(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x_BxTxC: jax.Array, temperature: jax.Array, rng: jax.Array | None
+    self, x_BxTxC: jax.Array, temperature: jax.Array, rng: jax.Array | None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Quantises.
 
@@ -235,13 +246,21 @@ class GumbelQuantizer(nn.Module):
     # Large logits, as in wav2vec 2.0: at order one the noise would choose the codes, and the
     # diversity loss would then make them independent of the input for good.
     scale = 6.0 / math.sqrt(x_BxTxC.shape[-1])
-    logits = layers.Dense(c.n_groups * c.n_codes, ("embed", "vocab"), name="logits",
-                          kernel_init=nn.initializers.normal(scale))
+    logits = layers.Dense(
+      c.n_groups * c.n_codes,
+      ("embed", "vocab"),
+      name="logits",
+      kernel_init=nn.initializers.normal(scale),
+    )
     logits_BxTxGxV = logits(x_BxTxC).reshape(b, t, c.n_groups, c.n_codes)
     # Centred, so that targets differ in direction from the first step: the loss compares cosines.
     codebook_GxVxE = layers.param_with_axes(
-        self, "codebook", nn.initializers.normal(1.0),
-        (c.n_groups, c.n_codes, c.code_size // c.n_groups), ("codebook", "vocab", "embed_out"))
+      self,
+      "codebook",
+      nn.initializers.normal(1.0),
+      (c.n_groups, c.n_codes, c.code_size // c.n_groups),
+      ("codebook", "vocab", "embed_out"),
+    )
     probabilities = jax.nn.softmax(logits_BxTxGxV, axis=-1)
     if rng is None:
       codes = jnp.argmax(logits_BxTxGxV, axis=-1)
@@ -275,7 +294,8 @@ class Wav2Vec(nn.Module):
     self.encoder = Conformer(c.conformer, self.deterministic)
     self.encoder_norm = layers.LayerNorm(dtype=c.dtype)
     self.mask_embedding = layers.param_with_axes(
-        self, "mask_embedding", nn.initializers.uniform(1.0), (c.width,), ("norm",))
+      self, "mask_embedding", nn.initializers.uniform(1.0), (c.width,), ("norm",)
+    )
     self.quantizer = GumbelQuantizer(c)
     self.context_projection = layers.Dense(c.projection_size, ("embed", "embed_out"))
     self.target_projection = layers.Dense(c.projection_size, ("embed", "embed_out"))
@@ -287,8 +307,12 @@ class Wav2Vec(nn.Module):
     return self.encoder(self.feature_projection(frames), mask_BxT)
 
   def __call__(
-      self, audio_BxS: jax.Array, lengths_B: jax.Array, hidden_BxT: jax.Array,
-      temperature: jax.Array, rng: jax.Array | None
+    self,
+    audio_BxS: jax.Array,
+    lengths_B: jax.Array,
+    hidden_BxT: jax.Array,
+    temperature: jax.Array,
+    rng: jax.Array | None,
   ) -> dict[str, jax.Array]:
     """Everything that the loss compares.
 
@@ -309,10 +333,10 @@ class Wav2Vec(nn.Module):
     x = jnp.where(hidden_BxT[:, :, None], self.mask_embedding.astype(x.dtype)[None, None, :], x)
     x = self.encoder(x, frame_mask(lengths_B, x.shape[1]))
     return {
-        "context": self.context_projection(self.encoder_norm(x)),
-        "targets": self.target_projection(vectors),
-        "codes": codes,
-        "probabilities": probabilities,
+      "context": self.context_projection(self.encoder_norm(x)),
+      "targets": self.target_projection(vectors),
+      "codes": codes,
+      "probabilities": probabilities,
     }
 
 
@@ -322,8 +346,10 @@ def frame_mask(lengths_B: jax.Array, n_frames: int) -> jax.Array:
 
 
 def semantic_features(
-    params: Mapping[str, Any], config: Wav2VecConfig, audio_BxS: jax.Array,
-    lengths: jax.Array | None = None
+  params: Mapping[str, Any],
+  config: Wav2VecConfig,
+  audio_BxS: jax.Array,
+  lengths: jax.Array | None = None,
 ) -> jax.Array:
   """Features that become tokens: the output of block `config.tokens_layer`.
 
@@ -357,8 +383,10 @@ def semantic_features(
 
 
 def semantic_tokens(
-    params: Mapping[str, Any], config: Wav2VecConfig, audio_BxS: jax.Array,
-    lengths: jax.Array | None = None
+  params: Mapping[str, Any],
+  config: Wav2VecConfig,
+  audio_BxS: jax.Array,
+  lengths: jax.Array | None = None,
 ) -> jax.Array:
   """Semantic tokens: the nearest k-means centre of each frame's whitened features.
 

@@ -38,31 +38,43 @@ class Wav2VecTask(BaseTask):
     return model.init(rng, audio, lengths, hidden, jnp.ones(()), None)["params"]
 
   def loss(
-      self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
+    self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
     c, model_config = self.config.loss, self.model_config
     audio_BxS = batch["audio"][:, : self.n_samples]
     mask_rng, distractor_rng, gumbel_rng, dropout_rng = jax.random.split(rng, 4)
     lengths_B = jnp.full((audio_BxS.shape[0],), self.n_frames, jnp.int32)
     hidden_BxT = losses.span_mask(
-        mask_rng, lengths_B, self.n_frames, c.mask_start_probability, c.mask_span)
+      mask_rng, lengths_B, self.n_frames, c.mask_start_probability, c.mask_span
+    )
     distractors = losses.sample_distractors(distractor_rng, hidden_BxT, c.n_distractors)
     decayed = c.gumbel_start * c.gumbel_decay ** jnp.asarray(step, jnp.float32)
     out = Wav2Vec(model_config, deterministic=not train).apply(
-        {"params": params}, audio_BxS, lengths_B, hidden_BxT, jnp.maximum(decayed, c.gumbel_end),
-        gumbel_rng if train else None, rngs={"dropout": dropout_rng})
+      {"params": params},
+      audio_BxS,
+      lengths_B,
+      hidden_BxT,
+      jnp.maximum(decayed, c.gumbel_end),
+      gumbel_rng if train else None,
+      rngs={"dropout": dropout_rng},
+    )
     contrastive, accuracy = losses.contrastive_loss(
-        out["context"], out["targets"], out["codes"], losses.distractor_counts(distractors),
-        hidden_BxT, c.contrastive_temperature)
+      out["context"],
+      out["targets"],
+      out["codes"],
+      losses.distractor_counts(distractors),
+      hidden_BxT,
+      c.contrastive_temperature,
+    )
     perplexity_G = losses.code_perplexity(out["probabilities"], hidden_BxT)
     diversity = losses.diversity_loss(perplexity_G, model_config.n_codes)
     chosen = jax.nn.one_hot(out["codes"], model_config.n_codes)
     return contrastive + c.diversity_weight * diversity, {
-        "contrastive": contrastive,
-        "diversity": diversity,
-        "accuracy": accuracy,
-        "perplexity": jnp.mean(perplexity_G),
-        "chosen_perplexity": jnp.mean(losses.code_perplexity(chosen, hidden_BxT)),
+      "contrastive": contrastive,
+      "diversity": diversity,
+      "accuracy": accuracy,
+      "perplexity": jnp.mean(perplexity_G),
+      "chosen_perplexity": jnp.mean(losses.code_perplexity(chosen, hidden_BxT)),
     }
 
   def optimizer_labels(self, params: Variables) -> Any:

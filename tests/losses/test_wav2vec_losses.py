@@ -14,8 +14,11 @@ def reference_contrastive(context, targets, codes, distractors, mask, temperatur
   total, right = [], []
   for b, t in zip(*np.nonzero(mask)):
     positive = cosine(context[b, t], targets[b, t]) / temperature
-    others = [cosine(context[b, t], targets[b, j]) / temperature
-              for j in distractors[b, t] if (codes[b, j] != codes[b, t]).any()]
+    others = [
+      cosine(context[b, t], targets[b, j]) / temperature
+      for j in distractors[b, t]
+      if (codes[b, j] != codes[b, t]).any()
+    ]
     total.append(np.log(np.sum(np.exp([positive, *others]))) - positive)
     right.append(all(positive > o for o in others))
   return np.mean(total), np.mean(right)
@@ -31,7 +34,13 @@ def test_contrastive_loss_equals_the_loop():
   mask = rng.random((3, 12)) < 0.6
   distractors = losses.sample_distractors(jax.random.key(0), jnp.asarray(mask), 20)
   loss, accuracy = losses.contrastive_loss(
-      context, targets, jnp.asarray(codes), losses.distractor_counts(distractors), jnp.asarray(mask), 0.1)
+    context,
+    targets,
+    jnp.asarray(codes),
+    losses.distractor_counts(distractors),
+    jnp.asarray(mask),
+    0.1,
+  )
   expected = reference_contrastive(context, targets, codes, np.asarray(distractors), mask, 0.1)
   np.testing.assert_allclose((loss, accuracy), expected, rtol=1e-4)
 

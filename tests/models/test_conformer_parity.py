@@ -17,7 +17,14 @@ transformers = pytest.importorskip("transformers", reason="parity tests need the
 pytestmark = pytest.mark.parity
 
 CONFIG = ConformerConfig(
-    width=32, n_layers=3, n_heads=4, mlp_width=48, kernel_size=31, conv_norm="batch", positions="rotary_input")
+  width=32,
+  n_layers=3,
+  n_heads=4,
+  mlp_width=48,
+  kernel_size=31,
+  conv_norm="batch",
+  positions="rotary_input",
+)
 N_FRAMES = 40
 
 
@@ -25,10 +32,16 @@ def reference_encoder(positions: str):
   from transformers.models.wav2vec2_conformer import modeling_wav2vec2_conformer as modeling
 
   config = transformers.Wav2Vec2ConformerConfig(
-      hidden_size=CONFIG.width, num_hidden_layers=CONFIG.n_layers, num_attention_heads=CONFIG.n_heads,
-      intermediate_size=CONFIG.mlp_width, conv_depthwise_kernel_size=CONFIG.kernel_size,
-      position_embeddings_type=positions, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
-      attn_implementation="eager")
+    hidden_size=CONFIG.width,
+    num_hidden_layers=CONFIG.n_layers,
+    num_attention_heads=CONFIG.n_heads,
+    intermediate_size=CONFIG.mlp_width,
+    conv_depthwise_kernel_size=CONFIG.kernel_size,
+    position_embeddings_type=positions,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=4,
+    attn_implementation="eager",
+  )
   torch.manual_seed(0)
   encoder = modeling.Wav2Vec2ConformerEncoder(config).eval()
   with torch.no_grad():
@@ -46,33 +59,51 @@ def copied_params(encoder) -> dict:
 
   def dense(name: str) -> dict:
     bias = {"bias": state[f"{name}.bias"]} if f"{name}.bias" in state else {}
-    return {"kernel": state[f"{name}.weight"].squeeze(-1 if state[f"{name}.weight"].ndim == 3 else ()).T} | bias
+    return {
+      "kernel": state[f"{name}.weight"].squeeze(-1 if state[f"{name}.weight"].ndim == 3 else ()).T
+    } | bias
 
   def norm(name: str) -> dict:
     return {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}
 
   def block(i: int) -> dict:
     p = f"layers.{i}"
-    attention = {ours: dense(f"{p}.self_attn.linear_{theirs}")
-                 for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out"))}
+    attention = {
+      ours: dense(f"{p}.self_attn.linear_{theirs}")
+      for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out"))
+    }
     if f"{p}.self_attn.linear_pos.weight" in state:
-      attention |= {"distance": dense(f"{p}.self_attn.linear_pos"),
-                    "content_bias": state[f"{p}.self_attn.pos_bias_u"],
-                    "distance_bias": state[f"{p}.self_attn.pos_bias_v"]}
+      attention |= {
+        "distance": dense(f"{p}.self_attn.linear_pos"),
+        "content_bias": state[f"{p}.self_attn.pos_bias_u"],
+        "distance_bias": state[f"{p}.self_attn.pos_bias_v"],
+      }
     conv = f"{p}.conv_module"
     return {
-        "ffn1_norm": norm(f"{p}.ffn1_layer_norm"), "ffn2_norm": norm(f"{p}.ffn2_layer_norm"),
-        "attention_norm": norm(f"{p}.self_attn_layer_norm"), "final_norm": norm(f"{p}.final_layer_norm"),
-        "ffn1": {"up": dense(f"{p}.ffn1.intermediate_dense"), "down": dense(f"{p}.ffn1.output_dense")},
-        "ffn2": {"up": dense(f"{p}.ffn2.intermediate_dense"), "down": dense(f"{p}.ffn2.output_dense")},
-        "attention": attention,
-        "conv": {
-            "norm": norm(f"{conv}.layer_norm"), "gate": dense(f"{conv}.pointwise_conv1"),
-            "depthwise": {"kernel": state[f"{conv}.depthwise_conv.weight"][:, 0].T},
-            "conv_norm": norm(f"{conv}.batch_norm") | {
-                "mean": state[f"{conv}.batch_norm.running_mean"], "var": state[f"{conv}.batch_norm.running_var"]},
-            "out": dense(f"{conv}.pointwise_conv2"),
+      "ffn1_norm": norm(f"{p}.ffn1_layer_norm"),
+      "ffn2_norm": norm(f"{p}.ffn2_layer_norm"),
+      "attention_norm": norm(f"{p}.self_attn_layer_norm"),
+      "final_norm": norm(f"{p}.final_layer_norm"),
+      "ffn1": {
+        "up": dense(f"{p}.ffn1.intermediate_dense"),
+        "down": dense(f"{p}.ffn1.output_dense"),
+      },
+      "ffn2": {
+        "up": dense(f"{p}.ffn2.intermediate_dense"),
+        "down": dense(f"{p}.ffn2.output_dense"),
+      },
+      "attention": attention,
+      "conv": {
+        "norm": norm(f"{conv}.layer_norm"),
+        "gate": dense(f"{conv}.pointwise_conv1"),
+        "depthwise": {"kernel": state[f"{conv}.depthwise_conv.weight"][:, 0].T},
+        "conv_norm": norm(f"{conv}.batch_norm")
+        | {
+          "mean": state[f"{conv}.batch_norm.running_mean"],
+          "var": state[f"{conv}.batch_norm.running_var"],
         },
+        "out": dense(f"{conv}.pointwise_conv2"),
+      },
     }
 
   blocks = [block(i) for i in range(CONFIG.n_layers)]
@@ -92,7 +123,10 @@ def test_encoder_equals_transformers(theirs, ours):
   assert jax.tree.map(jnp.shape, params) == shapes  # nothing is left uncopied
 
   y = Conformer(config).apply({"params": params}, x, mask)
-  final = {"scale": encoder.layer_norm.weight.detach().numpy(), "bias": encoder.layer_norm.bias.detach().numpy()}
+  final = {
+    "scale": encoder.layer_norm.weight.detach().numpy(),
+    "bias": encoder.layer_norm.bias.detach().numpy(),
+  }
   y = layers.LayerNorm().apply({"params": final}, y)
   with torch.no_grad():
     expected = encoder(torch.from_numpy(x.copy())).last_hidden_state.numpy()

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.configs import load_config
 from melody_jax.models import layers
 from melody_jax.models.conformer import relative_sinusoids, shift_relative
 from melody_jax.models.wav2vec import (
@@ -21,22 +20,41 @@ from melody_jax.models.wav2vec import (
   semantic_tokens,
 )
 from melody_jax.sharding import LOGICAL_AXIS_RULES
+from tests.configs import load_config
 
 CONFIG = Wav2VecConfig(
-    conv_channels=(8, 12, 12), conv_kernels=(20, 9, 8), conv_strides=(10, 6, 4), width=16, n_layers=3,
-    n_heads=2, mlp_width=24, kernel_size=5, tokens_layer=2, n_codes=6, code_size=8, projection_size=8,
-    n_tokens=10)
+  conv_channels=(8, 12, 12),
+  conv_kernels=(20, 9, 8),
+  conv_strides=(10, 6, 4),
+  width=16,
+  n_layers=3,
+  n_heads=2,
+  mlp_width=24,
+  kernel_size=5,
+  tokens_layer=2,
+  n_codes=6,
+  code_size=8,
+  projection_size=8,
+  n_tokens=10,
+)
 # Compiled once per config and shape: most of these tests' time is compilation.
 features_of = jax.jit(semantic_features, static_argnums=1)
 tokens_of = jax.jit(semantic_tokens, static_argnums=1)
-VARIANTS = [("rotary", "layer", "conv"), ("relative", "batch", "gabor"), ("rotary_input", "layer", "gabor")]
+VARIANTS = [
+  ("rotary", "layer", "conv"),
+  ("relative", "batch", "gabor"),
+  ("rotary_input", "layer", "gabor"),
+]
 
 
 def make(config: Wav2VecConfig) -> dict:
   """Random parameters with centres, none of them trivial."""
   audio, lengths = jnp.zeros((1, 2 * config.hop)), jnp.full((1,), 2)
-  init = jax.jit(lambda rng: Wav2Vec(config).init(
-      rng, audio, lengths, jnp.zeros((1, 2), bool), jnp.ones(()), None))
+  init = jax.jit(
+    lambda rng: Wav2Vec(config).init(
+      rng, audio, lengths, jnp.zeros((1, 2), bool), jnp.ones(()), None
+    )
+  )
   params = nn.meta.unbox(init(jax.random.key(0))["params"])
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -47,12 +65,16 @@ def make(config: Wav2VecConfig) -> dict:
 
 
 def audio_of(rows: int, frames: int) -> np.ndarray:
-  return 0.1 * np.random.default_rng(rows).normal(size=(rows, frames * CONFIG.hop)).astype(np.float32)
+  return 0.1 * np.random.default_rng(rows).normal(size=(rows, frames * CONFIG.hop)).astype(
+    np.float32
+  )
 
 
 @pytest.mark.parametrize(("positions", "conv_norm", "front"), VARIANTS)
 def test_features_do_not_depend_on_batch_or_padding(positions, conv_norm, front):
-  config = dataclasses.replace(CONFIG, positions=positions, conv_norm=conv_norm, front=front, front_pool=4)
+  config = dataclasses.replace(
+    CONFIG, positions=positions, conv_norm=conv_norm, front=front, front_pool=4
+  )
   params = make(config)
   batch = audio_of(2, 16)
   lengths = np.array([16, 9]) * config.hop
@@ -78,7 +100,9 @@ def test_tokens_of_a_padded_row_equal_those_of_the_row_alone():
 def test_features_are_those_of_the_chosen_block():
   params = make(CONFIG)
   audio, lengths = audio_of(1, 9), jnp.full((1,), 9)
-  whole = jax.jit(lambda p, x: Wav2Vec(CONFIG).apply({"params": p}, x, lengths, method=Wav2Vec.features))
+  whole = jax.jit(
+    lambda p, x: Wav2Vec(CONFIG).apply({"params": p}, x, lengths, method=Wav2Vec.features)
+  )
   last = features_of(params, dataclasses.replace(CONFIG, tokens_layer=3), audio)
   middle = features_of(params, CONFIG, audio)
   np.testing.assert_allclose(last, whole(params, audio), atol=1e-5)
@@ -89,20 +113,29 @@ def test_a_rest_shorter_than_a_frame_is_dropped():
   params = make(CONFIG)
   audio = audio_of(1, 10)
   np.testing.assert_allclose(
-      features_of(params, CONFIG, audio[:, :-1]), features_of(params, CONFIG, audio[:, : 9 * CONFIG.hop]),
-      atol=1e-6)
+    features_of(params, CONFIG, audio[:, :-1]),
+    features_of(params, CONFIG, audio[:, : 9 * CONFIG.hop]),
+    atol=1e-6,
+  )
   with pytest.raises(ValueError, match="less than one frame"):
     semantic_features(params, CONFIG, audio[:, : CONFIG.hop - 1])
 
 
-@pytest.mark.parametrize(("kernel", "stride", "channels"), [(20, 10, 1), (9, 6, 3), (4, 4, 2), (11, 4, 2), (5, 1, 2)])
+@pytest.mark.parametrize(
+  ("kernel", "stride", "channels"), [(20, 10, 1), (9, 6, 3), (4, 4, 2), (11, 4, 2), (5, 1, 2)]
+)
 def test_strided_conv_equals_lax(kernel, stride, channels):
   x = jax.random.normal(jax.random.key(0), (2, 6 * stride, channels))
   conv = StridedConv(7, kernel, stride)
   params = nn.meta.unbox(conv.init(jax.random.key(1), x)["params"])
   left = (kernel - stride) // 2
   expected = jax.lax.conv_general_dilated(
-      x, params["kernel"], (stride,), [(left, kernel - stride - left)], dimension_numbers=("NWC", "WIO", "NWC"))
+    x,
+    params["kernel"],
+    (stride,),
+    [(left, kernel - stride - left)],
+    dimension_numbers=("NWC", "WIO", "NWC"),
+  )
   np.testing.assert_allclose(conv.apply({"params": params}, x), expected, atol=1e-5)
 
 
@@ -116,10 +149,19 @@ def test_depthwise_conv_equals_lax_with_gradients():
 
   def reference(kernel, x):
     return jax.lax.conv_general_dilated(
-        x, kernel[:, None, :], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=6)
+      x,
+      kernel[:, None, :],
+      (1,),
+      "SAME",
+      dimension_numbers=("NWC", "WIO", "NWC"),
+      feature_group_count=6,
+    )
 
   np.testing.assert_allclose(ours(kernel, x), reference(kernel, x), atol=1e-5)
-  grads = [jax.jit(jax.grad(lambda k, x, f=f: jnp.sum(jnp.sin(f(k, x))), (0, 1)))(kernel, x) for f in (ours, reference)]
+  grads = [
+    jax.jit(jax.grad(lambda k, x, f=f: jnp.sum(jnp.sin(f(k, x))), (0, 1)))(kernel, x)
+    for f in (ours, reference)
+  ]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *grads)
 
 
@@ -130,7 +172,9 @@ def test_relative_scores_are_indexed_by_distance():
   for i in range(t):
     for j in range(t):
       assert shifted[i, j] == scores[0, 0, i, t - 1 - i + j]
-  np.testing.assert_allclose(np.asarray(relative_sinusoids(t, 6))[t - 1], [0, 1, 0, 1, 0, 1], atol=1e-6)
+  np.testing.assert_allclose(
+    np.asarray(relative_sinusoids(t, 6))[t - 1], [0, 1, 0, 1, 0, 1], atol=1e-6
+  )
 
 
 def test_gabor_filters_answer_their_own_frequency():
@@ -145,7 +189,9 @@ def test_gumbel_quantizer_picks_one_code_and_passes_gradients():
   params = nn.meta.unbox(quantizer.init(jax.random.key(1), x, 1.0, None)["params"])
   vectors, codes, probabilities = quantizer.apply({"params": params}, x, 1.0, jax.random.key(2))
   groups = np.arange(CONFIG.n_groups)
-  picked = np.asarray(params["codebook"])[groups[None, None, :], np.asarray(codes)].reshape(2, 5, -1)
+  picked = np.asarray(params["codebook"])[groups[None, None, :], np.asarray(codes)].reshape(
+    2, 5, -1
+  )
   np.testing.assert_allclose(vectors, picked, atol=1e-6)
   np.testing.assert_allclose(np.sum(probabilities, axis=-1), 1.0, atol=1e-6)
   best = quantizer.apply({"params": params}, x, 1.0, None)
@@ -166,9 +212,16 @@ def test_paper_frames_are_at_25_hz():
 @pytest.mark.parametrize(("positions", "conv_norm", "front"), VARIANTS)
 def test_every_parameter_names_known_axes(positions, conv_norm, front):
   config = dataclasses.replace(CONFIG, positions=positions, conv_norm=conv_norm, front=front)
-  boxed = jax.eval_shape(lambda: Wav2Vec(config).init(
-      jax.random.key(0), jnp.zeros((1, config.hop)), jnp.ones((1,), jnp.int32), jnp.zeros((1, 1), bool),
-      jnp.ones(()), None))
+  boxed = jax.eval_shape(
+    lambda: Wav2Vec(config).init(
+      jax.random.key(0),
+      jnp.zeros((1, config.hop)),
+      jnp.ones((1,), jnp.int32),
+      jnp.zeros((1, 1), bool),
+      jnp.ones(()),
+      None,
+    )
+  )
   leaves = jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
   known = {name for name, _ in LOGICAL_AXIS_RULES}
   for leaf in leaves:
@@ -176,9 +229,16 @@ def test_every_parameter_names_known_axes(positions, conv_norm, front):
     assert len(leaf.names) == leaf.value.ndim and set(leaf.names) <= known
 
 
-@pytest.mark.parametrize("change", [
-    {"tokens_layer": 4}, {"front": "mel"}, {"conv_kernels": (20, 9)}, {"conv_kernels": (20, 5, 8)},
-    {"code_size": 7}])
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"tokens_layer": 4},
+    {"front": "mel"},
+    {"conv_kernels": (20, 9)},
+    {"conv_kernels": (20, 5, 8)},
+    {"code_size": 7},
+  ],
+)
 def test_sizes_that_do_not_fit_are_refused(change):
   with pytest.raises(ValueError):
     dataclasses.replace(CONFIG, **change)

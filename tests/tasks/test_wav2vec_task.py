@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from tests.configs import load_config
 from melody_jax.task import make_task
+from tests.configs import load_config
 
 
 def batch_of(task, rows: int) -> dict:
@@ -38,7 +38,9 @@ def test_steps_are_finite_and_reach_every_parameter():
 def test_evaluation_repeats_exactly():
   task = make_task(load_config("wav2vec", "tiny"))
   params = nn.meta.unbox(task.init(jax.random.key(0)))
-  evaluate = jax.jit(lambda p, b: task.loss(p, b, jax.random.key(1), jnp.zeros((), jnp.int32), train=False))
+  evaluate = jax.jit(
+    lambda p, b: task.loss(p, b, jax.random.key(1), jnp.zeros((), jnp.int32), train=False)
+  )
   batch = batch_of(task, 2)
   assert float(evaluate(params, batch)[0]) == float(evaluate(params, batch)[0])
 
@@ -53,6 +55,9 @@ def test_only_batch_statistics_are_frozen(conv_norm):
   if conv_norm == "layer":
     assert labels is None
     return
-  frozen = [jax.tree_util.keystr(path) for path, label in jax.tree_util.tree_leaves_with_path(labels)
-            if label == "frozen"]
+  frozen = [
+    jax.tree_util.keystr(path)
+    for path, label in jax.tree_util.tree_leaves_with_path(labels)
+    if label == "frozen"
+  ]
   assert len(frozen) == 2 and all("conv_norm" in path for path in frozen)
