@@ -28,6 +28,9 @@ DATA=${DATA:-${MELODY_DATA:-$HOME/melody_data}}
 JOBS=${JOBS:-2}
 BUNDLE=${BUNDLE:-checkpoints/$PRESET}
 DRY_RUN=
+# glibc hands a step's gigabyte of temporaries back to the kernel and faults it in again. Kept, a DPD
+# step takes 1.09 s instead of 1.31 s (nano, batch 4, 2 cores of an AMD EPYC).
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736}
 
 STAGES=(train_vae export_vae fit_latents
   train_wav2vec export_wav2vec fit_semantic
