@@ -2,7 +2,7 @@
 
     python -m melody_jax.encode --config=configs/encode.py --config.source=DIR --config.out=DIR
 
-Cost on 2 CPU cores with the nano bundle: see the README's table.
+Cost: not measured on an idle machine.
 """
 
 import ml_collections

@@ -22,7 +22,7 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
   c.loss.mel = 1.0
   c.loss.mel_resolutions = ((2048, 128), (1024, 80), (256, 32))  # (n_fft, mel bands)
   c.loss.waveform = 0.25  # per nat of error energy
-  c.loss.kl = 3e-3  # posterior noise then stays near a tenth of a latent's spread
+  c.loss.kl = 3e-3  # nano ended at a posterior noise of 0.24 to a spread of 0.78
   c.loss.adversarial = 1.0 if preset == "paper" else 0.0
   c.loss.adversarial_from = 0  # step at which the generator starts to listen
   c.loss.feature_matching = 2.0

@@ -88,7 +88,7 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(
-      f"no checkpoint at {path}: check config.checkpoint, or train one (README, 'Train')"
+      f"no checkpoint at {path}: check the directory given, or train one (README, 'Train')"
     )
   try:
     with safe_open(path, framework="numpy") as f:

@@ -71,8 +71,6 @@ def load_params(workdir: str | os.PathLike) -> tuple[Any, int]:
     step = manager.latest_step()
     if step is None:
       raise UserError(f"no finished checkpoint under {workdir}")
-    metadata = manager.item_metadata(step)
-    del metadata
     restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
   state = restored.state
   params = state["ema"] if state.get("ema") else state["params"]

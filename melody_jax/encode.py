@@ -17,9 +17,9 @@ import numpy as np
 
 from melody_jax import cli
 from melody_jax.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.audio import SAMPLE_RATE
 from melody_jax.errors import UserError
 
-SAMPLE_RATE = 24_000
 Encoder = Callable[[np.ndarray], np.ndarray]
 
 

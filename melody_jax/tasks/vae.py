@@ -76,7 +76,6 @@ class VAETask(BaseTask):
       "kl": kl,
       "posterior_std": jnp.mean(jnp.exp(0.5 * log_variance)),
       "latent_std": jnp.std(mean),
-      "si_sdr": jnp.mean(_si_sdr(audio, estimate)),
     }
     if self.adversarial:
       adversarial_total, adversarial_metrics = self._adversarial(
@@ -118,13 +117,3 @@ class VAETask(BaseTask):
   def export_params(self, params):
     """Encoder and decoder only; the discriminators serve training alone."""
     return params["generator"]
-
-
-def _si_sdr(target_BT, estimate_BT):
-  """Scale-invariant signal-to-distortion ratio [B] in dB (Le Roux et al., 2019)."""
-  scale = jnp.sum(target_BT * estimate_BT, -1, keepdims=True) / (
-    jnp.sum(jnp.square(target_BT), -1, keepdims=True) + 1e-8
-  )
-  projection = scale * target_BT
-  noise = jnp.sum(jnp.square(estimate_BT - projection), -1) + 1e-8
-  return 10.0 * jnp.log10(jnp.sum(jnp.square(projection), -1) / noise + 1e-8)
