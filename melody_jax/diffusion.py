@@ -90,6 +90,28 @@ def angle_step(z_delta_BxLxD: jax.Array, v_BxLxD: jax.Array, omega_BxL: jax.Arra
   return cos * z_delta_BxLxD - sin * v_BxLxD
 
 
+def preconditioning(
+  delta_BxL: jax.Array, latent_std: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Scales that keep a network's input and target at unit variance, each [B, L].
+
+  For clean latents of spread s, z_delta has the variance t^2 = cos^2 s^2 + sin^2, and what the
+  best linear guess a z_delta leaves of the velocity has the spread s / t:
+
+      v_hat = a z_delta + (s / t) network(z_delta / t),     a = sin cos (1 - s^2) / t^2
+
+  (the preconditioning of Karras et al. 2022, arXiv 2206.00364, in angle form; choice). A network
+  that returns zero is then the best linear predictor. s = 1 gives 1, 0, 1: the plain form.
+
+  Returns:
+    (1 / t, a, s / t).
+  """
+  cos, sin = jnp.cos(delta_BxL), jnp.sin(delta_BxL)
+  power = jnp.square(cos * latent_std) + jnp.square(sin)
+  scale = jax.lax.rsqrt(power)
+  return scale, sin * cos * (1.0 - latent_std**2) / power, latent_std * scale
+
+
 def chunk_angles(rng: jax.Array, batch: int, length: int, chunks: int) -> jax.Array:
   """Training angles: delta_m ~ U[0, pi/2], independent per chunk, repeated to frames [B, L].
 

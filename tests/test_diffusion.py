@@ -146,3 +146,19 @@ def test_guidance_combines_and_rescales():
   )
   per_row = diffusion.guide(conditional, unconditional, jnp.array([1.0, 2.5]).reshape(2, 1, 1))
   np.testing.assert_allclose(per_row[1], guided[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("std", [1.0, 1 / 3])
+def test_preconditioning_leaves_unit_variance(std):
+  keys = jax.random.split(jax.random.key(0), 2)
+  z, noise = (jax.random.normal(key, (1, 4, 50_000)) for key in keys)
+  z = z * std
+  delta = jnp.asarray([[0.0, 0.3, 1.0, diffusion.HALF_PI]])
+  scale_in, skip, scale_out = (x[..., None] for x in diffusion.preconditioning(delta, std))
+  noisy, v = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
+  np.testing.assert_allclose(jnp.std(noisy * scale_in, axis=-1), 1.0, atol=0.02)
+  rest = (v - skip * noisy) / scale_out
+  np.testing.assert_allclose(jnp.std(rest, axis=-1), 1.0, atol=0.02)
+  np.testing.assert_allclose(jnp.mean(rest * noisy, axis=-1), 0.0, atol=0.02)
+  if std == 1.0:
+    np.testing.assert_allclose(jnp.stack([scale_in, 1 + skip, scale_out]), 1.0, atol=1e-6)

@@ -3,8 +3,8 @@
 Encoder: strided convolutions with ConvNeXt-like blocks between. Decoders: HiFi-GAN
 (Kong et al., 2020), and one at frame rate whose head is a learned lapped transform, so
 that nearly all of its work is matmul. Where the whole stride is one lapped transform
-(`bypass_channels` > 0) stem and head begin as an MDCT and its inverse, and the lowest
-bins pass around the networks, companded: training starts from a low-passed copy.
+(`gain_edges`) stem and head begin as an MDCT and its inverse; gains of all bands and shapes of
+the lowest bins pass around the networks (`lapped`): training starts from a low-passed copy.
 
 Shape letters: B batch, T samples, L latent frames, D latent channels, C channels.
 """
@@ -16,8 +16,8 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from melody_jax.models import lapped
 from melody_jax.models.layers import Conv1d, Dense, DepthwiseConv1d, LayerNorm, param_with_axes
 
 
@@ -30,7 +30,9 @@ class VAEConfig:
     encoder_strides: strides of the encoder's convolutions; their product is the hop.
     encoder_widths: channels after each of them.
     encoder_blocks: residual blocks after each of them.
-    bypass_channels: MDCT bins handed to the first latent channels (0: none).
+    gain_edges: band edges, in bins, of the gains handed to the first latent channels; they rise
+      from 0 to the hop. Empty: neither gains nor shapes.
+    shape_bins: bins whose shape is handed to the channels after the gains.
     decoder: "frame" (overlap-add head) or "hifigan".
     decoder_width: channels of the frame decoder, or HiFi-GAN's first channels.
     decoder_blocks: blocks of the frame decoder.
@@ -39,7 +41,6 @@ class VAEConfig:
     resblock_dilations: dilations of each residual block.
     kernel_size: taps of the depthwise convolutions.
     mlp_ratio: inner size of a block's MLP over its width.
-    compand: slope at zero of the companding, asinh(compand * x) / 2.
     dtype: dtype of computation.
   """
 
@@ -47,7 +48,8 @@ class VAEConfig:
   encoder_strides: tuple[int, ...]
   encoder_widths: tuple[int, ...]
   encoder_blocks: tuple[int, ...]
-  bypass_channels: int = 0
+  gain_edges: tuple[int, ...] = ()
+  shape_bins: int = 0
   decoder: str = "frame"
   decoder_width: int = 384
   decoder_blocks: int = 6
@@ -56,44 +58,35 @@ class VAEConfig:
   resblock_dilations: tuple[int, ...] = (1, 3, 5)
   kernel_size: int = 7
   mlp_ratio: int = 4
-  compand: float = 30.0
   dtype: str = "float32"
+
+  def __post_init__(self):
+    if not self.gain_edges:
+      return
+    if len(self.encoder_strides) > 1 or self.gain_edges[-1] != self.hop_length:
+      raise ValueError(
+        f"gain_edges must end at the only stride; they end at {self.gain_edges[-1]}, strides are"
+        f" {self.encoder_strides}"
+      )
+    if self.direct_channels > self.latent_dim:
+      raise ValueError(
+        f"{self.direct_channels} gains and shapes do not fit latent_dim {self.latent_dim}"
+      )
 
   @property
   def hop_length(self) -> int:
     """Samples per latent frame."""
     return math.prod(self.encoder_strides)
 
+  @property
+  def n_gains(self) -> int:
+    """Bands with a gain."""
+    return max(len(self.gain_edges) - 1, 0)
 
-def mdct_basis(bins: int) -> np.ndarray:
-  """Orthonormal MDCT analysis basis under a sine window, [2 * bins, bins], float32.
-
-  Overlap-adding the frames `coefficients @ basis.T` at hop `bins` inverts it exactly
-  (Princen & Bradley, 1986).
-  """
-  n = np.arange(2 * bins)[:, None]
-  k = np.arange(bins)[None, :]
-  window = np.sin(np.pi * (n + 0.5) / (2 * bins))
-  basis = window * np.sqrt(2 / bins) * np.cos(np.pi / bins * (n + 0.5 + bins / 2) * (k + 0.5))
-  return basis.astype(np.float32)
-
-
-def compand(x: jax.Array, slope: float) -> jax.Array:
-  """asinh(slope x) / 2: linear near zero, logarithmic for loud bins."""
-  return 0.5 * jnp.arcsinh(slope * x)
-
-
-def expand(y: jax.Array, slope: float) -> jax.Array:
-  """Inverse of `compand`; |y| is limited to 4 so that no bin can overflow."""
-  return jnp.sinh(2.0 * jnp.clip(y, -4.0, 4.0)) / slope
-
-
-def overlap_add(frames_BLW: jax.Array, hop: int) -> jax.Array:
-  """Sums frames of width 2 * hop at spacing hop: [B, L, 2 hop] -> [B, (L + 1) hop]."""
-  first, second = jnp.split(frames_BLW, 2, axis=-1)
-  first = jnp.pad(first, ((0, 0), (0, 1), (0, 0)))
-  second = jnp.pad(second, ((0, 0), (1, 0), (0, 0)))
-  return (first + second).reshape(frames_BLW.shape[0], -1)
+  @property
+  def direct_channels(self) -> int:
+    """Latent channels that begin as gains and shapes."""
+    return self.n_gains + self.shape_bins
 
 
 class ConvNextBlock(nn.Module):
@@ -117,22 +110,22 @@ class ConvNextBlock(nn.Module):
 def _mdct_init(bins: int):
   def init(key, shape, dtype=jnp.float32):
     del key
-    return jnp.asarray(mdct_basis(bins), dtype).reshape(shape)
+    return jnp.asarray(lapped.mdct_basis(bins), dtype).reshape(shape)
 
   return init
 
 
 def _posterior_init(config: VAEConfig):
-  """Means of channels that the bypass does not feed begin at unit spread, all else at zero.
+  """Means of channels without gain or shape begin at unit spread, all else at zero.
 
   From small means these channels drown in the posterior's noise at once, the decoder learns
   to ignore them, and they never carry anything.
   """
 
   def init(key, shape, dtype=jnp.float32):
-    free = config.latent_dim - config.bypass_channels
-    kernel = nn.initializers.lecun_normal()(key, (shape[0], free), dtype)
-    return jnp.pad(kernel, ((0, 0), (config.bypass_channels, config.latent_dim)))
+    channel = jnp.arange(shape[1])
+    free = (channel >= config.direct_channels) & (channel < config.latent_dim)
+    return jnp.where(free[None, :], nn.initializers.lecun_normal()(key, shape, dtype), 0.0)
 
   return init
 
@@ -146,12 +139,12 @@ class Encoder(nn.Module):
   def __call__(self, audio_BT):
     c = self.config
     x = audio_BT[:, :, None].astype(c.dtype)
-    bypass = None
+    direct = None
     for i, (stride, width, blocks) in enumerate(
       zip(c.encoder_strides, c.encoder_widths, c.encoder_blocks, strict=True)
     ):
       pad = stride // 2
-      if c.bypass_channels:
+      if c.gain_edges:
         x = Conv1d(
           stride,
           2 * stride,
@@ -162,8 +155,9 @@ class Encoder(nn.Module):
           dtype=c.dtype,
           name=f"transform_{i}",
         )(x)
-        x = compand(x, c.compand)
-        bypass = x[..., : c.bypass_channels]
+        gains, shapes = lapped.split_gains(x.astype(jnp.float32), c.gain_edges)
+        direct = jnp.concatenate([gains, shapes[..., : c.shape_bins]], axis=-1)
+        x = jnp.concatenate([gains, shapes], axis=-1)
         x = Dense(width, ("conv_in", "embed"), dtype=c.dtype, name=f"stem_{i}")(x)
       else:
         x = Conv1d(
@@ -180,9 +174,9 @@ class Encoder(nn.Module):
       kernel_init=_posterior_init(c),
     )(x).astype(jnp.float32)
     mean, log_variance = jnp.split(x, 2, axis=-1)
-    if bypass is not None:
-      room = c.latent_dim - c.bypass_channels
-      mean = mean + jnp.pad(bypass.astype(jnp.float32), ((0, 0), (0, 0), (0, room)))
+    if direct is not None:
+      room = c.latent_dim - c.direct_channels
+      mean = mean + jnp.pad(direct, ((0, 0), (0, 0), (0, room)))
     return mean, jnp.clip(log_variance - 4.0, -12.0, 4.0)
 
 
@@ -207,12 +201,15 @@ class FrameDecoder(nn.Module):
       name="bins",
       kernel_init=nn.initializers.normal(0.01),
     )(x)
-    if c.bypass_channels:
-      known = z[..., : c.bypass_channels]
-      bins = bins + jnp.pad(known, ((0, 0), (0, 0), (0, hop - c.bypass_channels)))
-    bins = expand(bins.astype(jnp.float32), c.compand)
+    bins = bins.astype(jnp.float32)
+    if c.gain_edges:
+      gains, shapes = jnp.split(
+        latents_BLD[..., : c.direct_channels].astype(jnp.float32), [c.n_gains], axis=-1
+      )
+      bins = bins + jnp.pad(shapes, ((0, 0), (0, 0), (0, hop - c.shape_bins)))
+      bins = lapped.join_gains(gains, bins, c.gain_edges)
     basis = param_with_axes(self, "basis", _mdct_init(hop), (2 * hop, hop), ("kernel", "conv_in"))
-    audio = overlap_add(jnp.dot(bins, basis.T), hop)
+    audio = lapped.overlap_add(jnp.dot(bins, basis.T), hop)
     return audio[:, hop // 2 : hop // 2 + latents_BLD.shape[1] * hop]
 
 

@@ -11,6 +11,7 @@ from melody_jax.models.layers import config_from
 from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
 
 ANGLE_BUCKETS = 4
+WEIGHTINGS = ("velocity", "unit")
 
 
 class DPDTask(BaseTask):
@@ -20,6 +21,8 @@ class DPDTask(BaseTask):
     super().__init__(config)
     self.model_config: DPDConfig = config_from(DPDConfig, config.model)
     self.model = DPD(self.model_config)
+    if config.loss.weighting not in WEIGHTINGS:
+      raise ValueError(f"loss.weighting {config.loss.weighting!r}: one of {', '.join(WEIGHTINGS)}")
     self.frames = round(config.window_seconds * config.latent_rate)
     self.tokens = round(self.frames / self.model_config.frames_per_token)
 
@@ -37,9 +40,13 @@ class DPDTask(BaseTask):
   ) -> tuple[jax.Array, Metrics]:
     """Mean squared error of the velocity over all frames (SPEC section 6).
 
-    Metrics: `loss`; `loss_angle_0` (nearly clean) to `loss_angle_3` (nearly noise), the same
-    error by quarter of [0, pi/2]. In evaluation also `loss_shuffled`, with the semantic tokens
-    of another row, and `error_ratio`, the loss over that of the best constant per angle.
+    With `config.loss.weighting` "unit" each frame's error is divided by what the best linear
+    predictor leaves at its angle (`diffusion.preconditioning`): all angles count alike.
+
+    Metrics: `loss`; `velocity_error`, unweighted; `loss_angle_0` (nearly clean) to
+    `loss_angle_3` (nearly noise), the loss by quarter of [0, pi/2]. In evaluation also
+    `loss_shuffled`, with the semantic tokens of another row, and `error_ratio`, the velocity
+    error over that of the best constant per angle.
     """
     del step
     z, tokens = batch["latents"], batch["semantic_tokens"]
@@ -51,17 +58,29 @@ class DPDTask(BaseTask):
     if train and self.config.conditioning.drop:
       conditional = jax.random.bernoulli(drop_rng, 1.0 - self.config.conditioning.drop, z.shape[:1])
 
+    weight_BxL = jnp.ones_like(delta)
+    if self.config.loss.weighting == "unit":
+      _, _, scale = diffusion.preconditioning(delta, self.model_config.latent_std)
+      weight_BxL = 1.0 / jnp.square(scale)
+
     def frame_errors(tokens):
       v = self.model.apply({"params": params}, noisy, delta, tokens, conditional)
       return jnp.mean(jnp.square(v - target), axis=-1)
 
-    errors_BxL = frame_errors(tokens)
+    plain_BxL = frame_errors(tokens)
+    velocity_error = jnp.mean(plain_BxL)
+    errors_BxL = plain_BxL * weight_BxL
     loss = jnp.mean(errors_BxL)
     buckets = diffusion_metrics.by_angle(errors_BxL, delta, ANGLE_BUCKETS)
-    metrics = {"loss": loss, **{f"loss_angle_{i}": buckets[i] for i in range(ANGLE_BUCKETS)}}
+    metrics = {
+      "loss": loss,
+      "velocity_error": velocity_error,
+      **{f"loss_angle_{i}": buckets[i] for i in range(ANGLE_BUCKETS)},
+    }
     if not train:
       variance_D = jnp.var(z, axis=(0, 1))
       constant = jnp.mean(diffusion_metrics.constant_predictor_error(variance_D, delta))
-      metrics["error_ratio"] = loss / constant
-      metrics["loss_shuffled"] = jnp.mean(frame_errors(jnp.roll(tokens, 1, axis=0)))
+      metrics["error_ratio"] = velocity_error / constant
+      shuffled_BxL = frame_errors(jnp.roll(tokens, 1, axis=0)) * weight_BxL
+      metrics["loss_shuffled"] = jnp.mean(shuffled_BxL)
     return loss, metrics

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melody_jax.metrics.diffusion import linear_predictor_gain
 from melody_jax.models import dpd
 from melody_jax.models.layers import config_from
 from tests.configs import load_config
@@ -130,6 +131,32 @@ def test_init_has_the_shapes_and_axes_of_the_network():
   assert shapes(jax.eval_shape(lambda key: dpd.init(CONFIG, key), jax.random.key(0))) == shapes(
     whole
   )
+
+
+def test_cross_attention_begins_at_the_token_of_the_same_time():
+  config = dataclasses.replace(CONFIG, width=192, n_heads=4)
+  model = dpd.CrossAttention(config)
+  t = 40
+  positions = (np.arange(t) + 0.5)[None].astype(np.float32)
+  x = jax.random.normal(jax.random.key(0), (1, 1, t, 192))
+  tokens = jax.random.normal(jax.random.key(1), (1, t, 192))
+  params = nn.meta.unbox(model.init(jax.random.key(2), x, tokens, None, positions))
+  effect = jax.jacobian(
+    lambda tokens: model.apply(params, x, tokens, None, positions)[0, 0, 20].mean()
+  )(tokens)
+  by_token = np.linalg.norm(np.asarray(effect)[0], axis=-1)
+  near = by_token[18:23].sum()
+  assert near > 3 * (by_token.sum() - near)
+
+
+def test_preconditioned_network_starts_as_the_linear_predictor(inputs):
+  z, delta, tokens, _ = inputs
+  config = dataclasses.replace(CONFIG, latent_std=0.5)
+  params = nn.meta.unbox(dpd.init(config, jax.random.key(0)))
+  params["out"]["kernel"] = jnp.zeros_like(params["out"]["kernel"])
+  v = dpd.DPD(config).apply({"params": params}, z, delta, tokens)
+  gain = linear_predictor_gain(jnp.full((CONFIG.latent_dim,), 0.25), delta)
+  np.testing.assert_allclose(v, gain * z, atol=1e-5)
 
 
 def test_sizes_that_cannot_work_are_refused():

@@ -1,0 +1,88 @@
+"""Lapped transform of audio, split into gains and shapes, as pure functions.
+
+The codec's latents keep how loud a band is apart from the pattern inside it ("gain-shape", as
+in transform codecs: Valin et al., "The Opus codec", AES 2013). Levels, rhythm and
+spectral envelope then lie in channels of their own that vary slowly, and a pattern that a
+model gets wrong still sounds at the right level.
+
+Shape letters: B batch, L frames, F bins of the transform (= hop), G bands, W window.
+"""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# White noise at -70 dB of full scale, per bin of an orthonormal transform: what is quieter has
+# no pattern worth keeping.
+FLOOR = 3e-4
+# log(rms) of music lies between log(FLOOR) = -8 and 1; about N(0, 1) after this.
+GAIN_CENTER, GAIN_SCALE = -4.0, 2.0
+MAX_LOG_GAIN = 3.5  # twice full scale in one bin
+
+
+def mdct_basis(bins: int) -> np.ndarray:
+  """Orthonormal MDCT analysis basis under a sine window, [2 * bins, bins], float32.
+
+  Overlap-adding the frames `coefficients @ basis.T` at hop `bins` inverts it exactly
+  (Princen & Bradley, 1986).
+  """
+  n = np.arange(2 * bins)[:, None]
+  k = np.arange(bins)[None, :]
+  window = np.sin(np.pi * (n + 0.5) / (2 * bins))
+  basis = window * np.sqrt(2 / bins) * np.cos(np.pi / bins * (n + 0.5 + bins / 2) * (k + 0.5))
+  return basis.astype(np.float32)
+
+
+def overlap_add(frames_BLW: jax.Array, hop: int) -> jax.Array:
+  """Sums frames of width 2 * hop at spacing hop: [B, L, 2 hop] -> [B, (L + 1) hop]."""
+  first, second = jnp.split(frames_BLW, 2, axis=-1)
+  first = jnp.pad(first, ((0, 0), (0, 1), (0, 0)))
+  second = jnp.pad(second, ((0, 0), (1, 0), (0, 0)))
+  return (first + second).reshape(frames_BLW.shape[0], -1)
+
+
+def band_matrix(edges: tuple[int, ...]) -> np.ndarray:
+  """Means over bands: float32 [F, G]; band g holds bins edges[g] to edges[g + 1] - 1.
+
+  Raises:
+    ValueError: for edges that do not rise from 0.
+  """
+  if len(edges) < 2 or edges[0] != 0 or any(b <= a for a, b in pairwise(edges)):
+    raise ValueError(f"band edges {edges} must rise from 0")
+  matrix = np.zeros((edges[-1], len(edges) - 1), np.float32)
+  for g, (low, high) in enumerate(pairwise(edges)):
+    matrix[low:high, g] = 1.0 / (high - low)
+  return matrix
+
+
+def spread(bands_BLG: jax.Array, edges: tuple[int, ...]) -> jax.Array:
+  """The value of its band for every bin: [B, L, G] -> [B, L, F]."""
+  matrix = (band_matrix(edges) > 0).astype(np.float32)
+  return jnp.dot(bands_BLG, jnp.asarray(matrix.T, bands_BLG.dtype))
+
+
+def split_gains(bins_BLF: jax.Array, edges: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+  """Bins of the transform -> normalised log-gains [B, L, G] and shapes [B, L, F].
+
+      gain  = (log(rms of the band + FLOOR) - GAIN_CENTER) / GAIN_SCALE
+      shape = bins / (rms of the band + FLOOR)
+
+  The power of a bin is X_k^2 + (X_{k+1} - X_{k-1})^2, which hardly depends on phase (Daudet &
+  Sandler, 2004), halved, and smoothed over three frames by 1/4, 1/2, 1/4: |shape| stays under
+  2 sqrt(bins of the band).
+  """
+  padded = jnp.pad(bins_BLF, ((0, 0), (0, 0), (1, 1)))
+  power = 0.5 * (jnp.square(bins_BLF) + jnp.square(padded[..., 2:] - padded[..., :-2]))
+  bands = jnp.dot(power, jnp.asarray(band_matrix(edges), power.dtype))
+  around = jnp.pad(bands, ((0, 0), (1, 1), (0, 0)))
+  bands = 0.25 * around[:, :-2] + 0.5 * bands + 0.25 * around[:, 2:]
+  rms = jnp.sqrt(bands + 0.01 * FLOOR**2) + FLOOR  # the root has no gradient at zero
+  return (jnp.log(rms) - GAIN_CENTER) / GAIN_SCALE, bins_BLF / spread(rms, edges)
+
+
+def join_gains(gains_BLG: jax.Array, shapes_BLF: jax.Array, edges: tuple[int, ...]) -> jax.Array:
+  """Inverse of `split_gains`: bins [B, L, F]; gains are limited so that no bin can overflow."""
+  log_rms = jnp.minimum(gains_BLG * GAIN_SCALE + GAIN_CENTER, MAX_LOG_GAIN)
+  return shapes_BLF * jnp.exp(spread(log_rms, edges))
