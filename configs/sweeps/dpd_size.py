@@ -1,0 +1,27 @@
+"""Sizes of the dual-path diffusion model around nano: width, and number of dual-path blocks.
+
+    launch/sweep.sh dpd_size DIR --config.data.path=ENCODED
+
+The inner sizes keep their ratio to the width. Compare `validation/loss` of the runs in TensorBoard;
+melody_jax.export and melody_jax.evaluate measure them further. Scores: not measured.
+"""
+
+from typing import Any
+
+CONFIG = "configs/dpd.py:nano"
+MODULE = "melody_jax.train"
+OUTPUT = "--workdir"
+
+
+def get_sweep() -> list[dict[str, Any]]:
+  """The runs: values of config keys."""
+  return [
+    {
+      "model.width": width,
+      "model.n_blocks": blocks,
+      "model.ffn_width": 8 * width // 3,
+      "model.sru_width": width // 2,
+      "model.film_width": width,
+    }
+    for width, blocks in ((96, 6), (192, 3), (192, 6), (192, 9), (288, 6))
+  ]

@@ -1,0 +1,23 @@
+"""Learning rate of the semantic LM, at the size that the preset has.
+
+    launch/sweep.sh lm_learning_rate DIR --config.data.path=ENCODED
+
+The warm-up grows with the rate. Compare `validation/loss` of the runs in TensorBoard. Scores: not
+measured.
+"""
+
+from typing import Any
+
+CONFIG = "configs/lm.py:nano"
+MODULE = "melody_jax.train"
+OUTPUT = "--workdir"
+
+
+def get_sweep() -> list[dict[str, Any]]:
+  """The runs: values of config keys."""
+  return [
+    {"optimizer.learning_rate": 5e-4, "optimizer.warmup_steps": 30},
+    {"optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 30},
+    {"optimizer.learning_rate": 2e-3, "optimizer.warmup_steps": 60},
+    {"optimizer.learning_rate": 4e-3, "optimizer.warmup_steps": 120},
+  ]
