@@ -5,6 +5,8 @@ The base install samples: no TensorFlow, no torch. Extras add the rest:
   train   one training loop and TensorBoard files; reads encoded datasets without TensorFlow
   data    TFDS builders and seqio input (TensorFlow)
   eval    the evaluation command
+  plan    the TPU compiler, for melody_jax.plan; needs no TPU
+  gcs     workdirs in Google Cloud Storage (gs://...)
   tpu     jax for Cloud TPU
   cuda    jax for NVIDIA GPUs
   test    pytest; the suite also wants train, data and eval
@@ -36,7 +38,7 @@ BASE = [
 ]
 
 EXTRAS = {
-  "train": ["orbax-checkpoint>=0.11.30", "tensorboardX>=2.6"],
+  "train": ["etils[epath]>=1.9", "orbax-checkpoint>=0.11.30", "tensorboardX>=2.6"],
   "data": [
     "apache-beam>=2.60",
     "importlib_resources>=6",  # TFDS imports it and does not ask for it
@@ -47,6 +49,8 @@ EXTRAS = {
     "tensorflow-datasets>=4.9.8",
   ],
   "eval": [],  # the base install is enough so far; musicnn's weights are fetched when first used
+  "plan": ["libtpu"],
+  "gcs": ["gcsfs>=2024.6"],
   "tpu": ["jax[tpu]>=0.10"],
   "cuda": ["jax[cuda12]>=0.10"],
   "test": ["pytest>=8"],

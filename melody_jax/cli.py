@@ -3,12 +3,12 @@
 python -m melody_jax.<command> --config=FILE[:argument] [--config.key=value ...]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import os
 import pathlib
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 import ml_collections
@@ -48,13 +48,17 @@ def _check_config_file(argv: list[str]) -> None:
 
 
 def parse(
-  argv: list[str], needs_workdir: bool = False
-) -> tuple[ml_collections.ConfigDict, str | None]:
-  """Parses a command line to its config and --workdir.
+  argv: list[str], needs_workdir: bool = False, strings: Mapping[str, str] | None = None
+) -> tuple[ml_collections.ConfigDict, Any]:
+  """Parses a command line to its config, --workdir, and flags of the command's own.
 
   Args:
     argv: program name first.
     needs_workdir: whether the command requires --workdir=DIR.
+    strings: {name: help} of further flags, empty by default.
+
+  Returns:
+    (config, workdir), or with `strings` (config, {name: value}).
 
   Raises:
     UserError: for anything wrong with it, naming the nearest valid key.
@@ -64,6 +68,8 @@ def parse(
   try:
     holder = config_flags.DEFINE_config_file("config", None, "Config file.", values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "Directory of checkpoints and logs.", values)
+    for name, help_text in (strings or {}).items():
+      flags.DEFINE_string(name, "", help_text, values)
     rest = values(argv)
     config = holder.value
     if config is not None:
@@ -77,19 +83,25 @@ def parse(
   if needs_workdir and not values.workdir:
     raise UserError("--workdir=DIR is missing: where checkpoints and logs go")
   config.lock()
+  if strings:
+    return config, {name: values[name].value for name in strings}
   return config, values.workdir
 
 
-def run(main: Callable[..., None], needs_workdir: bool = False) -> None:
-  """Entry point of a command: parses sys.argv, calls `main(config[, workdir])`.
+def run(
+  main: Callable[..., None], needs_workdir: bool = False, strings: Mapping[str, str] | None = None
+) -> None:
+  """Entry point of a command: parses sys.argv, calls `main(config[, workdir][, **strings])`.
 
   A UserError ends the program with one line on standard error and status 2.
   """
   program = pathlib.Path(sys.argv[0]).stem
   try:
-    config, workdir = parse(sys.argv, needs_workdir)
-    if needs_workdir:
-      main(config, workdir)
+    config, given = parse(sys.argv, needs_workdir, strings)
+    if strings:
+      main(config, **given)
+    elif needs_workdir:
+      main(config, given)
     else:
       main(config)
   except UserError as e:

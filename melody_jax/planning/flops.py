@@ -1,0 +1,65 @@
+"""Matmul and convolution operations of a JAX function, counted before compilation."""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
+  """Multiplications and additions of all matmuls and convolutions of one call.
+
+  Loops count as often as they run (`scan`; a `while_loop` of unknown length once), branches as
+  the costliest, and what `remat` computes again as often as it is computed.
+
+  Args:
+    function: any traceable function.
+    arguments: arrays or ShapeDtypeStructs.
+  """
+  return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _of_jaxpr(jaxpr: core.Jaxpr) -> float:
+  return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _inner(parameters: dict[str, Any]) -> list[core.Jaxpr]:
+  found = []
+  for value in parameters.values():
+    for item in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(item, core.ClosedJaxpr):
+        found.append(item.jaxpr)
+      elif isinstance(item, core.Jaxpr):
+        found.append(item)
+  return found
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+  return variable.aval.shape
+
+
+def _of_equation(equation: core.JaxprEqn) -> float:
+  name, parameters = equation.primitive.name, equation.params
+  if name == "dot_general":
+    (contracted, _), _ = parameters["dimension_numbers"]
+    depth = math.prod(_shape(equation.invars[0])[i] for i in contracted)
+    return 2.0 * depth * math.prod(_shape(equation.outvars[0]))
+  if name == "conv_general_dilated":
+    kernel = _shape(equation.invars[1])
+    features = parameters["dimension_numbers"].rhs_spec[0]
+    per_output = math.prod(kernel) / kernel[features] / parameters["batch_group_count"]
+    # A transposed convolution multiplies zeros in between; only the real taps count.
+    return (
+      2.0 * per_output * math.prod(_shape(equation.outvars[0]))
+      / math.prod(parameters["lhs_dilation"])
+    )  # fmt: skip
+  inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(parameters)]
+  if name == "scan":
+    return parameters["length"] * sum(inner)
+  if name == "cond":
+    return max(inner, default=0.0)
+  if name == "pallas_call":
+    return 0.0  # our kernels are elementwise recurrences
+  return sum(inner)

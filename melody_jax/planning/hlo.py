@@ -1,0 +1,160 @@
+"""Reads a compiled program's text: what it moves, loops counted as often as they run.
+
+XLA's own cost analysis visits a loop's body once, so that a scan over 24 layers counts as one.
+Here every instruction counts as often as the loops around it run (`known_trip_count`).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+import dataclasses
+import math
+import re
+
+_BYTES = {
+  "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
+  "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16, "s4": 0.5, "u4": 0.5,
+}  # fmt: skip
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# They name memory, or are part of another instruction; nothing moves.
+_FREE = {
+  "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call",
+  "after-all", "partition-id", "replica-id", "iota", "opt-barrier",
+}  # fmt: skip
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT\s+)?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One line of HLO.
+
+  Attributes:
+    name: without %.
+    opcode: as in "fusion".
+    shape: text of the result's shape.
+    rest: operands and attributes.
+  """
+
+  name: str
+  opcode: str
+  shape: str
+  rest: str
+
+  @property
+  def operands(self) -> list[str]:
+    """Names of the operands."""
+    depth, end = 1, len(self.rest)
+    for i, character in enumerate(self.rest):
+      depth += (character in "({") - (character in ")}")
+      if not depth:
+        end = i
+        break
+    return re.findall(r"%([\w.\-]+)", self.rest[:end])
+
+  def called(self, attribute: str) -> list[str]:
+    """Computations that `attribute` (body, calls, to_apply, ...) names."""
+    match = re.search(attribute + r"=(?:\{([^}]*)\}|%?([\w.\-]+))", self.rest)
+    if not match:
+      return []
+    return re.findall(r"%?([\w.\-]+)", match[1] or match[2])
+
+  @property
+  def trips(self) -> int:
+    """How often a while loop runs; 1 where XLA does not know."""
+    match = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', self.rest)
+    return int(match[1]) if match else 1
+
+
+def shape_bytes(shape: str, in_hbm_only: bool = False) -> float:
+  """Bytes of a shape or tuple of shapes; `in_hbm_only` leaves out what lies in another memory."""
+  total = 0.0
+  for kind, dimensions, layout in _ARRAY.findall(shape):
+    if kind not in _BYTES or (in_hbm_only and re.search(r"S\([1-9]", layout)):
+      continue
+    total += _BYTES[kind] * math.prod(int(d) for d in dimensions.split(",") if d)
+  return total
+
+
+class Program:
+  """The computations of a compiled module.
+
+  Args:
+    text: of `compiled.as_text()`.
+  """
+
+  def __init__(self, text: str):
+    self.computations: dict[str, dict[str, Instruction]] = {}
+    self.entry = ""
+    current: dict[str, Instruction] | None = None
+    for line in text.splitlines():
+      header = _COMPUTATION.match(line)
+      if header:
+        current = self.computations.setdefault(header[2], {})
+        self.entry = header[2] if header[1] else self.entry
+        continue
+      match = _INSTRUCTION.match(line) if current is not None else None
+      if match and current is not None:
+        name, shape, opcode, rest = match.groups()
+        current[name] = Instruction(name, opcode, shape, rest)
+
+  def walk(self, into_fusions: bool) -> Iterator[tuple[str, Instruction, int]]:
+    """(computation, instruction, times it runs) of everything that is reached from the entry."""
+    stack = [(self.entry, 1)]
+    while stack:
+      where, times = stack.pop()
+      for instruction in self.computations.get(where, {}).values():
+        yield where, instruction, times
+        if instruction.opcode == "while":
+          stack += [(name, times * instruction.trips) for name in instruction.called("body")]
+        elif instruction.opcode == "conditional":
+          branches = instruction.called("branch_computations") or (
+            instruction.called("true_computation") + instruction.called("false_computation")
+          )
+          stack += [(name, times) for name in branches]
+        elif instruction.opcode in ("call", "async-start"):
+          attribute = "calls" if "calls=" in instruction.rest else "to_apply"
+          stack += [(name, times) for name in instruction.called(attribute)]
+        elif instruction.opcode == "fusion" and into_fusions:
+          stack += [(name, times) for name in instruction.called("calls")]
+
+  def collectives(self) -> dict[str, dict[str, float]]:
+    """{kind: {"count", "bytes"}} by results, asynchronous pairs counted once."""
+    found: dict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "bytes": 0.0})
+    for _, instruction, times in self.walk(into_fusions=True):
+      kind = instruction.opcode.removesuffix("-start")
+      if kind not in COLLECTIVES:
+        continue
+      # An asynchronous start returns (operands, results, ...): the largest is what moves.
+      arrays = [shape_bytes(m.group(0)) for m in _ARRAY.finditer(instruction.shape)]
+      asynchronous = instruction.opcode.endswith("-start")
+      size = max(arrays, default=0.0) if asynchronous else sum(arrays)
+      found[kind]["count"] += times
+      found[kind]["bytes"] += times * size
+    return dict(found)
+
+  def hbm_bytes(self) -> float:
+    """Bytes from and to HBM: operands and results of every instruction outside fusions."""
+    total = 0.0
+    for where, instruction, times in self.walk(into_fusions=False):
+      if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+        continue
+      here = self.computations[where]
+      size = shape_bytes(instruction.shape, in_hbm_only=True)
+      if "dynamic-update-slice" in instruction.name or "dynamic-slice" in instruction.name:
+        # In place or a window: the large operand is not moved as a whole.
+        sizes = sorted(shape_bytes(here[o].shape, True) for o in instruction.operands if o in here)
+        total += times * 2 * (min(size, sizes[-2] if len(sizes) > 1 else size))
+        continue
+      size += sum(shape_bytes(here[o].shape, True) for o in instruction.operands if o in here)
+      total += times * size
+    return total
+
+  def custom_calls(self) -> dict[str, int]:
+    """{target: times it runs}."""
+    found: dict[str, int] = defaultdict(int)
+    for _, instruction, times in self.walk(into_fusions=True):
+      match = re.search(r'custom_call_target="([^"]+)"', instruction.rest)
+      if instruction.opcode == "custom-call" and match:
+        found[match[1]] += times
+    return dict(found)

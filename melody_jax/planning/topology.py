@@ -1,0 +1,108 @@
+"""Devices to compile for that need not be here: TPU slices by name, or virtual CPU devices."""
+
+import dataclasses
+import math
+import re
+
+import jax
+from jax.sharding import Mesh
+import ml_collections
+
+from melody_jax import sharding
+from melody_jax.errors import UserError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What one chip can do, as its maker states it.
+
+  Attributes:
+    name: as in a topology.
+    hbm_bytes: memory.
+    flops: bfloat16 matmul operations a second.
+    hbm_bandwidth: bytes a second from and to its memory.
+    ici_bandwidth: bytes a second to all its neighbours together.
+    dimensions: of a slice's torus.
+  """
+
+  name: str
+  hbm_bytes: int
+  flops: float
+  hbm_bandwidth: float
+  ici_bandwidth: float
+  dimensions: int
+
+
+# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}: peak compute, HBM capacity and bandwidth,
+# interchip interconnect bandwidth (bits there, bytes here).
+CHIPS = {
+  chip.name: chip
+  for chip in (
+    Chip("v4", 32 * GIB, 275e12, 1.228e12, 300e9, 3),
+    Chip("v5e", 16 * GIB, 197e12, 0.819e12, 200e9, 2),
+    Chip("v5p", 95 * GIB, 459e12, 2.765e12, 600e9, 3),
+    Chip("v6e", 32 * GIB, 918e12, 1.640e12, 448e9, 2),
+  )
+}
+# No claim about any CPU: for tests, and for looking at memory and collectives without libtpu.
+CPU = Chip("cpu", 16 * GIB, 1e11, 2e10, 1e10, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """A slice: its chips, and the devices that XLA compiles for."""
+
+  name: str
+  chip: Chip
+  devices: list[jax.Device]
+
+  def mesh(self, sizes: ml_collections.ConfigDict) -> Mesh:
+    """The run's mesh (`config.mesh`) over these devices."""
+    return sharding.make_mesh(sizes, self.devices)
+
+
+def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
+  """Chip and shape of a slice: v5e:16x16 -> (CHIPS["v5e"], (16, 16)), cpu:8 -> (CPU, (8,)).
+
+  Raises:
+    UserError: for a name that is no chip and shape.
+  """
+  match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+  chips = CHIPS | {"cpu": CPU}
+  if not match or match[1] not in chips:
+    raise UserError(
+      f"topology {name!r}: a chip ({', '.join(chips)}), a colon and a shape, as in v5e:16x16,"
+      " v4:4x4x4 or cpu:8"
+    )
+  chip, shape = chips[match[1]], tuple(int(n) for n in match[2].split("x"))
+  if len(shape) != chip.dimensions or not math.prod(shape):
+    raise UserError(f"topology {name!r}: a slice of {chip.name} has {chip.dimensions} dimension(s)")
+  return chip, shape
+
+
+def open_topology(name: str) -> Topology:
+  """The devices of a named slice; call it before anything else touches JAX's devices.
+
+  Raises:
+    UserError: unknown name, a slice that does not exist, or no libtpu for a TPU's.
+  """
+  chip, shape = parse(name)
+  if chip is CPU:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", shape[0])
+    return Topology(name, chip, jax.devices())
+  from jax.experimental import topologies
+
+  try:
+    description = topologies.get_topology_desc(platform="tpu", topology_name=name)
+  except Exception as error:  # XLA raises its own kinds
+    text = " ".join(str(error).split())[:200]
+    if "libtpu" in text.lower() or "plugin" in text.lower():
+      raise UserError(
+        f"planning for {name} needs libtpu, which compiles without a TPU: pip install -c"
+        f" constraints.txt -e '.[plan]' ({text})"
+      ) from error
+    raise UserError(f"no slice {name}: {text}") from error
+  return Topology(name, chip, list(description.devices))

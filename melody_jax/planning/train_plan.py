@@ -1,0 +1,232 @@
+"""What one training step needs on a slice: compiled by the real compiler, run by nobody."""
+
+from collections.abc import Iterator
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+
+from melody_jax import sharding
+from melody_jax.errors import UserError
+from melody_jax.planning.flops import matmul_flops
+from melody_jax.planning.hlo import Program
+from melody_jax.planning.topology import Topology
+from melody_jax.steps import compile_train_step, make_train_step
+from melody_jax.task import Task, make_task
+from melody_jax.train_state import TrainState, abstract_state, make_init, shardings_of_state
+
+HBM_SHARE = 0.95  # of a chip's memory that a program may use; the runtime keeps some
+
+
+@dataclasses.dataclass
+class Plan:
+  """One compiled step, per device unless said otherwise. Sizes in bytes, times in seconds.
+
+  Attributes:
+    topology: name of the slice.
+    devices: in it.
+    mesh: sizes by axis.
+    batch_size: rows of a step over all devices.
+    accumulate: parts of a batch.
+    fits: whether `peak_bytes` lies under the chip's memory.
+    parameters: of the model, whole.
+    parameter_bytes, optimizer_bytes, ema_bytes: of the state.
+    activation_bytes: all else that is alive at the worst moment.
+    peak_bytes: at the worst moment; where the compiler gave up, what it said it needs.
+    hbm_bytes: memory of the chip.
+    flops: matmul operations that run, recomputation included.
+    model_flops: three forward passes' worth.
+    bytes_accessed: from and to HBM.
+    collectives: {kind: {"count", "bytes"}}.
+    custom_calls: {target: times}; kernels of our own among them.
+    compute_seconds, hbm_seconds, ici_seconds: each resource alone at its peak.
+    step_seconds: the largest of the three: no step can be faster.
+    mfu_bound: model_flops / step_seconds over the chip's peak.
+    binding: the resource that sets step_seconds.
+    compile_seconds: of this machine.
+    settings: overrides that led here, where the config itself did not fit.
+  """
+
+  topology: str
+  devices: int
+  mesh: dict[str, int]
+  batch_size: int
+  accumulate: int
+  fits: bool
+  parameters: int
+  parameter_bytes: float
+  optimizer_bytes: float
+  ema_bytes: float
+  activation_bytes: float
+  peak_bytes: float
+  hbm_bytes: float
+  flops: float = 0.0
+  model_flops: float = 0.0
+  bytes_accessed: float = 0.0
+  collectives: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+  custom_calls: dict[str, int] = dataclasses.field(default_factory=dict)
+  compute_seconds: float = 0.0
+  hbm_seconds: float = 0.0
+  ici_seconds: float = 0.0
+  step_seconds: float = 0.0
+  mfu_bound: float = 0.0
+  binding: str = "memory"
+  compile_seconds: float = 0.0
+  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _shard_bytes(tree: Any) -> float:
+  """Bytes of one device's share of ShapeDtypeStructs with shardings."""
+
+  def size(leaf: Any) -> int:
+    return int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)) * leaf.dtype.itemsize
+
+  return float(sum(map(size, jax.tree.leaves(tree))))
+
+
+def abstract_batch(config: ml_collections.ConfigDict, task: Task, mesh: Mesh) -> dict[str, Any]:
+  """A batch's shapes, laid over the mesh.
+
+  Raises:
+    UserError: rows that do not divide over the data axes.
+  """
+  rows, lanes = config.train.batch_size, mesh.shape["data"] * mesh.shape["fsdp"]
+  if rows % (lanes * config.train.accumulate):
+    raise UserError(
+      f"train.batch_size {rows} does not divide over {lanes} data-parallel devices"
+      f" x train.accumulate {config.train.accumulate}"
+    )
+  layout = sharding.batch_sharding(mesh)
+  return {
+    name: jax.ShapeDtypeStruct((rows, *f.shape), jnp.dtype(f.dtype), sharding=layout)
+    for name, f in task.input_features().items()
+  }
+
+
+def _measure(plan: Plan, compiled: Any, topology: Topology) -> None:
+  """Fills in what the compiled program tells."""
+  chip, memory = topology.chip, compiled.memory_analysis()
+  arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes
+  plan.peak_bytes = float(
+    arguments - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+  )  # fmt: skip
+  state = plan.parameter_bytes + plan.optimizer_bytes + plan.ema_bytes
+  plan.activation_bytes = plan.peak_bytes - state
+  plan.fits = plan.peak_bytes <= HBM_SHARE * chip.hbm_bytes
+  program = Program(compiled.as_text())
+  plan.collectives = program.collectives()
+  plan.custom_calls = program.custom_calls()
+  plan.bytes_accessed = program.hbm_bytes()
+  # A ring moves an all-reduce's bytes twice, the others' once.
+  moved = sum(c["bytes"] * (2 if k == "all-reduce" else 1) for k, c in plan.collectives.items())
+  plan.compute_seconds = plan.flops / chip.flops
+  plan.hbm_seconds = plan.bytes_accessed / chip.hbm_bandwidth
+  plan.ici_seconds = moved / chip.ici_bandwidth
+  times = {
+    "compute": plan.compute_seconds, "hbm": plan.hbm_seconds, "interconnect": plan.ici_seconds
+  }  # fmt: skip
+  plan.step_seconds = max(times.values())
+  plan.binding = max(times, key=lambda name: times[name])
+  if plan.step_seconds:
+    plan.mfu_bound = plan.model_flops / plan.step_seconds / chip.flops
+
+
+def _needed(error: Exception) -> float | None:
+  """Bytes that the compiler said a program needs, when it is out of memory; None: another error."""
+  text = str(error)
+  if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
+    return None
+  units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+  match = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of", text)
+  return float(match[1]) * units[match[2]] if match else float("inf")
+
+
+def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
+  """Compiles the very train step of `config` for the devices of `topology`.
+
+  Raises:
+    UserError: a mesh or batch that does not fit the number of devices.
+  """
+  import time
+
+  task = make_task(config)
+  mesh = topology.mesh(config.mesh)
+  init, optimizer, boxed = make_init(config, task)
+  shardings = shardings_of_state(mesh, init, boxed)
+  state = abstract_state(init, shardings)
+  batch = abstract_batch(config, task, mesh)
+  step = make_train_step(config, task, optimizer)
+  plan = _without_program(config, task, topology, mesh, state)
+  n = len(topology.devices)
+  plan.flops = matmul_flops(step, state, batch) / n
+  rng = jax.eval_shape(lambda: jax.random.key(0))
+  plan.model_flops = 3.0 * matmul_flops(task.loss, state.params, batch, rng, state.step) / n
+  started = time.monotonic()
+  try:
+    compiled = compile_train_step(step, mesh, shardings).lower(state, batch).compile()
+  except Exception as error:  # XLA's own kinds
+    needed = _needed(error)
+    if needed is None:
+      raise
+    plan.peak_bytes, plan.fits = needed, False
+  else:
+    _measure(plan, compiled, topology)
+  plan.compile_seconds = time.monotonic() - started
+  return plan
+
+
+def _without_program(
+  config: ml_collections.ConfigDict, task: Task, topology: Topology, mesh: Mesh, state: TrainState
+) -> Plan:
+  del task
+  leaves = jax.tree.leaves(state.params)
+  return Plan(
+    topology=topology.name, devices=len(topology.devices), mesh=dict(mesh.shape),
+    batch_size=config.train.batch_size, accumulate=config.train.accumulate, fits=False,
+    parameters=sum(int(np.prod(leaf.shape)) for leaf in leaves),
+    parameter_bytes=_shard_bytes(state.params), optimizer_bytes=_shard_bytes(state.opt_state),
+    ema_bytes=_shard_bytes(state.ema) if state.ema is not None else 0.0,
+    activation_bytes=0.0, peak_bytes=0.0, hbm_bytes=float(topology.chip.hbm_bytes),
+  )  # fmt: skip
+
+
+def alternatives(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[dict[str, Any]]:
+  """Settings that need less memory, nearest first: same result, then sharded state, then less.
+
+  More parts a batch leave the mathematics alone (except for losses over a whole batch); more
+  fsdp leaves it alone too; a smaller batch does not.
+  """
+  lanes = mesh.shape["data"] * mesh.shape["fsdp"]
+  rows = config.train.batch_size // (lanes * config.train.accumulate)
+  part = 2
+  while rows % part == 0 and part <= 8:
+    yield {"train.accumulate": config.train.accumulate * part}
+    part *= 2
+  fsdp = mesh.shape["fsdp"]
+  for factor in (4, 16):
+    if mesh.shape["data"] % factor == 0:
+      best = max((p for p in (1, 2, 4, 8) if rows % p == 0), default=1)
+      yield {"mesh.fsdp": fsdp * factor, "train.accumulate": config.train.accumulate * best}
+  for divisor in (2, 4, 8, 16):
+    if config.train.batch_size % (divisor * lanes) == 0:
+      yield {"train.batch_size": config.train.batch_size // divisor, "train.accumulate": 1}
+
+
+def nearest_fit(config: ml_collections.ConfigDict, topology: Topology, report: Any) -> Plan | None:
+  """The first of `alternatives` that fits, compiled; None: none does."""
+  mesh = topology.mesh(config.mesh)
+  for settings in alternatives(config, mesh):
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(settings)
+    report("trying " + " ".join(f"--config.{k}={v}" for k, v in settings.items()))
+    plan = plan_step(changed, topology)
+    plan.settings = settings
+    if plan.fits:
+      return plan
+  return None

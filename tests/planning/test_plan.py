@@ -1,0 +1,99 @@
+"""The plan command: what it writes, and what it does when a run does not fit."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from melody_jax.errors import UserError
+from melody_jax.planning import topology, train_plan
+from tests.configs import load_config
+from tests.training.processes import environment
+
+
+def plan(repository, *arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "melody_jax.plan", *arguments],
+    cwd=repository, env=environment(1), capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+
+
+def test_plan_of_a_step_on_eight_devices(repository, tmp_path):
+  out = tmp_path / "plan.json"
+  done = plan(
+    repository, "--config=configs/lm.py:tiny", "--topology=cpu:8", f"--out={out}",
+    "--config.train.batch_size=16", "--config.mesh.fsdp=2", "--config.mesh.tensor=2",
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  found = json.loads(out.read_text())
+  assert found["fits"] is True and found["devices"] == 8
+  assert found["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
+  assert 0 < found["peak_bytes"] < found["hbm_bytes"]
+  # Sharded four ways where shapes allow: between a quarter and the whole.
+  assert found["parameters"] * 4 / 4 <= found["parameter_bytes"] < found["parameters"] * 4
+  assert found["flops"] >= found["model_flops"] * 0.95 > 0
+  assert 0 < found["mfu_bound"] <= 1
+  assert found["collectives"]["all-reduce"]["bytes"] > 0
+  for word in ("fits", "optimiser state", "all-reduce", "MFU at most"):
+    assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--config=configs/lm.py:tiny"], "--topology=NAME is missing"),
+    (["--config=configs/lm.py:tiny", "--topology=v9:2x2"], "topology 'v9:2x2'"),
+    (["--config=configs/lm.py:tiny", "--topology=v4:2x2"], "v4 has 3 dimension"),
+    (["--config=configs/encode.py", "--topology=cpu:1"], "must be a training config"),
+    (
+      ["--config=configs/lm.py:tiny", "--topology=cpu:8", "--config.train.batch_size=4"],
+      "train.batch_size 4 does not divide over 8",
+    ),
+    (
+      ["--config=configs/lm.py:tiny", "--topology=cpu:1", "--out=/nonexistent/p.json"],
+      "does not exist",
+    ),
+  ],
+)
+def test_bad_input_is_one_line(repository, arguments, message):
+  done = plan(repository, *arguments)
+  assert done.returncode == 2 and message in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_the_nearest_setting_that_fits_is_named(monkeypatch):
+  import jax
+
+  config = load_config("vae", "tiny")
+  config.loss.adversarial = 0.0
+  config.train.batch_size = 8
+  here = topology.Topology("cpu:1", topology.CPU, jax.devices()[:1])
+  whole = train_plan.plan_step(config, here)
+  assert whole.fits
+  state = whole.parameter_bytes + whole.optimizer_bytes + whole.ema_bytes
+  room = (state + 0.7 * whole.activation_bytes) / train_plan.HBM_SHARE
+  small = topology.Topology(
+    "cpu:1", dataclasses.replace(topology.CPU, hbm_bytes=int(room)), jax.devices()[:1]
+  )
+  assert not train_plan.plan_step(config, small).fits
+  nearest = train_plan.nearest_fit(config, small, lambda line: None)
+  assert nearest is not None and nearest.fits
+  assert nearest.settings["train.accumulate"] > 1
+  # The same work in smaller parts.
+  assert nearest.flops == pytest.approx(whole.flops, rel=0.05)
+
+
+def test_out_of_memory_messages_are_understood():
+  error = RuntimeError(
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm."
+    " Used 21.24G of 15.75G hbm. Exceeded hbm capacity by 5.49G."
+  )
+  assert train_plan._needed(error) == pytest.approx(21.24 * 2**30)
+  assert train_plan._needed(RuntimeError("INTERNAL: something else")) is None
+
+
+def test_a_topology_that_makes_no_sense():
+  with pytest.raises(UserError, match="as in v5e:16x16"):
+    topology.parse("16x16")
