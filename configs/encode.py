@@ -7,6 +7,8 @@ Cost: not measured on an idle machine.
 
 import ml_collections
 
+from melody_jax.config import distributed_config
+
 
 def get_config() -> ml_collections.ConfigDict:
   """What to encode, from where to where."""
@@ -19,4 +21,5 @@ def get_config() -> ml_collections.ConfigDict:
   c.splits = "train,validation"
   c.shards = 8
   c.style_hop_seconds = 2.5  # a new style window every chunk of the DPD
+  c.distributed = distributed_config()
   return c

@@ -4,72 +4,58 @@ r"""Writes the features that LM and DPD train on, or plain audio for the encoder
         --config.bundle=checkpoints/nano --config.features=style_tokens,semantic_tokens,latents
 
 The source is an array dataset, or a TFDS dataset (`--config.tfds=NAME --config.source=TFDS_DIR`).
-Shards are written one by one and a finished shard is not encoded again, so the command resumes;
-with several hosts each takes every n-th shard.
+Shards are written one by one and a finished shard is not encoded again, so the command resumes.
+Several hosts (`melody_jax.distributed`) take every n-th shard each; the devices of a host take
+windows of several records at a time.
 """
 
 from collections.abc import Callable, Iterable
+import itertools
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
-from melody_jax import cli
+from melody_jax import cli, distributed
 from melody_jax.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.audio import SAMPLE_RATE
 from melody_jax.errors import UserError
 
-Encoder = Callable[[np.ndarray], np.ndarray]
+# Clips [T] -> frames of each.
+Encoder = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def _style(config) -> tuple[Feature, Encoder]:
   from melody_jax.encoders import StyleEncoder
 
   style = StyleEncoder.load(config.bundle, text=False)
-  window = style.config.window_samples
-  hop = round(config.style_hop_seconds * SAMPLE_RATE)
-
-  def encode(audio: np.ndarray) -> np.ndarray:
-    starts = range(0, max(len(audio) - window, 0) + 1, hop)
-    windows = np.stack(
-      [np.pad(audio[s : s + window], (0, max(0, window - len(audio)))) for s in starts]
-    )
-    # One window a call keeps a single compiled shape.
-    return np.concatenate([np.asarray(style.tokens(style.audio(w[None]))) for w in windows])
-
+  hop = config.style_hop_seconds
   levels = style.params["rvq"]["codebooks"].shape[0]
-  return Feature(1.0 / config.style_hop_seconds, "int16", (levels,), per_window=True), encode
+  feature = Feature(1.0 / hop, "int16", (levels,), per_window=True)
+  return feature, lambda clips: style.tokens_of_clips(clips, hop)
 
 
 def _semantic(config) -> tuple[Feature, Encoder]:
   from melody_jax.encoders import SemanticTokenizer
 
   tokenizer = SemanticTokenizer.load(config.bundle)
-  return Feature(SAMPLE_RATE / tokenizer.config.hop, "int16"), tokenizer.encode
+  return Feature(SAMPLE_RATE / tokenizer.config.hop, "int16"), tokenizer.encode_clips
 
 
 def _latents(config) -> tuple[Feature, Encoder]:
   from melody_jax.encoders import Codec
 
   codec = Codec.load(config.bundle)
-  hop = codec.config.hop_length
-
-  def encode(audio: np.ndarray) -> np.ndarray:
-    frames = len(audio) // hop
-    block = round(30 * SAMPLE_RATE) // hop  # pad to whole half minutes: few compiled shapes
-    padded = -(-frames // block) * block * hop
-    latents = codec.encode(np.pad(audio[: frames * hop], (0, padded - frames * hop))[None])
-    return np.asarray(latents[0, :frames])
-
-  return Feature(SAMPLE_RATE / hop, "float16", (codec.config.latent_dim,)), encode
+  rate = SAMPLE_RATE / codec.config.hop_length
+  return Feature(rate, "float16", (codec.config.latent_dim,)), codec.encode_clips
 
 
 def _audio(config) -> tuple[Feature, Encoder]:
   del config
-  return Feature(SAMPLE_RATE, "int16"), lambda audio: np.round(
-    np.clip(audio, -1, 1) * 32767
-  ).astype(np.int16)
+  return Feature(SAMPLE_RATE, "int16"), lambda clips: [
+    np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16) for audio in clips
+  ]
 
 
 FEATURES = {
@@ -109,10 +95,15 @@ def encode_split(config, split: str, encoders: dict[str, tuple[Feature, Encoder]
       continue
     writer = ShardWriter(target.parent, shard, n_shards, features)
     indices = range(shard, count, n_shards)
-    for record, audio in tqdm(
+    progress = tqdm(
       read(indices), total=len(indices), desc=f"{split} {shard + 1}/{n_shards}", mininterval=10
-    ):
-      writer.write(record, {name: encode(audio) for name, (_, encode) in encoders.items()})
+    )
+    records = iter(progress)
+    while group := list(itertools.islice(records, 2 * jax.local_device_count())):
+      clips = [audio for _, audio in group]
+      encoded = {name: encode(clips) for name, (_, encode) in encoders.items()}
+      for i, (record, _) in enumerate(group):
+        writer.write(record, {name: frames[i] for name, frames in encoded.items()})
     writer.close()
 
 
@@ -125,9 +116,10 @@ def main(config) -> None:
   unknown = [name for name in names if name not in FEATURES]
   if unknown:
     raise UserError(f"config.features has {', '.join(unknown)}: it may have {', '.join(FEATURES)}")
-  encoders = {name: FEATURES[name](config) for name in names}
-  for split in config.splits.split(","):
-    encode_split(config, split, encoders)
+  with distributed.session(config.distributed):
+    encoders = {name: FEATURES[name](config) for name in names}
+    for split in config.splits.split(","):
+      encode_split(config, split, encoders)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Each is loaded from a bundle (`melody_jax/bundle.py`) and holds its parameters; 
 take and return arrays and compile once per shape.
 """
 
+from collections.abc import Sequence
 import functools
 import os
 from typing import Any
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax import bundle
+from melody_jax.audio import SAMPLE_RATE
 from melody_jax.errors import UserError
+from melody_jax.local_rows import map_rows
 from melody_jax.models import vae as vae_model
 from melody_jax.models.layers import config_from
+from melody_jax.windows import Window, overlapping_windows
 
 
 def _constant(params: dict[str, Any], path: os.PathLike, *keys: str) -> Any:
@@ -58,6 +62,26 @@ class Codec:
     """[B, T] -> latents [B, T // hop, D] in [-1, 1]; T is cut to a multiple of the hop."""
     frames = audio_BT.shape[1] // self.config.hop_length
     return self._encode(self.params, jnp.asarray(audio_BT[:, : frames * self.config.hop_length]))
+
+  def encode_clips(self, clips: Sequence[np.ndarray], block_seconds: float = 30.0):
+    """Clips [T] of any lengths -> list of latents [T // hop, D], each clip in one pass.
+
+    Clips are padded to whole blocks, so that few shapes are compiled.
+    """
+    hop = self.config.hop_length
+    block = round(block_seconds * SAMPLE_RATE) // hop
+    blocks = [-(-(len(clip) // hop) // block) for clip in clips]
+    out: list[Any] = [None] * len(clips)
+    for n in sorted(set(blocks)):
+      chosen = [i for i, b in enumerate(blocks) if b == n]
+      rows = np.zeros((len(chosen), n * block * hop), np.float32)
+      for row, i in zip(rows, chosen, strict=True):
+        kept = len(clips[i]) // hop * hop
+        row[:kept] = clips[i][:kept]
+      latents = map_rows(functools.partial(self._encode, self.params), rows)
+      for i, clip_latents in zip(chosen, latents, strict=True):
+        out[i] = clip_latents[: len(clips[i]) // hop]
+    return out
 
   def decode(self, latents_BLD: jax.Array) -> jax.Array:
     """Latents [B, L, D] -> audio [B, L * hop]."""
@@ -114,33 +138,33 @@ class SemanticTokenizer:
     return cls(config_from(Wav2VecConfig, metadata["model_config"]), params)
 
   def encode(self, audio_T: np.ndarray) -> np.ndarray:
-    """A clip [T] of any length -> int32 [T // hop].
+    """A clip [T] of any length -> int32 [T // hop]; see `encode_clips`."""
+    return self.encode_clips([audio_T])[0]
+
+  def encode_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Clips [T] of any lengths -> int32 [T // hop] each.
 
     Clips longer than a window are read in windows that overlap by the context on both sides.
     """
     hop = self.config.hop
-    rate = self.config.sample_rate
-    window = round(self.window_seconds * rate) // hop
-    context = round(self.context_seconds * rate) // hop
-    n_frames = len(audio_T) // hop
-    step = window - 2 * context
-    starts = [0] + list(range(step, n_frames - 2 * context, step)) if n_frames > window else [0]
-    rows = np.zeros((len(starts), window * hop), np.float32)
-    lengths = np.zeros(len(starts), np.int32)
-    for i, s in enumerate(starts):
-      piece = audio_T[s * hop : min(s + window, n_frames) * hop]
+    length = round(self.window_seconds * self.config.sample_rate) // hop
+    context = round(self.context_seconds * self.config.sample_rate) // hop
+    plans = []
+    for clip in clips:
+      frames = len(clip) // hop
+      whole = [Window(0, 0, frames)]
+      plans.append(overlapping_windows(frames, length, context) if frames > length else whole)
+    owners = [(clip, window) for clip, plan in zip(clips, plans, strict=True) for window in plan]
+    rows = np.zeros((len(owners), length * hop), np.float32)
+    lengths = np.zeros(len(owners), np.int32)
+    for i, (clip, window) in enumerate(owners):
+      piece = clip[window.start * hop : min(window.start + length, len(clip) // hop) * hop]
       rows[i, : len(piece)], lengths[i] = piece, len(piece)
-    # One window at a time: a single compiled shape, whatever the length of the clip.
-    tokens = [
-      np.asarray(self._tokens(self.params, rows[i : i + 1], lengths[i : i + 1]))[0]
-      for i in range(len(starts))
+    tokens = iter(map_rows(functools.partial(self._tokens, self.params), rows, lengths))
+    return [
+      np.concatenate([next(tokens)[w.begin - w.start : w.end - w.start] for w in plan])
+      for plan in plans
     ]
-    out = np.zeros(n_frames, np.int32)
-    for i, s in enumerate(starts):
-      skip = context if s else 0
-      end = min(s + window, n_frames)
-      out[s + skip : end] = tokens[i][skip : end - s]
-    return out
 
 
 class StyleEncoder:
@@ -178,6 +202,20 @@ class StyleEncoder:
   def audio(self, audio_BT: np.ndarray) -> jax.Array:
     """[B, T] -> unit embeddings [B, C]."""
     return self.embed_music(self.params, jnp.asarray(audio_BT))
+
+  def tokens_of_clips(self, clips: Sequence[np.ndarray], hop_seconds: float) -> list[np.ndarray]:
+    """Clips [T] -> int32 [windows, 12] each: tokens of the windows that start every hop.
+
+    A clip shorter than a window is one window, padded with silence.
+    """
+    length, hop = self.config.window_samples, round(hop_seconds * self.config.sample_rate)
+    rows, counts = [], []
+    for clip in clips:
+      starts = range(0, max(len(clip) - length, 0) + 1, hop)
+      rows += [np.pad(clip[s : s + length], (0, max(0, length - len(clip)))) for s in starts]
+      counts.append(len(starts))
+    tokens = map_rows(lambda audio: self.tokens(self.audio(audio)), np.stack(rows))
+    return np.split(tokens, np.cumsum(counts)[:-1])
 
   def text(self, prompts: list[str]) -> jax.Array:
     """Prompts -> unit embeddings [B, C]."""

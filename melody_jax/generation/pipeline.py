@@ -25,11 +25,11 @@ import numpy as np
 from melody_jax import bundle, diffusion, encoders
 from melody_jax.errors import UserError
 from melody_jax.generation import token_sampler
-from melody_jax.generation.windows import Window, overlapping_windows
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import mulan, quantizer
 from melody_jax.models.layers import config_from
+from melody_jax.windows import Window, overlapping_windows
 
 SEMANTIC_RATE = 25  # tokens a second; SPEC section 1
 CONTEXT_SECONDS = 0.64  # on either side of a window that is decoded in the midst of a piece

@@ -8,8 +8,8 @@ from melody_jax import audio as audio_io
 from melody_jax import bundle, diffusion
 from melody_jax.errors import UserError
 from melody_jax.generation.pipeline import Pipeline, Settings
-from melody_jax.generation.windows import overlapping_windows
 from melody_jax.sample import SCHEDULES
+from melody_jax.windows import overlapping_windows
 from tests import tiny_bundle
 
 SETTINGS = Settings(steps=2)

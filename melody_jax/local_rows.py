@@ -1,0 +1,33 @@
+"""Runs a jitted function over many rows, as many at a time as this host has devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+
+def map_rows(function: Callable[..., Any], *arrays_NxX: np.ndarray) -> np.ndarray:
+  """function(rows, ...) over equal parts of N rows, one row a local device, gathered in order.
+
+  One compiled shape, whatever N: the last part is filled up with its first row. Every row's
+  result depends on that row alone, so that neither the number of devices nor its neighbours
+  matter.
+
+  Args:
+    function: takes arrays of one row a device, returns an array with the same rows.
+    arrays_NxX: all with N rows, N at least 1.
+  """
+  devices = jax.local_devices()
+  count, n = len(devices), len(arrays_NxX[0])
+  layout = NamedSharding(Mesh(np.asarray(devices), ("rows",)), PartitionSpec("rows"))
+  results = []
+  for start in range(0, n, count):
+    index = np.arange(start, start + count)
+    index[index >= n] = start
+    parts = [a[index] for a in arrays_NxX]
+    if count > 1:  # on one device the default placement shares compiled programs with others
+      parts = [jax.device_put(part, layout) for part in parts]
+    results.append(np.asarray(function(*parts))[: n - start])
+  return np.concatenate(results)
