@@ -3,6 +3,17 @@
 import ml_collections
 
 
+def distributed_config() -> ml_collections.ConfigDict:
+  """How the processes of a run find each other: `melody_jax.run_plan.Settings`."""
+  c = ml_collections.ConfigDict()
+  c.coordinator = ""  # host:port of process 0; empty: MELODY_COORDINATOR, or found out
+  c.num_processes = 0  # 0: found out
+  c.process_id = -1  # -1: found out
+  c.start_timeout = 300  # s for all processes to show up
+  c.heartbeat_timeout = 25  # s of silence after which a process counts as dead
+  return c
+
+
 def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   """The config of a training run of `task`, to be completed by configs/<model>.py."""
   c = ml_collections.ConfigDict()
@@ -23,7 +34,9 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.data.eval_split = "validation"
 
   c.train = ml_collections.ConfigDict()
-  c.train.batch_size = 8  # rows over all hosts
+  c.train.batch_size = 8  # rows of a step, over all hosts
+  c.train.accumulate = 1  # parts a batch is cut into, one after another (less memory)
+  c.train.on_nonfinite = "stop"  # or "skip": what a loss of NaN or infinity does
   c.train.steps = 1000
   c.train.log_every = 20
   c.train.eval_every = 500
@@ -40,6 +53,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.optimizer.final_scale = 0.1  # of learning_rate, at the last step
   c.optimizer.b1 = 0.9
   c.optimizer.b2 = 0.99
+  c.optimizer.eps = 1e-8
   c.optimizer.weight_decay = 0.0
   c.optimizer.clip_norm = 1.0
 
@@ -51,4 +65,5 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.mesh.data = -1  # -1: whatever devices remain
   c.mesh.fsdp = 1
   c.mesh.tensor = 1
+  c.distributed = distributed_config()
   return c

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from etils import epath
 import jax
 import ml_collections
 import numpy as np
@@ -30,13 +31,13 @@ class MetricLogger:
     self._speaks = jax.process_index() == 0
     self._last: tuple[int, float] | None = None
     if self._speaks:
-      os.makedirs(workdir, exist_ok=True)
-      with open(os.path.join(workdir, "config.json"), "w", encoding="utf-8") as f:
-        f.write(config.to_json_best_effort(indent=2))
+      directory = epath.Path(workdir)  # a bucket's name as well as a directory
+      directory.mkdir(parents=True, exist_ok=True)
+      (directory / "config.json").write_text(config.to_json_best_effort(indent=2))
       try:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(os.path.join(workdir, "tensorboard"))
+        self._writer = SummaryWriter(str(directory / "tensorboard"))
       except ImportError:
         self._print("tensorboardX is not installed: scalars go to this terminal only")
 
@@ -71,6 +72,10 @@ class MetricLogger:
     self._scalars(step, metrics, "validation")
     if self._last:
       self._last = (self._last[0], self._last[1])
+
+  def preempted(self, step: int) -> None:
+    """Says that the run ends early, and how to go on."""
+    self._print(f"step {step}: told to stop (SIGTERM); saved. The same command goes on from here")
 
   def _scalars(self, step: int, metrics: dict[str, float], prefix: str) -> None:
     if self._writer:

@@ -40,6 +40,7 @@ def make_optimizer(
       learning_rate_schedule(config, steps),
       b1=config.b1,
       b2=config.b2,
+      eps=config.eps,
       weight_decay=config.weight_decay,
       mask=decays,
     ),

@@ -5,11 +5,12 @@ name is laid over the mesh (data, fsdp, tensor). An axis that is not in the tabl
 an error: nothing is replicated silently.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import ml_collections
 import numpy as np
@@ -37,13 +38,19 @@ LOGICAL_AXIS_RULES: tuple[tuple[str, str | None], ...] = (
 )
 
 
-def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
+def make_mesh(
+  config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """Builds the mesh of the sizes in `config` (data, fsdp, tensor); one may be -1 (inferred).
+
+  Args:
+    config: `config.mesh` of a run.
+    devices: None: all that this run has.
 
   Raises:
     UserError: if the sizes do not multiply to the number of devices.
   """
-  devices = jax.devices()
+  devices = jax.devices() if devices is None else list(devices)
   sizes = [config[axis] for axis in MESH_AXES]
   if sizes.count(-1) > 1:
     raise UserError(f"config.mesh {sizes}: at most one size may be -1")
@@ -54,12 +61,39 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
       f"config.mesh {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices,"
       f" this run has {len(devices)}: set one size to -1"
     )
-  return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)
+  # Neighbours on the mesh's last axes become neighbours on the torus.
+  return Mesh(mesh_utils.create_device_mesh(sizes, devices), MESH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows of a batch go over every data-parallel axis."""
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
+  """Which part of a batch of `rows` this host's devices hold: (index, count) of equal parts.
+
+  Hosts that share a tensor-parallel group hold, and must read, the same part.
+
+  Raises:
+    UserError: rows that do not divide over the mesh, or devices of one host that hold rows apart.
+  """
+  lanes = mesh.shape["data"] * mesh.shape["fsdp"]
+  if rows % lanes:
+    raise UserError(
+      f"train.batch_size {rows} does not divide over {lanes} data-parallel devices"
+      f" (mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']})"
+    )
+  slices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+  bounds = {index[0].indices(rows)[:2] for index in slices if index}
+  first, last = min(low for low, _ in bounds), max(high for _, high in bounds)
+  size = last - first
+  if sum(high - low for low, high in bounds) != size or rows % size or first % size:
+    raise UserError(
+      f"the devices of this host hold rows {sorted(bounds)} of a batch: choose mesh sizes that put"
+      " whole hosts along data and fsdp"
+    )
+  return first // size, rows // size
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -7,10 +7,16 @@ from melody_jax import cli
 
 
 def main(config, workdir: str) -> None:
-  """Runs the loop; a second call with the same workdir resumes."""
-  from melody_jax import loop
+  """Runs the loop; a second call with the same workdir resumes.
 
-  loop.train(config, workdir)
+  Ends with status 75 where the run was told to stop (SIGTERM) and saved: the same command goes on.
+  """
+  from melody_jax import distributed, loop
+
+  with distributed.session(config.distributed):
+    step = int(loop.train(config, workdir).step)
+  if step < config.train.steps:
+    raise SystemExit(distributed.EXIT_TRY_AGAIN)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class ArraySource:
     seed: decides every draw.
     weights: sampling weight of each dataset; None: by its number of windows.
     shuffle: False reads windows in order, once each per epoch (evaluation).
-    host: (index, count) of this host; it yields rows index, index + count, ...
+    host: (index, count): it yields the index-th of `count` equal parts of every batch.
     tokenize: text -> (ids [N], mask [N]); needed where features ask for text.
 
   Raises:
@@ -151,8 +151,9 @@ class ArraySource:
 
   def __next__(self) -> dict[str, np.ndarray]:
     index, count = self._host
-    base = self._position * self._batch
-    rows = [self._row(base + r) for r in range(index, self._batch, count)]
+    size = self._batch // count
+    first = self._position * self._batch + index * size
+    rows = [self._row(first + r) for r in range(size)]
     self._position += 1
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 

@@ -7,6 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from melody_jax import distributed
 from melody_jax.array_dataset import ArrayDataset
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_source import TEXT_FEATURES, ArraySource
@@ -34,15 +35,27 @@ def _tokenizer(config: ml_collections.ConfigDict):
 
 
 def make_source(
-  config: ml_collections.ConfigDict, task: NeedsFeatures, split: str, shuffle: bool = True
+  config: ml_collections.ConfigDict,
+  task: NeedsFeatures,
+  split: str,
+  shuffle: bool = True,
+  part: tuple[int, int] | None = None,
 ) -> Source:
   """The source of `split` for `task`, reading this host's rows only.
+
+  Args:
+    config: of a run.
+    task: what a batch must hold.
+    split: of the data.
+    shuffle: random windows without end; False: in order.
+    part: (index, count) of the part of every batch that this host reads, as
+      `sharding.batch_part_of_host` gives it; None: that of the process among all.
 
   Raises:
     UserError: if config.data names no data, or data that lack what the task needs.
   """
   features = task.input_features()
-  host = (jax.process_index(), jax.process_count())
+  host = part or (jax.process_index(), jax.process_count())
   tokenize = _tokenizer(config) if any(name in features for name in TEXT_FEATURES) else None
   if not config.data.path:
     raise UserError(
@@ -52,7 +65,7 @@ def make_source(
   if config.data.source == "array":
     weights = [float(w) for w in config.data.weights.split(",") if w] or None
     datasets = [ArrayDataset(path, split) for path in config.data.path.split(",")]
-    return ArraySource(
+    source = ArraySource(
       datasets,
       features,
       config.window_seconds,
@@ -63,6 +76,8 @@ def make_source(
       host,
       tokenize,
     )
+    distributed.every_host_has_data(source.windows, f"windows of split {split}")
+    return source
   if config.data.source == "seqio":
     from melody_jax.input_pipeline.seqio_source import SeqioSource
 

@@ -17,7 +17,8 @@ class Wav2VecTask(BaseTask):
 
   Reads from `config.loss`: mask_start_probability, mask_span (frames), n_distractors,
   contrastive_temperature, diversity_weight, gumbel_start, gumbel_end, gumbel_decay (the
-  Gumbel temperature is start * decay ** step, not below end).
+  Gumbel temperature is start * decay ** step, not below end), freeze_targets (the feature
+  encoder and the choice of codes stay as they were drawn).
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
@@ -69,7 +70,9 @@ class Wav2VecTask(BaseTask):
     perplexity_G = losses.code_perplexity(out["probabilities"], hidden_BxT)
     diversity = losses.diversity_loss(perplexity_G, model_config.n_codes)
     chosen = jax.nn.one_hot(out["codes"], model_config.n_codes)
-    return contrastive + c.diversity_weight * diversity, {
+    loss = contrastive + c.diversity_weight * diversity
+    return loss, {
+      "loss": loss,
       "contrastive": contrastive,
       "diversity": diversity,
       "accuracy": accuracy,
@@ -78,12 +81,16 @@ class Wav2VecTask(BaseTask):
     }
 
   def optimizer_labels(self, params: Variables) -> Any:
-    """Statistics of a frozen batch norm never train."""
-    if self.model_config.conv_norm != "batch":
+    """Statistics of a frozen batch norm never train; nor do targets that the config freezes."""
+    batch_norm = self.model_config.conv_norm == "batch"
+    targets = self.config.loss.freeze_targets
+    if not batch_norm and not targets:
       return None
 
     def label(path: tuple[Any, ...], _: Any) -> str:
       keys = [getattr(key, "key", None) for key in path]
-      return "frozen" if "conv_norm" in keys and {"mean", "var"} & set(keys) else "default"
+      statistic = batch_norm and "conv_norm" in keys and {"mean", "var"} & set(keys)
+      target = targets and (keys[0] == "feature_encoder" or keys[:2] == ["quantizer", "logits"])
+      return "frozen" if statistic or target else "default"
 
     return jax.tree_util.tree_map_with_path(label, params)

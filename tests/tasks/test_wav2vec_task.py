@@ -46,18 +46,25 @@ def test_evaluation_repeats_exactly():
 
 
 @pytest.mark.parametrize("conv_norm", ["layer", "batch"])
-def test_only_batch_statistics_are_frozen(conv_norm):
+@pytest.mark.parametrize("freeze_targets", [False, True])
+def test_batch_statistics_and_frozen_targets_never_train(conv_norm, freeze_targets):
   config = load_config("wav2vec", "tiny")
   config.model.conv_norm = conv_norm
+  config.loss.freeze_targets = freeze_targets
   task = make_task(config)
   params = jax.eval_shape(lambda: nn.meta.unbox(task.init(jax.random.key(0))))
   labels = task.optimizer_labels(params)
-  if conv_norm == "layer":
+  if conv_norm == "layer" and not freeze_targets:
     assert labels is None
     return
-  frozen = [
+  frozen = {
     jax.tree_util.keystr(path)
     for path, label in jax.tree_util.tree_leaves_with_path(labels)
     if label == "frozen"
-  ]
-  assert len(frozen) == 2 and all("conv_norm" in path for path in frozen)
+  }
+  statistics = {path for path in frozen if "conv_norm" in path}
+  assert len(statistics) == (2 if conv_norm == "batch" else 0)
+  encoder = {path for path in frozen if path.startswith("['feature_encoder']")}
+  logits = {path for path in frozen if path.startswith("['quantizer']['logits']")}
+  assert frozen == statistics | encoder | logits
+  assert bool(encoder) == bool(logits) == freeze_targets

@@ -11,6 +11,8 @@ from melody_jax.array_dataset import Feature, ShardWriter
 from melody_jax.checkpoint import load_params
 from melody_jax.errors import UserError
 from melody_jax.export import export
+from melody_jax.task import make_task
+from melody_jax.train_state import make_init
 from tests.configs import load_config
 
 
@@ -56,6 +58,31 @@ def test_resumed_run_equals_uninterrupted_run(config, tmp_path):
     params["decoder"]["bins"]["kernel"], ema["generator"]["decoder"]["bins"]["kernel"], atol=1e-3
   )
   assert json.loads((tmp_path / "resumed" / "config.json").read_text())["task"] == "vae"
+
+
+def test_a_frozen_encoder_stays_as_it_was_born(config, tmp_path):
+  c = config.copy_and_resolve_references()
+  c.loss.train_encoder = False
+  c.train.steps = 2
+  c.optimizer.warmup_steps = 0
+  c.train.eval_every = 0
+  loop.train(c, tmp_path)
+  c.train.steps = 4  # frozen parts have no optimiser state: resuming must know that too
+  params = loop.train(c, tmp_path).params
+  init, _, _ = make_init(c, make_task(c))
+  born = init(jax.random.key(c.seed)).params
+  for a, b in zip(
+    jax.tree.leaves(params["generator"]["encoder"]),
+    jax.tree.leaves(born["generator"]["encoder"]),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+  moved = jax.tree.map(
+    lambda a, b: float(np.abs(a - b).max()),
+    params["generator"]["decoder"],
+    born["generator"]["decoder"],
+  )
+  assert max(jax.tree.leaves(moved)) > 1e-5
 
 
 def test_no_data_is_one_clear_error(config, tmp_path):

@@ -1,0 +1,81 @@
+"""Run by test_mesh.py with eight virtual devices: one step on a mesh against one device.
+
+python -m tests.training.mesh_step MODEL      prints the largest differences as JSON
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from melody_jax import sharding
+from melody_jax.steps import compile_train_step, make_train_step
+from melody_jax.task import make_task
+from melody_jax.train_state import make_init, shardings_of_state
+from tests.configs import load_config
+
+INTEGERS = {"semantic_tokens": 1024, "style_tokens": 1024, "text_ids": 1000}
+
+
+def random_batch(task, rows: int) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(0)
+  batch = {}
+  for name, feature in task.input_features().items():
+    shape = (rows, *feature.shape)
+    if feature.dtype == "bool":
+      batch[name] = np.ones(shape, bool)
+    elif name in INTEGERS:
+      batch[name] = rng.integers(0, INTEGERS[name], shape).astype(feature.dtype)
+    else:
+      batch[name] = (0.2 * rng.normal(size=shape)).astype(feature.dtype)
+  return batch
+
+
+def step_on(config, task, devices, sizes, batch):
+  mesh = Mesh(np.asarray(devices).reshape(sizes), sharding.MESH_AXES)
+  init, optimizer, boxed = make_init(config, task)
+  shardings = shardings_of_state(mesh, init, boxed)
+  state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+  before = jax.device_get(state.params)
+  step = compile_train_step(make_train_step(config, task, optimizer), mesh, shardings)
+  rows = sharding.batch_sharding(mesh)
+  state, metrics = step(state, {k: jax.device_put(v, rows) for k, v in batch.items()})
+  split = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+  return jax.device_get((state.params, metrics)), before, split
+
+
+def main(name: str) -> None:
+  config = load_config(name, "tiny")
+  config.train.batch_size = 8
+  # The warm-up's first rate is zero; Adam would blow a gradient of rounding errors up to a
+  # whole step, so that its epsilon lies above them.
+  config.optimizer.warmup_steps = 0
+  config.optimizer.eps = 1e-2
+  task = make_task(config)
+  batch = random_batch(task, 8)
+  devices = jax.devices()
+  (one, one_metrics), before, _ = step_on(config, task, devices[:1], (1, 1, 1), batch)
+  (many, many_metrics), _, split = step_on(config, task, devices, (2, 2, 2), batch)
+
+  def largest(a, b):
+    differences = jax.tree.map(lambda x, y: float(jnp.max(jnp.abs(x - y))), a, b)
+    return max(jax.tree.leaves(differences))
+
+  print(
+    json.dumps(
+      {
+        "devices": len(devices),
+        "parameters": largest(one, many),
+        "moved": largest(one, before),
+        "loss": abs(float(one_metrics["loss"]) - float(many_metrics["loss"])),
+        "split": split,
+      }
+    )
+  )
+
+
+if __name__ == "__main__":
+  main(sys.argv[1])

@@ -1,0 +1,20 @@
+"""One step on a (data, fsdp, tensor) = (2, 2, 2) mesh equals the step of one device."""
+
+import json
+
+import pytest
+
+from melody_jax.task import TASKS
+from tests.training.processes import start
+
+
+@pytest.mark.parametrize("model", TASKS)
+def test_a_step_on_eight_devices_equals_one(model):
+  process = start(["-m", "tests.training.mesh_step", model], devices=8)
+  said, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors
+  found = json.loads(said.splitlines()[-1])
+  assert found["devices"] == 8
+  assert found["split"] >= 5, "parameters lie whole on every device: nothing was sharded"
+  assert found["moved"] > 1e-4, "the step changed nothing"
+  assert found["loss"] < 1e-5 and found["parameters"] < 1e-5

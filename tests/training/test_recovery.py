@@ -1,0 +1,194 @@
+"""Runs that are told to stop, killed, torn, or fed with NaN."""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melody_jax import loop
+from melody_jax.checkpoint import load_params
+from melody_jax.errors import UserError
+from melody_jax.tasks.lm import LMTask
+from tests.configs import load_config
+from tests.training.processes import start, train_arguments, write_token_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  return write_token_dataset(tmp_path_factory.mktemp("tokens"))
+
+
+@pytest.fixture
+def config(data):
+  c = load_config("lm", "tiny")
+  c.data.path = str(data)
+  c.train.steps, c.train.save_every, c.train.log_every, c.train.eval_every = 6, 2, 3, 0
+  c.train.ema_decay = 0.9
+  c.optimizer.schedule = "constant"
+  return c
+
+
+def equal(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def poison(monkeypatch, at_step):
+  """The loss of one step, counted from 1, becomes NaN, and so do its gradients."""
+  honest = LMTask.loss
+
+  def loss(self, params, batch, rng, step, train=True):
+    value, metrics = honest(self, params, batch, rng, step, train)
+    value = jnp.where(jnp.asarray(step) + 1 == at_step, jnp.nan, 1.0) * value
+    return value, metrics | {"loss": value}
+
+  monkeypatch.setattr(LMTask, "loss", loss)
+
+
+def test_nan_stops_the_run_and_names_step_and_batch(config, tmp_path, monkeypatch):
+  poison(monkeypatch, at_step=4)
+  with pytest.raises(UserError, match=r"step 4: .* data \{'position': 3\}"):
+    loop.train(config, tmp_path)
+  params, _ = load_params(tmp_path)  # every checkpoint that was written is sound
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_nan_is_skipped_on_request(config, tmp_path, monkeypatch, capsys):
+  poison(monkeypatch, at_step=4)
+  config.train.on_nonfinite = "skip"
+  state = loop.train(config, tmp_path)
+  assert int(state.step) == 6
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+  assert "step 4: loss or gradients are not finite" in capsys.readouterr().err
+  # The update of step 4, and nothing else, is missing.
+  assert int(state.opt_state[1][0].count) == 5
+
+
+def test_unknown_policy_is_refused(config, tmp_path):
+  config.train.on_nonfinite = "ignore"
+  with pytest.raises(UserError, match="one of stop, skip"):
+    loop.train(config, tmp_path)
+
+
+def tear(step_directory, how: str) -> None:
+  """Damages a checkpoint as a crash of disk or machine would."""
+  files = [f for f in step_directory.rglob("*") if f.is_file()]
+  if how == "truncated data":
+    victim = max((f for f in files if "/d/" in f.as_posix()), key=lambda f: f.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+  elif how == "missing data":
+    for f in files:
+      if "/d/" in f.as_posix():
+        f.unlink()
+  elif how == "empty metadata":
+    (step_directory / "state" / "_METADATA").write_bytes(b"")
+  elif how == "no data position":
+    shutil.rmtree(step_directory / "source")
+
+
+@pytest.mark.parametrize(
+  "how", ["truncated data", "missing data", "empty metadata", "no data position"]
+)
+def test_damaged_checkpoint_is_named_and_skipped(config, tmp_path, capsys, how):
+  whole = loop.train(config, tmp_path / "whole")
+  run = tmp_path / "run"
+  config.train.steps = 4
+  loop.train(config, run)
+  tear(run / "checkpoints" / "4", how)
+  config.train.steps = 6
+  resumed = loop.train(config, run)
+  said = capsys.readouterr().err
+  assert f"{run / 'checkpoints' / '4'} is damaged" in said
+  assert "lm: step 2 of 6" in said
+  assert (run / "checkpoints.damaged" / "4").is_dir()
+  equal(whole, resumed)
+
+
+def test_all_checkpoints_damaged_begins_anew(config, tmp_path):
+  whole = loop.train(config, tmp_path / "whole")
+  run = tmp_path / "run"
+  config.train.steps = 4
+  loop.train(config, run)
+  for step in (run / "checkpoints").iterdir():
+    tear(step, "truncated data")
+  config.train.steps = 6
+  equal(whole, loop.train(config, run))
+
+
+def test_checkpoint_of_another_model_is_refused_and_kept(config, tmp_path):
+  config.train.steps = 2
+  loop.train(config, tmp_path)
+  config.model.width = 64
+  with pytest.raises(UserError, match="of another model or optimiser"):
+    loop.train(config, tmp_path)
+  assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(data, tmp_path):
+  arguments = train_arguments(
+    data, tmp_path, "--config.train.steps=100000", "--config.train.save_every=100000",
+    "--config.train.log_every=1",
+  )  # fmt: skip
+  process = start(arguments)
+  assert process.stderr
+  for line in process.stderr:
+    if line.startswith("step 5/"):
+      break
+  process.send_signal(signal.SIGTERM)
+  said = process.stderr.read()
+  assert process.wait(60) == 75, said  # "try again": schedulers start it anew
+  assert "told to stop (SIGTERM); saved" in said and "Traceback" not in said
+  saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+  assert saved >= 5
+  position = json.loads((tmp_path / "checkpoints" / str(saved) / "source" / "metadata").read_text())
+  assert position == {"position": saved}
+  again = start([*arguments, f"--config.train.steps={saved + 2}"])
+  _, said = again.communicate(timeout=120)
+  assert again.returncode == 0 and f"lm: step {saved} of {saved + 2}" in said
+
+
+def test_full_disk_leaves_the_last_good_checkpoint(data, tmp_path):
+  arguments = train_arguments(data, tmp_path, "--config.train.save_every=2")
+  first = start([*arguments, "--config.train.steps=2"])
+  assert first.wait(120) == 0, first.communicate()
+
+  def no_room():  # a file may not grow: what the writer sees is an error, as of a full disk
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+
+  no_cache = {"JAX_ENABLE_COMPILATION_CACHE": "0"}
+  full = start([*arguments, "--config.train.steps=6"], preexec_fn=no_room, env=no_cache)
+  _, said = full.communicate(timeout=120)
+  assert full.returncode == 2, said
+  last = said.strip().splitlines()[-1]  # a thread of the writer's may have complained before
+  assert "error:" in last and "the last good checkpoint is step 2" in last
+  resumed = start([*arguments, "--config.train.steps=4"])
+  _, said = resumed.communicate(timeout=120)
+  assert resumed.returncode == 0 and "lm: step 2 of 4" in said
+
+
+def test_killed_twenty_times_equals_uninterrupted(data, tmp_path):
+  steps = "--config.train.steps=400"
+  every = "--config.train.save_every=10"
+  whole = start(train_arguments(data, tmp_path / "whole", steps, every))
+  seconds = time.monotonic()
+  assert whole.wait(180) == 0
+  seconds = time.monotonic() - seconds
+  draw = random.Random(0)
+  arguments = train_arguments(data, tmp_path / "killed", steps, every)
+  for _ in range(20):
+    process = start(arguments)
+    time.sleep(draw.uniform(0.3, 1.0) * seconds)
+    process.kill()
+    process.communicate()
+  last = start(arguments)
+  _, said = last.communicate(timeout=180)
+  assert last.returncode == 0, said
+  equal(load_params(tmp_path / "whole"), load_params(tmp_path / "killed"))
