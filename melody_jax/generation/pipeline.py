@@ -283,7 +283,7 @@ class Pipeline:
     return jax.vmap(of_item)(keys_B)
 
   def _denoise(self, params, inputs, tokens, noise, known=None, mask=None) -> jax.Array:
-    """Clean latents [B, L, D] of one window under its semantic tokens."""
+    """Clean latents [B, L, D] of one window under its semantic tokens, in [-1, 1] as in training."""
     scale, rows = inputs["guidance_scale"], len(noise)
 
     def velocity(z, delta):
@@ -295,7 +295,7 @@ class Pipeline:
       v = self._dpd.apply({"params": params["dpd"]}, z, delta, twice, conditional)
       return diffusion.guide(*jnp.split(v, 2), scale)
 
-    return diffusion.sample(velocity, noise, inputs["omegas"], known, mask)
+    return jnp.clip(diffusion.sample(velocity, noise, inputs["omegas"], known, mask), -1.0, 1.0)
 
   def _tokens(self, inputs, n_chunks: int, say) -> tuple[np.ndarray, int]:
     """Semantic tokens of a long piece, and the LM's passes."""
