@@ -7,11 +7,11 @@ With u = x W split into candidate u_c, forget u_f and reset u_r, per direction:
     r_k = sigmoid(u_r[k] + v_r c_{k-1} + b_r)
     h_k = r_k c_k + (1 - r_k) skip[k]
 
-`sru` is what models call; `sru_reference` is the same maths as one plain scan, the truth
-that `sru` and accelerator kernels are tested against. A fused kernel replaces `sru` as a
-whole: its arguments are the outputs of one matmul, its result the input of the next.
+`sru` is what models call: its arguments are the outputs of one matmul, its result the input of
+the next. On TPUs and GPUs it is one fused kernel (`sru_pallas`), elsewhere `sru_scan`.
+`sru_reference` is the same maths as one plain scan, the truth that both are tested against.
 
-Only c is sequential. `sru` therefore scans f and c alone and computes r and h for all k
+Only c is sequential. `sru_scan` therefore scans f and c alone and computes r and h for all k
 at once. Its gradient does not differentiate the scan: given c, every f_k is known at once,
 and the gradient of c obeys a LINEAR recurrence with known coefficients,
 
@@ -27,10 +27,13 @@ that each step reads and writes contiguous memory.
 """
 
 from functools import partial
+from typing import Literal
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+
+Implementation = Literal["auto", "scan", "pallas_tpu", "pallas_gpu"]
 
 
 def sru(
@@ -40,10 +43,15 @@ def sru(
   skip_KxRx2H: jax.Array,
   cell_2x2H: jax.Array,
   bias_2x2H: jax.Array,
+  *,
+  implementation: Implementation = "auto",
+  interpret: bool = False,
 ) -> jax.Array:
-  """Bidirectional SRU over axis 0, fast form with its own gradient.
+  """Bidirectional SRU over axis 0.
 
-  The last axis holds the H of the forward direction, then the H of the reverse one.
+  The last axis holds the H of the forward direction, then the H of the reverse one. On several
+  TPUs or GPUs a mesh must be in context (`jax.set_mesh`) while this is traced; `sru_pallas` says
+  why.
 
   Args:
     candidate_KxRx2H: u_c.
@@ -52,10 +60,48 @@ def sru(
     skip_KxRx2H: what the reset gate mixes in: x itself, or a projection of it.
     cell_2x2H: v_f and v_r.
     bias_2x2H: b_f and b_r.
+    implementation: "auto" takes that of the platform the program is compiled for.
+    interpret: run a named kernel as plain JAX operations (tests).
 
   Returns:
     h [K, R, 2 H] in the dtype of `skip`; computed in float32.
+
+  Raises:
+    ValueError: for an unknown implementation.
   """
+  arrays = (candidate_KxRx2H, forget_KxRx2H, reset_KxRx2H, skip_KxRx2H, cell_2x2H, bias_2x2H)
+  if implementation == "scan":
+    return sru_scan(*arrays)
+  # Imported late: Pallas takes as long to import as jax, and the scan does without.
+  from melody_jax.kernels.sru_pallas import fused_sru
+
+  kernels = {
+    "pallas_tpu": partial(fused_sru, backend="tpu", interpret=interpret),
+    "pallas_gpu": partial(fused_sru, backend="gpu", interpret=interpret),
+  }
+  if implementation in kernels:
+    return kernels[implementation](*arrays)
+  if implementation != "auto":
+    known = ", ".join(("auto", "scan", *kernels))
+    raise ValueError(f"SRU implementation {implementation!r}: it must be one of {known}")
+  return lax.platform_dependent(
+    *arrays,
+    tpu=kernels["pallas_tpu"],
+    cuda=kernels["pallas_gpu"],
+    rocm=kernels["pallas_gpu"],
+    default=sru_scan,
+  )
+
+
+def sru_scan(
+  candidate_KxRx2H: jax.Array,
+  forget_KxRx2H: jax.Array,
+  reset_KxRx2H: jax.Array,
+  skip_KxRx2H: jax.Array,
+  cell_2x2H: jax.Array,
+  bias_2x2H: jax.Array,
+) -> jax.Array:
+  """The fast form of this file, with its own gradient; arguments as in `sru`."""
   candidate, forget, reset, skip = (
     x.astype(jnp.float32) for x in (candidate_KxRx2H, forget_KxRx2H, reset_KxRx2H, skip_KxRx2H)
   )
