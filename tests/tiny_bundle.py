@@ -23,10 +23,15 @@ def constants(model: str, config) -> dict:
     return {
       "latent_scale": {"center_D": np.zeros(d, np.float32), "sigma_D": np.ones(d, np.float32)}
     }
+  if model == "wav2vec":
+    width = config.model.width
+    centroids = rng.normal(size=(config.model.n_tokens, width)).astype(np.float32)
+    kmeans = {"centroids": centroids, "mean": np.zeros(width), "std": np.ones(width)}
+    return {"kmeans": {k: v.astype(np.float32) for k, v in kmeans.items()}}
   return {}
 
 
-def write(directory: pathlib.Path, models=("vae", "mulan", "lm", "dpd")) -> pathlib.Path:
+def write(directory: pathlib.Path, models=("vae", "mulan", "lm", "dpd", "wav2vec")) -> pathlib.Path:
   """Writes the files of `models` into `directory` and returns it."""
   for model in models:
     config = load_config(model, "tiny")
