@@ -1,7 +1,7 @@
 """MeLoDy in JAX/Flax: text or music in, 24 kHz music out (arXiv 2305.15719).
 
-    from melody_jax import Melody, Request
-    music = Melody.load("checkpoints/nano").generate(Request(prompt="slow bossa nova", seed=1))
+from melody_jax import Melody, Request
+music = Melody.load("checkpoints/nano").generate(Request(prompt="slow bossa nova", seed=1))
 """
 
 import importlib

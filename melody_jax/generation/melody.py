@@ -40,6 +40,8 @@ from melody_jax.windows import overlapping_windows
 CONTEXT_SECONDS = 0.64  # on either side of a window that the codec reads in the midst of a piece
 CODEC_SECONDS = 10.0  # of such a window
 
+DEFAULTS = Settings()
+
 Progress = Callable[[str], None] | None
 
 
@@ -130,7 +132,7 @@ class Melody:
   def generate(
     self, requests: Sequence[Request], settings: Settings = ..., progress: Progress = ...
   ) -> list[Music]: ...
-  def generate(self, requests, settings=Settings(), progress=None):
+  def generate(self, requests, settings=DEFAULTS, progress=None):
     """Makes one piece of music, or a batch of them.
 
     Args:
@@ -171,7 +173,10 @@ class Melody:
     ]
 
   def stream(
-    self, requests: Request | Sequence[Request], settings: Settings = Settings(), say: Progress = None
+    self,
+    requests: Request | Sequence[Request],
+    settings: Settings = DEFAULTS,
+    say: Progress = None,
   ) -> Stream:
     """Music without an end, in chunks of a quarter window (2.5 s); see `stream.Stream`.
 
@@ -294,7 +299,9 @@ class Melody:
     for w in overlapping_windows(n_frames, length, context):
       read = x[None, w.start * scale_in : (w.start + length) * scale_in]
       y = self.programs.call(name, function, self._params["float32"]["vae"], read)
-      pieces.append(np.asarray(y)[0, (w.begin - w.start) * scale_out : (w.end - w.start) * scale_out])
+      pieces.append(
+        np.asarray(y)[0, (w.begin - w.start) * scale_out : (w.end - w.start) * scale_out]
+      )
     return np.concatenate(pieces)
 
 

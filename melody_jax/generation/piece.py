@@ -8,14 +8,15 @@ Shape letters: N frames of the piece, D latent channels, M its semantic tokens.
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from melody_jax.audio import SAMPLE_RATE
 from melody_jax.generation.request import REDRAW_STRENGTH, Request
 from melody_jax.generation.style import Styles, StyleTrack
-from melody_jax.generation.window import SEMANTIC_RATE, Networks, Window, plan_reads
 from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW
+from melody_jax.generation.window import SEMANTIC_RATE, Networks, Window, plan_reads
 
 NEVER = np.iinfo(np.int32).max  # a frame that no piece reaches
 
@@ -86,7 +87,7 @@ class Piece:
     piece.starts = _by_chunks(networks, 0, frames)
     return piece
 
-  def window(self, networks: Networks, index: int) -> dict[str, np.ndarray]:
+  def window(self, networks: Networks, index: int) -> dict[str, Any]:
     """The fields of `Window` for this item; past its last window that one again, all known."""
     start = self.starts[min(index, len(self.starts) - 1)]
     first = networks.token_of(start)
@@ -118,7 +119,7 @@ class Piece:
     self.tokens_known[first : first + networks.tokens] = True
 
 
-def stack(windows: Sequence[dict[str, np.ndarray]]) -> Window:
+def stack(windows: Sequence[dict[str, Any]]) -> Window:
   """Items -> a batch for the program."""
   arrays = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
   return Window(reads=plan_reads(arrays["tokens_known"], arrays["style_tokens"]), **arrays)

@@ -60,7 +60,9 @@ class Programs:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
       compiled = self._compiled.get(key)
-      raise UserError(out_of_memory(name.split(":")[0], compiled, batch, _memory_limit())) from error
+      raise UserError(
+        out_of_memory(name.split(":")[0], compiled, batch, _memory_limit())
+      ) from error
 
   def first_counts_as_compiling(self, key: Any, function: Callable[[], Any]) -> Any:
     """Runs a function that compiles by itself; its first call with `key` counts as compiling."""
@@ -105,8 +107,8 @@ def out_of_memory(name: str, compiled: Any, batch: int | None, limit: int | None
   fits = min(fits, batch - 1)
   if fits < 1:
     return (
-      f"{what}, which needs {needs:.2f} of {limit / GIB:.2f} GiB; no batch fits, whatever the steps:"
-      f" use dtype bfloat16, a smaller model or another device; {advice}"
+      f"{what}, which needs {needs:.2f} of {limit / GIB:.2f} GiB; no batch fits, at any number of"
+      f" steps: use dtype bfloat16, a smaller model or another device; {advice}"
     )
   return (
     f"{what}, which needs {needs:.2f} of {limit / GIB:.2f} GiB: a batch of {fits} fits, at any"

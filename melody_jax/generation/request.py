@@ -6,6 +6,7 @@ Plain data, checked here, without JAX. Times are seconds, audio is mono float32 
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -98,7 +99,8 @@ class Request:
     regions: (begin, end) in seconds of `audio`.
     strength: in (0, 1], share of the noise that regions, or all, start from; under 0.5 the
       semantic tokens (the tune) stay. None: 1 for regions.
-    seconds: length of the result. None: 10 s, after `audio` 10 s more, of changed audio its own.
+    seconds: of music to make: the length of the result, or what is added after `audio`; None:
+      10 s. Changed audio keeps its length.
     seed: another one, other music.
   """
 
@@ -120,7 +122,7 @@ class Request:
         raise UserError("regions and strength change existing music: give audio too")
     else:
       check_audio(self.audio, "audio")
-      self._check_edit()
+      self._check_edit(len(self.audio) / SAMPLE_RATE)
     if self.seconds is not None and not MIN_SECONDS <= self.seconds < math.inf:
       raise UserError(f"seconds is {self.seconds:g}; it takes {MIN_SECONDS:g} or more")
 
@@ -129,15 +131,14 @@ class Request:
     if self.timeline and self.prompt:
       raise UserError("prompt and timeline are both set: give one of them")
     times = [time for time, _ in self.timeline]
-    if any(not (b > a) for a, b in zip(times, times[1:])) or any(not t >= 0 for t in times):
+    if any(not b > a for a, b in itertools.pairwise(times)) or any(not t >= 0 for t in times):
       raise UserError(f"the times of a timeline must rise from 0 on; they are {times}")
     if any(not mixture(prompt) for _, prompt in self.timeline):
       raise UserError("a timeline has an empty prompt")
     if not self.prompt and not self.timeline and self.audio is None:
       raise UserError("the prompt is empty: give a text, a clip, or audio to go on from")
 
-  def _check_edit(self) -> None:
-    length = len(self.audio) / SAMPLE_RATE
+  def _check_edit(self, length: float) -> None:
     if self.strength is not None and not 0 < self.strength <= 1:
       raise UserError(f"strength is {self.strength:g}; it takes more than 0 and at most 1")
     for begin, end in self.regions:
@@ -146,17 +147,12 @@ class Request:
       # A rounded length in seconds is not an error: half a frame of grace.
       if end > length + 0.01:
         raise UserError(f"region {begin:g}-{end:g} lies outside the audio of {length:.2f} s")
-    if self.mode == "continue":
-      if self.seconds is not None and self.seconds <= length:
-        raise UserError(
-          f"seconds is {self.seconds:g}, the audio has {length:.2f} s: to go on, ask for more"
-        )
-    elif self.seconds is not None:
+    if self.mode != "continue" and self.seconds is not None:
       raise UserError("seconds does not go with changing audio: the result is as long as that")
 
   @property
   def mode(self) -> str:
-    """"generate", "continue", "inpaint" or "vary"."""
+    """Which of "generate", "continue", "inpaint" and "vary" this is."""
     if self.audio is None:
       return "generate"
     if self.regions:
@@ -166,13 +162,10 @@ class Request:
   @property
   def n_samples(self) -> int:
     """Length of the result."""
+    made = round((self.seconds or DEFAULT_SECONDS) * SAMPLE_RATE)
     if self.audio is None:
-      return round((self.seconds or DEFAULT_SECONDS) * SAMPLE_RATE)
-    if self.mode != "continue":
-      return len(self.audio)
-    if self.seconds is None:
-      return len(self.audio) + round(DEFAULT_SECONDS * SAMPLE_RATE)
-    return round(self.seconds * SAMPLE_RATE)
+      return made
+    return len(self.audio) + (made if self.mode == "continue" else 0)
 
 
 @dataclasses.dataclass(frozen=True)

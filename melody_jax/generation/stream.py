@@ -23,9 +23,8 @@ import numpy as np
 from melody_jax.errors import UserError
 from melody_jax.generation import piece as piece_plan
 from melody_jax.generation.piece import Piece, Steering
-from melody_jax.generation.request import PromptLike, Request, Settings
+from melody_jax.generation.request import Request, Settings
 from melody_jax.generation.style import StyleTrack
-from melody_jax.generation.window import Networks
 from melody_jax.models import vae as vae_model
 from melody_jax.output_files import write_files
 
@@ -115,15 +114,17 @@ class Stream(Iterator[np.ndarray]):
     while np.any(state.position + chunk + self._reach > state.start_frame + self._networks.frames):
       state = self._advance(state)
     begin = (state.position - state.start_frame) * hop
-    audio = np.stack(
-      [row[b : b + chunk * hop] for row, b in zip(state.audio, begin, strict=True)]
-    )
-    self.state = state.replace(position=state.position + chunk)
+    audio = np.stack([row[b : b + chunk * hop] for row, b in zip(state.audio, begin, strict=True)])
+    self.state = dataclasses.replace(state, position=state.position + chunk)
     return audio[0] if self.single else audio
 
-  def steer(self, prompts: PromptLike | Sequence[PromptLike]) -> None:
-    """Another prompt from the next window on: for one request a prompt, else one an item."""
-    of_items = [prompts] if self.single else list(prompts)
+  def steer(self, prompts: Any) -> None:
+    """Another prompt from the next window on.
+
+    Args:
+      prompts: for one request a `PromptLike`, for several a list with one an item.
+    """
+    of_items: list[Any] = [prompts] if self.single else list(prompts)
     tracks = [self._melody.styles.track(prompt) for prompt in of_items]
     if len(tracks) != len(self._tracks):
       raise UserError(f"{len(tracks)} prompts for a stream of {len(self._tracks)} items")
@@ -132,7 +133,7 @@ class Stream(Iterator[np.ndarray]):
       for piece, track in zip(self._first, tracks, strict=True):
         piece.steering = dataclasses.replace(piece.steering, track=track)
     else:
-      self.state = self.state.replace(**_as_arrays(tracks))
+      self.state = dataclasses.replace(self.state, **_as_arrays(tracks))
 
   def branch(self, seeds: int | Sequence[int] | None = None) -> "Stream":
     """A second stream that goes on from here; with other seeds to other music.
@@ -147,7 +148,7 @@ class Stream(Iterator[np.ndarray]):
       listed = [seeds] if isinstance(seeds, int) else list(seeds)
       if len(listed) != len(state.seeds) or not all(0 <= s < 2**32 for s in listed):
         raise UserError(f"seeds are {listed}: one an item is needed, each from 0 to {2**32 - 1}")
-      state = state.replace(seeds=np.asarray(listed, np.uint32))
+      state = dataclasses.replace(state, seeds=np.asarray(listed, np.uint32))
     return Stream(self._melody, self.settings, self.single, state)
 
   def save(self, path: str | os.PathLike) -> None:
@@ -235,7 +236,8 @@ class Stream(Iterator[np.ndarray]):
         }
       )
     made = self._melody.run(piece_plan.stack(windows), self.settings)
-    return state.replace(
+    return dataclasses.replace(
+      state,
       start_frame=state.start_frame + chunk,
       tokens=np.asarray(made.tokens),
       latents=np.asarray(made.latents),

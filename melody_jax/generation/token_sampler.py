@@ -182,10 +182,10 @@ class Reads:
     count: int32 scalar, how many of the S are real.
   """
 
-  begin: jax.Array
-  end: jax.Array
-  style: jax.Array
-  count: jax.Array
+  begin: Any
+  end: Any
+  style: Any
+  count: Any
 
 
 def fill(
@@ -206,7 +206,7 @@ def fill(
     params: its parameters.
     sampler: the rule.
     keys: one PRNG key an item [B].
-    conditions: style tokens ([B, levels], or [B, S, levels] with one style a read), guidance, guard.
+    conditions: style tokens ([B, levels], or [B, S, levels], one style a read), guidance, guard.
     reads: which positions; they cover the unknown ones and begin after known ones only.
     tokens_BW: int32, the known tokens; anything elsewhere.
     known_BW: bool, tokens that stay as they are.
@@ -283,9 +283,7 @@ def generate(
   return tokens[:, :n_tokens], nfe
 
 
-def _draw(
-  model, params, sampler, keys, conditions, tokens_BW, known_BW, begin, end, first_index_B
-):
+def _draw(model, params, sampler, keys, conditions, tokens_BW, known_BW, begin, end, first_index_B):
   """Draws positions begin <= p < end of a window after one pass over what lies before them.
 
   Returns the window's tokens and the number of passes.

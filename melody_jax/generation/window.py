@@ -200,7 +200,9 @@ def plan_reads(tokens_known_BW: np.ndarray, style_BxCxN: np.ndarray) -> token_sa
       pieces.append([begin, end, c])
   padded = np.zeros((CHUNKS_PER_WINDOW, 3), np.int32)
   padded[: len(pieces)] = np.reshape(pieces, (-1, 3))
-  return token_sampler.Reads(*padded.T, np.int32(len(pieces)))
+  return token_sampler.Reads(
+    begin=padded[:, 0], end=padded[:, 1], style=padded[:, 2], count=np.int32(len(pieces))
+  )
 
 
 def run(networks: Networks, params: dict[str, Any], window: Window, how: Controls) -> Made:
