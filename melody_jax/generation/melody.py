@@ -220,7 +220,7 @@ class Melody:
     """One call of the compiled program on a batch of windows."""
     networks = self._generator.in_dtype(settings.dtype)
     program = functools.partial(window_program.run, networks)
-    params, controls = self._params_in(settings.dtype), window_program.controls(settings)
+    params, controls = self.params_in(settings.dtype), window_program.controls(settings)
     name = f"window:{settings.dtype}"
     return self.programs.call(name, program, params, inputs, controls, batch=len(inputs.seeds))
 
@@ -251,7 +251,7 @@ class Melody:
     latents, tokens = self._encode(request.audio), self._semantic_tokens(request.audio)
     return piece_plan.plan(networks, request, steering, latents, tokens)
 
-  def _params_in(self, dtype: str) -> Any:
+  def params_in(self, dtype: str) -> Any:
     """The program's parameters; matrices, which networks cast anyway, are kept in `dtype`."""
     if dtype not in self._params:
 

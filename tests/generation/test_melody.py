@@ -201,7 +201,7 @@ def test_bfloat16_is_near_float32(melody, settings, piece):
     Request(TEXT, seed=6, seconds=2), dataclasses.replace(settings, dtype="bfloat16")
   )
   assert music.audio.dtype == np.float32 and np.isfinite(music.audio).all()
-  params = melody._params_in("bfloat16")
+  params = melody.params_in("bfloat16")
   assert params["lm"]["head"]["projection"]["kernel"].dtype == "bfloat16"
 
 
