@@ -164,7 +164,8 @@ class Melody:
     waves = list(np.asarray(made.audio))
     for b, piece in enumerate(pieces):
       if len(piece.latents) > self._generator.frames:
-        waves[b] = self._decode(piece.latents)
+        # As the codec has it where a changed piece ends.
+        waves[b] = self._decode(piece.latents[: piece.end_frame])
     compile_seconds = self.programs.compile_seconds - compiled
     seconds = time.monotonic() - began - compile_seconds
     return [

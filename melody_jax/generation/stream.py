@@ -162,7 +162,7 @@ class Stream(Iterator[np.ndarray]):
     if self.state is None:
       raise UserError("a stream can be saved once it has given its first chunk")
     arrays = {
-      field.name: np.ascontiguousarray(getattr(self.state, field.name))
+      field.name: np.asarray(getattr(self.state, field.name), order="C")
       for field in dataclasses.fields(StreamState)
     }
     metadata = {

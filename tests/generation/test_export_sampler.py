@@ -65,7 +65,7 @@ def test_what_it_cannot_do_is_said(exported, directory, tmp_path):
     sampler("techno", lm_guidance_scale=3.0)
   config = load_config("sample")
   config.update(checkpoint=str(directory), prompt="x")
-  with pytest.raises(UserError, match="must end in .sampler"):
+  with pytest.raises(UserError, match="must end in one of .sampler"):
     export(config, str(tmp_path / "x.zip"), ("cpu",))
   with pytest.raises(UserError, match="it takes some of"):
     export(config, str(tmp_path / "x.sampler"), ("abacus",))
