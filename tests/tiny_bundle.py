@@ -31,15 +31,17 @@ def constants(model: str, config) -> dict:
   return {}
 
 
-def write(directory: pathlib.Path, models=("vae", "mulan", "lm", "dpd", "wav2vec")) -> pathlib.Path:
+def write(
+  directory: pathlib.Path, models=("vae", "mulan", "lm", "dpd", "wav2vec"), preset: str = "tiny"
+) -> pathlib.Path:
   """Writes the files of `models` into `directory` and returns it."""
   for model in models:
-    config = load_config(model, "tiny")
+    config = load_config(model, preset)
     task = make_task(config)
     params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(0)))
     params = jax.device_get(getattr(task, "export_params", lambda p: p)(params))
     metadata = {
-      "task": model, "preset": "tiny", "step": 0,
+      "task": model, "preset": preset, "step": 0,
       "model_config": json.loads(config.model.to_json_best_effort()),
     }  # fmt: skip
     bundle.save(bundle.path_of(directory, model), params | constants(model, config), metadata)
