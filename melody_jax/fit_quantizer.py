@@ -25,7 +25,6 @@ from melody_jax.errors import UserError
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.metrics.tokens import token_use
 from melody_jax.models import quantizer
-from melody_jax.models.layers import config_from
 from melody_jax.models.wav2vec import Wav2VecConfig, semantic_features, semantic_tokens, whiten
 from melody_jax.task import WindowFeature
 
@@ -137,8 +136,7 @@ def bigram_cross_entropy(
 def fit_semantic(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Fits and stores the semantic k-means; returns and stores its validation report."""
   path = bundle.path_of(config.bundle, "wav2vec")
-  params, metadata = bundle.load(path)
-  model_config = config_from(Wav2VecConfig, metadata["model_config"])
+  model_config, params = bundle.load_model(config.bundle, "wav2vec", Wav2VecConfig)
   of_features = jax.jit(lambda audio: semantic_features(params, model_config, audio))
   features = _collect(
     of_features, _batches(config, config.data.split, config.windows, True), "features"
@@ -191,8 +189,7 @@ def fit_style(config: ml_collections.ConfigDict) -> dict[str, Any]:
   from melody_jax.models.mulan import MuLanConfig, embed_music
 
   path = bundle.path_of(config.bundle, "mulan")
-  params, metadata = bundle.load(path)
-  model_config = config_from(MuLanConfig, metadata["model_config"])
+  model_config, params = bundle.load_model(config.bundle, "mulan", MuLanConfig)
   embed = jax.jit(lambda audio: embed_music(params, model_config, audio))
   embeddings = _collect(
     embed, _batches(config, config.data.split, config.windows, True), "embeddings"

@@ -28,7 +28,6 @@ from melody_jax.generation import token_sampler
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import mulan, quantizer
-from melody_jax.models.layers import config_from
 from melody_jax.windows import Window, overlapping_windows
 
 SEMANTIC_RATE = 25  # tokens a second; SPEC section 1
@@ -118,10 +117,10 @@ class Pipeline:
   def _load_generator(self, directory: str | os.PathLike) -> None:
     style = encoders.StyleEncoder.load(directory, text=False)
     self._mulan_config, self._mulan_params = style.config, style.params
-    params, metadata = bundle.load(bundle.path_of(directory, "lm"))
-    self._lm = lm_model.SemanticLM(config_from(lm_model.LMConfig, metadata["model_config"]))
-    dpd_params, metadata = bundle.load(bundle.path_of(directory, "dpd"))
-    self._dpd = dpd_model.DPD(config_from(dpd_model.DPDConfig, metadata["model_config"]))
+    config, params = bundle.load_model(directory, "lm", lm_model.LMConfig)
+    self._lm = lm_model.SemanticLM(config)
+    config, dpd_params = bundle.load_model(directory, "dpd", dpd_model.DPDConfig)
+    self._dpd = dpd_model.DPD(config)
     self._params = jax.device_put({"lm": params, "dpd": dpd_params, "vae": self.codec.params})
     self._codec_params = self._params["vae"]
     levels = self._mulan_params["rvq"]["codebooks"].shape[0]
@@ -283,7 +282,7 @@ class Pipeline:
     return jax.vmap(of_item)(keys_B)
 
   def _denoise(self, params, inputs, tokens, noise, known=None, mask=None) -> jax.Array:
-    """Clean latents [B, L, D] of one window under its semantic tokens, in [-1, 1] as in training."""
+    """Latents [B, L, D] in [-1, 1], as in training, of one window under its semantic tokens."""
     scale, rows = inputs["guidance_scale"], len(noise)
 
     def velocity(z, delta):
