@@ -173,7 +173,7 @@ class Pipeline:
     ids, mask = load_tokenizer(config.text_length, config.text_init).batch(list(prompts))
 
     def program(params, ids, mask):
-      embedding = mulan.embed_text(params, config, ids, mask)
+      embedding = mulan.embed_prompt(params, config, ids, mask)
       return quantizer.rvq_encode(params["rvq"]["codebooks"], embedding)
 
     text_params = {k: v for k, v in self._mulan_params.items() if not k.startswith("music")}
