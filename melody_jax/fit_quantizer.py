@@ -241,8 +241,8 @@ def fit_prior(config: ml_collections.ConfigDict) -> dict[str, Any]:
   path = bundle.path_of(config.bundle, "mulan")
   model_config, params = bundle.load_model(config.bundle, "mulan", mulan.MuLanConfig)
   with_text = jax.device_put(mulan.with_text_body(params, model_config))
-  config = config.copy_and_resolve_references()
-  config.model = dataclasses.asdict(model_config)
+  config = config.copy_and_resolve_references().unlock()
+  config.model = dataclasses.asdict(model_config)  # the task and its tokeniser read it
 
   @jax.jit
   def pairs(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

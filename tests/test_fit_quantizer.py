@@ -115,7 +115,7 @@ def test_prior_fit_adds_a_map_that_prompts_go_through(corpus, tmp_path, capsys):
   exported(tmp_path, model)
   config = load_config("quantizer", "prior_tiny")
   config.bundle, config.data.path = str(tmp_path), str(corpus)
-  fit_quantizer(config)
+  fit_quantizer(config.lock())  # as the command line hands it over
   mulan_config, params = bundle.load_model(tmp_path, "mulan", mulan.MuLanConfig)
   assert "validation pairs" in capsys.readouterr().out
   arguments = (mulan_config, np.ones((1, 16), np.int32), np.ones((1, 16), bool))
