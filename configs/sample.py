@@ -1,4 +1,4 @@
-"""Sampling: text or a clip of music in, 24 kHz mono audio out.
+"""Sampling: text or music in, 24 kHz mono audio out.
 
     python -m melody_jax.sample --config=configs/sample.py \
         --config.prompt="slow bossa nova with nylon guitar" \
@@ -11,29 +11,49 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The settings of one sample."""
+  """The settings of one sample, or of several with successive seeds."""
   c = ml_collections.ConfigDict()
-  c.mode = "generate"  # or "reconstruct": `audio` through the codec alone
+  # "generate", "continue" or "vary" or "inpaint" (of `audio`), "stream" (without an end), or
+  # "reconstruct": `audio` through the codec alone.
+  c.mode = "generate"
   c.checkpoint = "checkpoints/nano"  # directory of the five models' safetensors files
 
-  c.prompt = ""  # what it should sound like, at most 1,000 characters
-  c.music_prompt = ""  # or an audio file whose style to follow, 1 s to 20 min
-  c.audio = ""  # mode "reconstruct": the audio file
+  c.prompt = ""  # what it should sound like, at most 1,000 characters; several: "this | that"
+  c.music_prompt = ""  # an audio file whose style to follow, 1 s to 20 min; alone or with texts
+  c.weights = ""  # of the mixture, "0.7, 0.3": one a text, then one for `music_prompt`; "": equal
+  c.times = ""  # "0, 20": texts hold at these seconds, in between their mean; "": mixed all along
+  c.negative_prompt = ""  # what to move away from; needs lm.guidance_scale over 1
 
-  c.out = "sample.wav"  # .wav, .flac, .ogg or .mp3
-  c.seconds = 10.0  # 1 to 600
+  c.audio = ""  # the audio file to continue, inpaint, vary or reconstruct; "stream": go on after it
+  c.regions = ""  # mode "inpaint": "3.5-5, 8-10" seconds of `audio` that are made anew
+  c.strength = 0.0  # of "vary" and "inpaint", to 1: under 0.5 the tune stays. 0: all noise
+
+  c.out = "sample.wav"  # .wav, .flac, .ogg or .mp3; mode "stream": also "-", 16-bit PCM to stdout
+  c.seconds = 10.0  # of music to make, 1 to 600; mode "stream": also 0, until interrupted
   c.seed = 0
+  c.count = 1  # pieces of seeds `seed`, `seed` + 1, ..., in one batch: x-0.wav, x-1.wav, ...
 
   c.steps = 10  # denoising steps of the DPD, 1 to 100
   c.schedule = "linear"  # of angles: "linear" (the paper's) or "uniform"
+  c.solver = "ddim"  # or "ab2", of second order: fewer steps for the same error
   c.guidance_scale = 2.5  # of the DPD; 1 is none
+  c.guidance_low = 0.0  # guidance acts between these shares of the noise angle;
+  c.guidance_high = 1.0  # steps outside cost half
+  c.guidance_rescale = 0.0  # 0 to 1: back to the spread that the velocity has without guidance
+  c.dtype = "float32"  # of computation, or "bfloat16"
 
   c.lm = ml_collections.ConfigDict()
   c.lm.temperature = 1.0  # 0: always the most likely token
   c.lm.top_k = 0  # 0: all tokens
   c.lm.top_p = 1.0
-  c.lm.guidance_scale = 1.0  # away from "no style"; 1 is none, more doubles the LM's work
+  c.lm.guidance_scale = 1.0  # away from the negative prompt, or from "no style"; 1 is none
+  c.lm.repetition_penalty = 0.0  # taken off a token's logit for each time it was drawn in the
+  c.lm.repetition_span = 50  # last so many tokens (25 a second)
+
+  c.stream = ml_collections.ConfigDict()
+  c.stream.save = ""  # file for the stream's state at its end
+  c.stream.resume = ""  # such a file to go on from; a prompt given now takes over
 
   c.normalise = True  # to `loudness`, or less where the peak would pass 0.99
-  c.loudness = -16.0  # LUFS
+  c.loudness = -16.0  # LUFS; mode "stream": of its first 10 s, which set one gain for all
   return c

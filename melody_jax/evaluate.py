@@ -136,7 +136,9 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
   from melody_jax import audio as audio_io
   from melody_jax.evaluation import prompts as judging
   from melody_jax.evaluation.features import Encoders
-  from melody_jax.generation import pipeline
+  from melody_jax.generation import programs
+  from melody_jax.generation.melody import Melody
+  from melody_jax.generation.request import Request, Settings
 
   c = config.prompts
   table = [
@@ -144,9 +146,9 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
   ]
   # The tagger comes first: where it cannot be had, that is known before the long part.
   taggers = _taggers() if c.musicnn else {}
-  pipeline.use_compilation_cache()
-  melody = pipeline.Pipeline.load(config.bundle)
-  settings = pipeline.Settings(
+  programs.use_compilation_cache()
+  melody = Melody.load(config.bundle)
+  settings = Settings(
     **{
       **c.sampling,
       "top_k": c.sampling.top_k or None,
@@ -155,9 +157,8 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
   )
 
   def generate(texts: list[str], seeds: list[int]) -> np.ndarray:
-    return melody.generate(
-      melody.style_of_text(texts), seeds, c.seconds, settings, lambda message: None
-    ).audio
+    requests = [Request(t, seconds=c.seconds, seed=s) for t, s in zip(texts, seeds, strict=True)]
+    return np.stack([music.audio for music in melody.generate(requests, settings)])
 
   clips = judging.generate_all(generate, table, c.seeds, config.batch_size, _say)
   encoders = Encoders(config.bundle, config.batch_size)

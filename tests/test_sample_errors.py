@@ -43,8 +43,24 @@ PROMPT = "--config.prompt=quiet piano"
     ("--config.prompt=", "prompt is empty"),
     ("--config.prompt=   ", "prompt is empty"),
     ("--config.prompt=" + "a" * 10_000, "10000 characters long; the limit is 1000"),
-    ("--config.mode=remix", "one of generate, reconstruct"),
-    ("--config.music_prompt=none.ogg", "give one of them"),
+    ("--config.mode=remix", "one of generate, continue, inpaint, vary, stream, reconstruct"),
+    ("--config.music_prompt=none.ogg", "none.ogg does not exist"),
+    ("--config.weights=1,2", "2 numbers for 1 prompts"),
+    ("--config.weights=much", "takes numbers with commas"),
+    ("--config.times=0,10", "2 numbers for 1 texts"),
+    ("--config.times=nan", "times must rise"),
+    ("--config.negative_prompt=drums", "config.lm.guidance_scale: set that above 1"),
+    ("--config.audio=clip.wav", "config.audio goes with the modes"),
+    ("--config.regions=1-2", 'goes with mode "inpaint"'),
+    ("--config.strength=0.5", 'goes with the modes "vary" and "inpaint"'),
+    ("--config.out=-", 'only goes with mode "stream"'),
+    ("--config.stream.save=x", 'go with mode "stream"'),
+    ("--config.count=0", "config.count is 0; it takes 1 to 64"),
+    ("--config.solver=euler", "one of ddim, ab2"),
+    ("--config.dtype=float8", "one of float32, bfloat16"),
+    ("--config.guidance_low=1", "must lie under config.guidance_high"),
+    ("--config.guidance_rescale=2", "config.guidance_rescale is 2"),
+    ("--config.lm.repetition_span=0", "config.lm.repetition_span is 0"),
     ("--config.seconds=0", "config.seconds is 0; it takes 1 to 600"),
     ("--config.seconds=-1", "config.seconds is -1; it takes 1 to 600"),
     ("--config.seconds=1e9", "config.seconds is 1e+09; it takes 1 to 600"),
@@ -59,6 +75,31 @@ PROMPT = "--config.prompt=quiet piano"
 )
 def test_bad_setting(complaint, argument, expected):
   assert expected in complaint(PROMPT, argument)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "expected"),
+  [
+    (["--config.mode=continue"], 'mode "continue" needs --config.audio=FILE'),
+    (["--config.mode=inpaint", "--config.audio=x"], "needs --config.regions"),
+    (["--config.mode=vary", "--config.audio=x"], "needs --config.strength"),
+    (["--config.mode=inpaint", "--config.audio=x", "--config.regions=a"], "it takes seconds"),
+    (["--config.mode=inpaint", "--config.audio=x", "--config.regions=3-2"], "end after it begins"),
+    (["--config.mode=stream", "--config.seconds=-1"], "a stream takes 1 or more, or 0"),
+    (["--config.mode=stream", "--config.count=2"], "makes one piece"),
+    (["--config.mode=stream", "--config.audio=x", "--config.stream.resume=y"], "both set"),
+    (["--config.times=0,1", "--config.prompt=a|b", "--config.weights=1,1"], "must be left out"),
+    (["--config.times=3,1", "--config.prompt=a|b"], "times must rise"),
+  ],
+)
+def test_settings_that_do_not_go_together(complaint, arguments, expected):
+  assert expected in complaint(PROMPT, *arguments)
+
+
+def test_regions_outside_the_audio(complaint, tmp_path):
+  clip = write(tmp_path / "clip.wav", noise(3.0))
+  arguments = ["--config.mode=inpaint", f"--config.audio={clip}"]
+  assert "outside the audio of 3.00 s" in complaint(*arguments, "--config.regions=2-4")
 
 
 def test_missing_config_file(monkeypatch, capsys):

@@ -23,18 +23,25 @@ def constants(model: str, config) -> dict:
     return {
       "latent_scale": {"center_D": np.zeros(d, np.float32), "sigma_D": np.ones(d, np.float32)}
     }
+  if model == "wav2vec":
+    width = config.model.width
+    centroids = rng.normal(size=(config.model.n_tokens, width)).astype(np.float32)
+    kmeans = {"centroids": centroids, "mean": np.zeros(width), "std": np.ones(width)}
+    return {"kmeans": {k: v.astype(np.float32) for k, v in kmeans.items()}}
   return {}
 
 
-def write(directory: pathlib.Path, models=("vae", "mulan", "lm", "dpd")) -> pathlib.Path:
+def write(
+  directory: pathlib.Path, models=("vae", "mulan", "lm", "dpd", "wav2vec"), preset: str = "tiny"
+) -> pathlib.Path:
   """Writes the files of `models` into `directory` and returns it."""
   for model in models:
-    config = load_config(model, "tiny")
+    config = load_config(model, preset)
     task = make_task(config)
     params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(0)))
     params = jax.device_get(getattr(task, "export_params", lambda p: p)(params))
     metadata = {
-      "task": model, "preset": "tiny", "step": 0,
+      "task": model, "preset": preset, "step": 0,
       "model_config": json.loads(config.model.to_json_best_effort()),
     }  # fmt: skip
     bundle.save(bundle.path_of(directory, model), params | constants(model, config), metadata)

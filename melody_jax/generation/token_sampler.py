@@ -5,17 +5,16 @@ dataclass with one method. Everything here is pure and runs under jit; every ite
 has a key of its own, and the key of a draw depends on nothing but that key and the token's
 index, so that an item's tokens do not depend on the batch that it travels in.
 
-Music longer than the LM's window slides it: the style tokens and the last three quarters
-(7.5 s of 10 s) of the semantic tokens are read again in one pass, then the window is filled
-up. `generate` does all of it in one program; `start` and `extend` do it chunk by chunk
-and give the same tokens. Every token costs one pass of the network, counted where the passes
-are made.
+`fill` draws the unknown tokens of one window and leaves the known ones alone, which is all
+that continuing, inpainting and streaming need. Music longer than the LM's window slides it: the
+style tokens and the last three quarters (7.5 s of 10 s) of the semantic tokens are read again
+in one pass, then the window is filled up. `generate` does that for a whole piece in one
+program. Every token costs one pass of the network, counted where the passes are made.
 
 Shape letters: B items, R network rows (B, or 2 B with guidance), V semantic vocabulary,
-W window tokens, N new tokens.
+W window tokens, S reads.
 """
 
-import itertools
 from typing import Any, Protocol
 
 import flax
@@ -154,30 +153,11 @@ class RepetitionGuard:
 
 
 @flax.struct.dataclass
-class TokenStream:
-  """All that generation remembers between chunks; a pytree that can be saved or branched.
-
-  Attributes:
-    keys: one PRNG key an item [B].
-    window: int32 [B, W], the latest tokens, oldest first.
-    n_window: int32 scalar, how many columns of `window` are real.
-    n_generated: int32 scalar, tokens drawn so far; indexes the keys of draws.
-    nfe: int32 scalar, network passes so far (a guided pass over 2 B rows is one).
-  """
-
-  keys: jax.Array
-  window: jax.Array
-  n_window: jax.Array
-  n_generated: jax.Array
-  nfe: jax.Array
-
-
-@flax.struct.dataclass
 class Conditions:
   """What steers every token; shapes are static, values may change from chunk to chunk.
 
   Attributes:
-    style_tokens: int32 [B, levels].
+    style_tokens: int32 [B, levels]; for `fill` also [B, S, levels], one style a read.
     guidance_scale: scalar or [B]: logits = c + (scale - 1)(c - u) with u the logits under
       `negative_style` (Ho & Salimans, arXiv 2207.12598). None: one row an item, no guidance.
     negative_style: int32 [B, levels] to move away from; None: the learned "no style".
@@ -190,47 +170,70 @@ class Conditions:
   guard: RepetitionGuard | None = None
 
 
-def start(
-  config: lm.LMConfig, keys: jax.Array, prompt_tokens: jax.Array | None = None
-) -> TokenStream:
-  """A stream before its first token, or one that goes on after `prompt_tokens` int32 [B, P]."""
-  b, w = keys.shape[0], config.window_tokens
-  window, n_window = jnp.zeros((b, w), jnp.int32), 0
-  if prompt_tokens is not None:
-    last = prompt_tokens[:, -w:].astype(jnp.int32)
-    n_window = last.shape[1]
-    window = window.at[:, :n_window].set(last)
-  zero = jnp.zeros((), jnp.int32)
-  return TokenStream(keys, window, jnp.asarray(n_window, jnp.int32), zero, zero)
+@flax.struct.dataclass
+class Reads:
+  """In which pieces `fill` draws the tokens of a window; each piece begins with one prefill.
+
+  All may be traced, S is static. A new piece is needed only where the style changes.
+
+  Attributes:
+    begin, end: int32 [S], positions in the window.
+    style: int32 [S], which of the styles holds there.
+    count: int32 scalar, how many of the S are real.
+  """
+
+  begin: Any
+  end: Any
+  style: Any
+  count: Any
 
 
-def extend(
+def fill(
   model: lm.SemanticLM,
   params: Any,
   sampler: Sampler,
-  stream: TokenStream,
+  keys: jax.Array,
   conditions: Conditions,
-  n_tokens: int,
-) -> tuple[TokenStream, jax.Array]:
-  """Draws the next `n_tokens` (static, 1 .. W) tokens of a stream.
+  reads: Reads,
+  tokens_BW: jax.Array,
+  known_BW: jax.Array,
+  first_index_B: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Draws the unknown tokens of one window, each given all that lies before it there.
 
-  As many tokens of the window are read again as leave room for the new ones: with chunks of a
-  quarter window, the last three quarters.
+  Args:
+    model: the LM (static).
+    params: its parameters.
+    sampler: the rule.
+    keys: one PRNG key an item [B].
+    conditions: style tokens ([B, levels], or [B, S, levels], one style a read), guidance, guard.
+    reads: which positions; they cover the unknown ones and begin after known ones only.
+    tokens_BW: int32, the known tokens; anything elsewhere.
+    known_BW: bool, tokens that stay as they are.
+    first_index_B: int32, index of the window's first token in the piece: it names the draws.
 
   Returns:
-    the stream after them, tokens int32 [B, n_tokens].
+    tokens int32 [B, W], and the number of network passes (int32).
   """
-  w = model.config.window_tokens
-  if not 1 <= n_tokens <= w:
-    raise ValueError(f"n_tokens is {n_tokens}: a chunk has 1 to {w} tokens")
-  context = w - n_tokens
-  return _extend(model, params, sampler, stream, conditions, n_tokens, context, n_tokens, context)
+
+  def read(s, carry):
+    tokens, nfe = carry
+    here = conditions
+    if conditions.style_tokens.ndim == 3:
+      style = jnp.take(conditions.style_tokens, reads.style[s], axis=1)
+      here = conditions.replace(style_tokens=style)
+    begin, end = reads.begin[s], reads.end[s]
+    tokens, n = _draw(
+      model, params, sampler, keys, here, tokens, known_BW, begin, end, first_index_B
+    )
+    return tokens, nfe + n
+
+  return jax.lax.fori_loop(0, reads.count, read, (tokens_BW, jnp.zeros((), jnp.int32)))
 
 
-def chunk_sizes(window_tokens: int, n_chunks: int) -> list[int]:
-  """Tokens of successive chunks of a quarter window: 62, 63, 62, 63, ... at 250."""
-  edges = [k * window_tokens // CHUNKS_PER_WINDOW for k in range(n_chunks + 1)]
-  return [b - a for a, b in itertools.pairwise(edges)]
+def chunk_edges(window: int, n_chunks: int) -> list[int]:
+  """Where chunks of a quarter window begin and end: 0, 62, 125, 187, 250, ... at 250."""
+  return [k * window // CHUNKS_PER_WINDOW for k in range(n_chunks + 1)]
 
 
 def generate(
@@ -240,109 +243,82 @@ def generate(
   keys: jax.Array,
   conditions: Conditions,
   n_tokens: int,
-  prompt_tokens: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws `n_tokens` (static) tokens an item in one program.
+  """Draws `n_tokens` (static) tokens an item in one program, from the beginning of a piece.
 
   Args:
     model: the LM (static).
     params: its parameters.
     sampler: the rule.
     keys: one PRNG key an item [B].
-    conditions: style tokens, guidance, guard.
+    conditions: style tokens [B, levels], guidance, guard.
     n_tokens: how many tokens; a shorter call yields a prefix of a longer one's tokens.
-    prompt_tokens: int32 [B, P], tokens of the music to go on from.
 
   Returns:
-    tokens int32 [B, n_tokens] without the prompt, and the number of network passes (int32).
+    tokens int32 [B, n_tokens], and the number of network passes (int32).
   """
-  stream = start(model.config, keys, prompt_tokens)
   w = model.config.window_tokens
-  quarter = -(-w // CHUNKS_PER_WINDOW)
-  held = 0 if prompt_tokens is None else min(prompt_tokens.shape[1], w)
-  first = w - held if w - held >= quarter else 0  # what fits without sliding
-  tokens = jnp.zeros((keys.shape[0], n_tokens + quarter), jnp.int32)
-  if first:
-    n = min(first, n_tokens)
-    stream, drawn = _extend(model, params, sampler, stream, conditions, n, held, n, held)
-    tokens = tokens.at[:, :n].set(drawn)
-  remaining = n_tokens - first
-  if remaining <= 0:
-    return tokens[:, :n_tokens], stream.nfe
-
-  smallest = w // CHUNKS_PER_WINDOW
-  nominal = chunk_sizes(w, -(-remaining // smallest))
-  sizes, left = [], remaining
-  for size in nominal:
-    sizes.append(min(size, left))
-    left -= sizes[-1]
-  n_chunks = sum(size > 0 for size in sizes)
-  sizes_C, nominal_C = jnp.asarray(sizes), jnp.asarray(nominal)
+  n_chunks = max(-(-n_tokens * CHUNKS_PER_WINDOW // w), CHUNKS_PER_WINDOW)
+  edges = chunk_edges(w, n_chunks)
+  # The first window in one go, then quarter by quarter.
+  ends = jnp.asarray(edges[CHUNKS_PER_WINDOW:])
+  begins = jnp.asarray([0, *edges[CHUNKS_PER_WINDOW:-1]])
+  tokens = jnp.zeros((keys.shape[0], edges[-1]), jnp.int32)
+  known = jnp.zeros((keys.shape[0], w), bool)
 
   def chunk(k, carry):
-    stream, tokens = carry
+    tokens, nfe = carry
     # The last chunk may be cut short; it reads as much context as a whole one would.
-    after, drawn = _extend(
-      model,
-      params,
-      sampler,
-      stream,
-      conditions,
-      sizes_C[k],
-      w - nominal_C[k],
-      quarter,
-      w - smallest,
+    start = ends[k] - w
+    window = jax.lax.dynamic_slice_in_dim(tokens, start, w, axis=1)
+    end = jnp.minimum(ends[k], n_tokens) - start
+    first_index_B = jnp.broadcast_to(start, keys.shape)
+    window, n = _draw(
+      model, params, sampler, keys, conditions, window, known, begins[k] - start, end, first_index_B
     )
-    at = stream.n_generated
-    return after, jax.lax.dynamic_update_slice_in_dim(tokens, drawn, at, axis=1)
+    return jax.lax.dynamic_update_slice_in_dim(tokens, window, start, axis=1), nfe + n
 
-  stream, tokens = jax.lax.fori_loop(0, n_chunks, chunk, (stream, tokens))
-  return tokens[:, :n_tokens], stream.nfe
+  zero = jnp.zeros((), jnp.int32)
+  tokens, nfe = jax.lax.fori_loop(0, len(ends), chunk, (tokens, zero))
+  return tokens[:, :n_tokens], nfe
 
 
-def _extend(model, params, sampler, stream, conditions, n, keep, max_n, max_keep):
-  """Draws n <= max_n tokens after the last min(keep, n_window) <= max_keep; max_* are static.
+def _draw(model, params, sampler, keys, conditions, tokens_BW, known_BW, begin, end, first_index_B):
+  """Draws positions begin <= p < end of a window after one pass over what lies before them.
 
-  Returns the stream and tokens [B, max_n], meaningless from column n on.
+  Returns the window's tokens and the number of passes.
   """
   c = model.config
-  kept = jnp.minimum(stream.n_window, keep)
-  columns = jnp.clip(stream.n_window - kept + jnp.arange(max_keep), 0, c.window_tokens - 1)
-  buffer = jnp.take(stream.window, columns, axis=1)
-  buffer = jnp.pad(buffer, ((0, 0), (0, max_n)))  # kept tokens first, new ones follow
-  logits, cache, nfe = _read(
-    model, params, conditions, buffer[:, :max_keep], kept, max_n, stream.nfe
-  )
-
+  logits, cache = _read(model, params, conditions, tokens_BW, begin)
   layerwise = lm.unstack_layers(params)
 
-  def draw(j, logits, buffer):
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, stream.n_generated + j))(stream.keys)
+  def draw(p, logits, tokens):
+    draw_keys = jax.vmap(jax.random.fold_in)(keys, first_index_B + p)
     if conditions.guard is not None:
-      logits = conditions.guard.apply(logits, buffer, kept + j)
-    tokens_B1 = sampler.sample(logits, keys)[:, None]
-    return jax.lax.dynamic_update_slice_in_dim(buffer, tokens_B1, kept + j, axis=1)
+      logits = conditions.guard.apply(logits, tokens, p)
+    drawn_B = sampler.sample(logits, draw_keys)
+    known_B, is_known_B = (
+      jax.lax.dynamic_index_in_dim(x, p, axis=1, keepdims=False) for x in (tokens, known_BW)
+    )
+    token_B1 = jnp.where(is_known_B, known_B, drawn_B)[:, None]
+    return jax.lax.dynamic_update_slice_in_dim(tokens, token_B1, p, axis=1)
 
-  def step(j, carry):
-    buffer, cache, nfe = carry
-    token_B = jax.lax.dynamic_index_in_dim(buffer, kept + j - 1, axis=1, keepdims=False)
+  def step(p, carry):
+    tokens, cache, nfe = carry
+    token_B = jax.lax.dynamic_index_in_dim(tokens, p - 1, axis=1, keepdims=False)
     rows = token_B if conditions.guidance_scale is None else jnp.concatenate([token_B, token_B])
-    position = c.style_levels + kept + j - 1
+    position = c.style_levels + p - 1
     logits, cache = lm.decode_step(model, layerwise, lm.semantic_ids(c, rows), position, cache)
-    return draw(j, _guide(logits, conditions), buffer), cache, nfe + 1
+    return draw(p, _guide(logits, conditions), tokens), cache, nfe + 1
 
-  buffer = draw(0, logits, buffer)
-  buffer, _, nfe = jax.lax.fori_loop(1, n, step, (buffer, cache, nfe))
-  drawn = jax.lax.dynamic_slice_in_dim(buffer, kept, max_n, axis=1)
-  window = jnp.pad(buffer, ((0, 0), (0, c.window_tokens)))[:, : c.window_tokens]
-  after = stream.replace(
-    window=window, n_window=kept + n, n_generated=stream.n_generated + n, nfe=nfe
-  )
-  return after, drawn
+  tokens = draw(begin, logits, tokens_BW)
+  one = jnp.ones((), jnp.int32)  # the prefill, which predicts the first token
+  tokens, _, nfe = jax.lax.fori_loop(begin + 1, end, step, (tokens, cache, one))
+  return tokens, nfe
 
 
-def _read(model, params, conditions, kept_tokens, kept, max_n, nfe):
-  """Prefill over style tokens and the kept tokens -> (guided logits [B, V], cache, nfe)."""
+def _read(model, params, conditions, tokens_BW, begin):
+  """Prefill over style tokens and the window before `begin` -> (guided logits [B, V], cache)."""
   c = model.config
   style = conditions.style_tokens
   if conditions.guidance_scale is not None:
@@ -350,11 +326,11 @@ def _read(model, params, conditions, kept_tokens, kept, max_n, nfe):
     if negative is None:
       negative = jnp.full_like(style, c.null_style)
     style = jnp.concatenate([style, negative])
-    kept_tokens = jnp.concatenate([kept_tokens, kept_tokens])
-  ids = lm.sequence_ids(c, style, kept_tokens)
-  capacity = ids.shape[1] + max_n
-  logits, cache = lm.prefill(model, params, ids, c.style_levels + kept, capacity)
-  return _guide(logits, conditions), cache, nfe + 1
+    tokens_BW = jnp.concatenate([tokens_BW, tokens_BW])
+  ids = lm.sequence_ids(c, style, tokens_BW)
+  # Columns from `begin` on are not seen, and are overwritten in the cache before they are.
+  logits, cache = lm.prefill(model, params, ids, c.style_levels + begin, ids.shape[1])
+  return _guide(logits, conditions), cache
 
 
 def _guide(logits_RV, conditions):

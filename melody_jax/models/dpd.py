@@ -225,11 +225,11 @@ class CrossAttention(nn.Module):
     self,
     x_BxCxSxW: jax.Array,
     tokens_BxTxW: jax.Array | None,
-    conditional_B: jax.Array | None,
+    conditional_B: jax.Array | int | None,
     positions_CxS: np.ndarray,
   ) -> jax.Array:
     c = self.config
-    batch, columns, s, _ = x_BxCxSxW.shape
+    _, columns, s, _ = x_BxCxSxW.shape
     size = c.width // c.n_heads
     axes = ("embed", "heads")
     project = Dense(
@@ -239,27 +239,32 @@ class CrossAttention(nn.Module):
       2 * c.width, axes, dtype=c.dtype, bias_init=_aligned_bias_init(c.n_heads, 2), name="key_value"
     )
     angles = rotary_angles(jnp.asarray(positions_CxS.reshape(-1)), size)
-    q = apply_rotary(project(x_BxCxSxW).reshape(batch, columns * s, c.n_heads, size), angles)
+    q = apply_rotary(project(x_BxCxSxW).reshape(-1, columns * s, c.n_heads, size), angles)
 
-    def to_tokens():
-      t = tokens_BxTxW.shape[1]
-      k, v = jnp.split(key_value(tokens_BxTxW), 2, axis=-1)
-      k, v = (part.reshape(batch, t, c.n_heads, size) for part in (k, v))
+    def to_tokens(q, tokens):
+      b, t, _ = tokens.shape
+      k, v = jnp.split(key_value(tokens), 2, axis=-1)
+      k, v = (part.reshape(b, t, c.n_heads, size) for part in (k, v))
       return attend(q, apply_rotary(k, rotary_angles(jnp.arange(t) + 0.5, size)), v)
 
-    def to_itself():
-      k, v = jnp.split(key_value(x_BxCxSxW), 2, axis=-1)
-      k = apply_rotary(k.reshape(batch, columns * s, c.n_heads, size), angles)
-      by_column = (batch * columns, s, c.n_heads, size)
+    def to_itself(q, x):
+      k, v = jnp.split(key_value(x), 2, axis=-1)
+      k = apply_rotary(k.reshape(q.shape), angles)
+      by_column = (len(q) * columns, s, c.n_heads, size)
       y = attend(q.reshape(by_column), k.reshape(by_column), v.reshape(by_column))
-      return y.reshape(batch, columns * s, c.width)
+      return y.reshape(len(q), columns * s, c.width)
 
     if tokens_BxTxW is None:
-      y = to_itself()
+      y = to_itself(q, x_BxCxSxW)
     elif conditional_B is None:
-      y = to_tokens()
+      y = to_tokens(q, tokens_BxTxW)
+    elif isinstance(conditional_B, int):
+      n = conditional_B  # each half does its own work only
+      y = jnp.concatenate([to_tokens(q[:n], tokens_BxTxW[:n]), to_itself(q[n:], x_BxCxSxW[n:])])
     else:
-      y = jnp.where(conditional_B[:, None, None], to_tokens(), to_itself())
+      y = jnp.where(
+        conditional_B[:, None, None], to_tokens(q, tokens_BxTxW), to_itself(q, x_BxCxSxW)
+      )
     return Dense(c.width, ("heads", "embed"), False, c.dtype, branch_init, name="out")(
       y.reshape(x_BxCxSxW.shape)
     )
@@ -372,7 +377,7 @@ class DPD(nn.Module):
     z_BxLxD: jax.Array,
     delta_BxL: jax.Array,
     semantic_tokens_BxT: jax.Array | None,
-    conditional_B: jax.Array | None = None,
+    conditional_B: jax.Array | int | None = None,
   ) -> jax.Array:
     """Predicts the velocity.
 
@@ -380,7 +385,8 @@ class DPD(nn.Module):
       z_BxLxD: noisy latents; any L.
       delta_BxL: noise angle of each frame, 0 clean, pi/2 noise.
       semantic_tokens_BxT: int32, about L / frames_per_token of them; None: no row has a condition.
-      conditional_B: bool, rows that have their condition; None: all of them.
+      conditional_B: bool [B], rows that have their condition; or how many of the first rows have
+        it, which saves the work that these and the others do not share; None: all of them.
 
     Returns:
       v_hat float32 [B, L, D].
@@ -398,7 +404,10 @@ class DPD(nn.Module):
       tokens = MLP(c.width, c.width, c.dtype, name="semantic_mlp")(table(semantic_tokens_BxT))
       summary = jnp.mean(tokens, axis=1, keepdims=True)
       if conditional_B is not None:
-        summary = jnp.where(conditional_B[:, None, None], summary, 0.0)
+        rows = conditional_B
+        if isinstance(rows, int):
+          rows = jnp.arange(len(z_BxLxD)) < rows
+        summary = jnp.where(rows[:, None, None], summary, 0.0)
       film = film + summary
     scale_in, skip, scale_out = preconditioning(delta_BxL, c.latent_std)
     z = (z_BxLxD * scale_in[..., None]).astype(c.dtype)

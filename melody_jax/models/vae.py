@@ -324,3 +324,18 @@ def scale_latents(mean_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) 
 def unscale_latents(latents_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
   """The DPD's latents -> what the decoder takes."""
   return latents_BLD * (3.0 * sigma_D)[None, None, :] + center_D[None, None, :]
+
+
+def decoder_reach(config: VAEConfig) -> int:
+  """How many latent frames on either side a frame's samples depend on, at most."""
+  hop = config.hop_length
+  if config.decoder == "frame":
+    # Stem, blocks, and the lapped transform, whose frames reach half a hop into their neighbours.
+    return 1 + config.decoder_blocks * (config.kernel_size // 2) + 1
+  samples, spacing = 3 * hop, hop  # the stem; `spacing` is that of a level's positions, in samples
+  for rate in config.upsample_rates:
+    samples += spacing  # a transposed convolution: its kernel is two of its strides wide
+    spacing //= rate
+    taps = max(config.resblock_kernels) // 2
+    samples += spacing * taps * sum(dilation + 1 for dilation in config.resblock_dilations)
+  return -(-(samples + 3) // hop)

@@ -1,6 +1,7 @@
 """Token sampling: rules against numpy; loops against a plain loop over whole sequences."""
 
 import functools
+import itertools
 
 from flax import linen as nn
 import jax
@@ -124,12 +125,12 @@ def test_only_semantic_ids_are_drawn():
   assert tokens.min() >= 0 and tokens.max() < CONFIG.semantic_vocab
 
 
-def plain_greedy(n_tokens, scale, prompt=()):
+def plain_greedy(n_tokens, scale):
   """One item, whole sequences every time, the sliding window spelt out."""
   forward = jax.jit(functools.partial(lm.forward, MODEL))
-  tokens, window = [], list(prompt)[-10:]
+  tokens, window = [], []
   sizes = iter([2, 3] * 20)
-  room = 10 - len(window) if 10 - len(window) >= 3 else 0
+  room = 10
   nulls = jnp.full((1, 3), CONFIG.null_style)
   for _ in range(n_tokens):
     if room == 0:
@@ -147,19 +148,11 @@ def plain_greedy(n_tokens, scale, prompt=()):
   return tokens
 
 
-@pytest.mark.parametrize(
-  "scale,prompt", [(None, None), (3.0, None), (None, 6), (None, 9), (None, 25)]
-)
-def test_long_sampling_equals_plain_loop(scale, prompt):
-  given = None
-  if prompt:
-    given = jax.random.randint(jax.random.key(9), (1, prompt), 0, CONFIG.semantic_vocab)
+@pytest.mark.parametrize("scale", [None, 3.0])
+def test_long_sampling_equals_plain_loop(scale):
   conditions = Conditions(style(1), guidance_scale=scale)
-  tokens, nfe = generate(
-    params(), Greedy(), keys(1), conditions, n_tokens=N_LONG, prompt_tokens=given
-  )
-  want = plain_greedy(N_LONG, scale, [] if given is None else given[0].tolist())
-  assert tokens[0].tolist() == want
+  tokens, nfe = generate(params(), Greedy(), keys(1), conditions, n_tokens=N_LONG)
+  assert tokens[0].tolist() == plain_greedy(N_LONG, scale)
   assert nfe == N_LONG  # one network pass a token: 25 a second, as SPEC section 8 counts
 
 
@@ -198,17 +191,67 @@ def test_guidance_scale_one_is_no_guidance():
   np.testing.assert_array_equal(per_item, jnp.stack([plain[0], four[1]]))
 
 
-def test_stream_equals_one_program():
+fill = jax.jit(functools.partial(token_sampler.fill, MODEL))
+
+
+def reads(*pieces):
+  padded = jnp.zeros((4, 3), jnp.int32).at[: len(pieces)].set(jnp.asarray(pieces))
+  return token_sampler.Reads(*padded.T, jnp.asarray(len(pieces)))
+
+
+def fill_window(tokens, known, first=0, conditions=None, pieces=((0, 10, 0),)):
+  first = jnp.full(len(tokens), first)
+  conditions = conditions or Conditions(style(len(tokens)))
+  return fill(
+    params(), Filtered(), keys(len(tokens)), conditions, reads(*pieces), tokens, known, first
+  )
+
+
+def test_windows_filled_one_after_another_equal_one_program():
   whole, _ = generate(params(), Filtered(), keys(2), Conditions(style(2)), n_tokens=N_LONG)
-  stream, parts = token_sampler.start(CONFIG, keys(2)), []
-  extend = jax.jit(functools.partial(token_sampler.extend, MODEL), static_argnames="n_tokens")
-  for size in token_sampler.chunk_sizes(CONFIG.window_tokens, 11):
-    stream, drawn = extend(params(), Filtered(), stream, Conditions(style(2)), n_tokens=size)
-    parts.append(drawn)
+  edges = token_sampler.chunk_edges(CONFIG.window_tokens, 11)
+  assert edges == [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27]
+  tokens, nfe = fill_window(jnp.zeros((2, 10), jnp.int32), jnp.zeros((2, 10), bool))
+  parts, passes = [tokens], int(nfe)
+  for begin, end in itertools.pairwise(edges[4:]):
+    moved = jnp.pad(tokens[:, end - begin :], ((0, 0), (0, end - begin)))
+    known = jnp.broadcast_to(jnp.arange(10) < 10 - (end - begin), (2, 10))
+    tokens, nfe = fill_window(moved, known, end - 10, pieces=((10 - (end - begin), 10, 0),))
+    parts.append(tokens[:, begin - end :])
+    passes += int(nfe)
   np.testing.assert_array_equal(jnp.concatenate(parts, axis=1), whole)
-  assert stream.nfe == N_LONG == stream.n_generated
-  with pytest.raises(ValueError, match="n_tokens"):
-    token_sampler.extend(MODEL, params(), Greedy(), stream, Conditions(style(2)), 11)
+  assert passes == N_LONG
+
+
+def test_known_tokens_stay_and_are_heard():
+  given = jax.random.randint(jax.random.key(9), (2, 10), 0, CONFIG.semantic_vocab)
+  known = jnp.asarray([[True] * 4 + [False] * 3 + [True] * 3, [False] * 10])
+  tokens, nfe = fill_window(given, known)
+  np.testing.assert_array_equal(tokens[0, :4], given[0, :4])
+  np.testing.assert_array_equal(tokens[0, 7:], given[0, 7:])
+  free, _ = fill_window(given, jnp.zeros((2, 10), bool))
+  np.testing.assert_array_equal(tokens[1], free[1])
+  assert nfe == 10
+  # Read in one pass up to the first unknown token, or token by token: the same.
+  late, nfe = fill_window(given[:1], known[:1], pieces=((4, 7, 0),))
+  np.testing.assert_array_equal(late[0], tokens[0])
+  assert nfe == 3
+  others = fill_window((given + 1) % CONFIG.semantic_vocab, known)[0]
+  assert np.any(others[0, 4:7] != tokens[0, 4:7])
+
+
+def test_style_may_change_inside_a_window():
+  none = jnp.zeros((1, 10), bool)
+  two = jnp.stack([style(3)[:1], style(3)[1:2]], axis=1)
+  conditions = Conditions(jnp.concatenate([two, two], axis=1))
+  blank = jnp.zeros((1, 10), jnp.int32)
+  changed, nfe = fill_window(blank, none, 0, conditions, ((0, 5, 0), (5, 10, 1)))
+  first, _ = fill_window(blank, none)
+  np.testing.assert_array_equal(changed[:, :5], first[:, :5])
+  assert nfe == 10
+  known = jnp.arange(10)[None] < 5
+  rest, _ = fill_window(changed, known, 0, Conditions(style(3)[1:2]), ((5, 10, 0),))
+  np.testing.assert_array_equal(rest, changed)
 
 
 def test_repetition_guard():

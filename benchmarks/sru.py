@@ -1,0 +1,145 @@
+"""The SRU recurrence on this device: every form that was thought of, at the shapes models use.
+
+    python -m benchmarks.sru --rows=66 --steps=32 --hidden=96
+
+Forms compute the same (checked here) and differ in how the K steps are laid out: `scan` is what
+the CPU path of `melody_jax.kernels.sru` does. Times are medians in milliseconds of wall time and,
+in brackets, of processor time, which other work on the machine disturbs less. Default shape: one
+guided pass of the nano DPD (2 rows x 33 segments, K = 32, 96 hidden units a direction).
+"""
+
+from collections.abc import Callable
+import functools
+import time
+
+from absl import app, flags
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.device import device_name
+from melody_jax.kernels import sru
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("rows", 66, "Rows R: batch times segments.")
+flags.DEFINE_integer("steps", 32, "Steps K of the recurrence.")
+flags.DEFINE_integer("hidden", 96, "Hidden units H of one direction.")
+flags.DEFINE_integer("repeats", 30, "Calls that are timed.")
+
+Form = Callable[..., jax.Array]
+
+
+def _cell(cell, bias):
+  """One step of c for both directions side by side."""
+
+  def step(c, inputs):
+    u_c, u_f = inputs
+    f = jax.nn.sigmoid(u_f + (cell[0] * c + bias[0]))
+    c = u_c + f * (c - u_c)
+    return c, c
+
+  return step
+
+
+def _finish(c, previous, reset, skip, cell, bias):
+  r = jax.nn.sigmoid(reset + cell[1] * previous + bias[1])
+  return skip + r * (c - skip)
+
+
+def unrolled(candidate, forget, reset, skip, cell, bias, unroll: int):
+  """`sru_scan` with `unroll` steps an iteration."""
+  halves = []
+  for reverse, (u_c, u_f, v, b) in enumerate(
+    zip(*(jnp.split(x, 2, axis=-1) for x in (candidate, forget, cell, bias)), strict=True)
+  ):
+    zero = jnp.zeros_like(u_c[0])
+    _, c = lax.scan(
+      _cell(v[:, None], b[:, None]), zero, (u_c, u_f), reverse=bool(reverse), unroll=unroll
+    )
+    previous = (
+      jnp.concatenate([c[1:], zero[None]]) if reverse else jnp.concatenate([zero[None], c[:-1]])
+    )
+    halves.append((c, previous))
+  c, previous = (jnp.concatenate(x, axis=-1) for x in zip(*halves, strict=True))
+  return _finish(c, previous, reset, skip, cell[:, None, None], bias[:, None, None])
+
+
+def one_scan(candidate, forget, reset, skip, cell, bias, unroll: int = 1):
+  """Both directions in one scan: half the steps, each twice as wide; the reverse half is turned."""
+
+  def turn(x):
+    forward, reverse = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([forward, reverse[::-1]], axis=-1)
+
+  u_c, u_f = turn(candidate), turn(forget)
+  zero = jnp.zeros_like(u_c[0])
+  _, c = lax.scan(_cell(cell[:, None], bias[:, None]), zero, (u_c, u_f), unroll=unroll)
+  previous = jnp.concatenate([zero[None], c[:-1]])
+  c, previous = turn(c), turn(previous)
+  return _finish(c, previous, reset, skip, cell[:, None, None], bias[:, None, None])
+
+
+def blocked(candidate, forget, reset, skip, cell, bias, rows: int):
+  """`sru_scan` on a few rows at a time, so that the state of all K steps stays in the cache."""
+  k, total, width = skip.shape
+  blocks = -(-total // rows)
+
+  def cut(x):
+    x = jnp.pad(x, ((0, 0), (0, blocks * rows - total), (0, 0)))
+    return x.reshape(k, blocks, rows, width).transpose(1, 0, 2, 3)
+
+  h = lax.map(
+    lambda block: sru.sru_scan(*block, cell, bias),
+    tuple(cut(x) for x in (candidate, forget, reset, skip)),
+  )
+  return h.transpose(1, 0, 2, 3).reshape(k, blocks * rows, width)[:, :total]
+
+
+def forms(steps: int) -> dict[str, Form]:
+  """Name -> form."""
+  found: dict[str, Form] = {"plain scan": sru.sru_reference, "scan": sru.sru_scan}
+  for unroll in sorted({2, 4, 8, steps}):
+    found[f"unrolled by {unroll}"] = functools.partial(unrolled, unroll=unroll)
+  found["both directions in one scan"] = one_scan
+  found["both in one, unrolled by 4"] = functools.partial(one_scan, unroll=4)
+  for rows in (8, 16, 32):
+    found[f"blocks of {rows} rows"] = functools.partial(blocked, rows=rows)
+  return found
+
+
+def measure(function: Callable[[], jax.Array], repeats: int) -> tuple[float, float]:
+  """Median (wall, processor) seconds of a call."""
+  jax.block_until_ready(function())
+  wall, processor = [], []
+  for _ in range(repeats):
+    began, used = time.perf_counter(), time.process_time()
+    jax.block_until_ready(function())
+    wall.append(time.perf_counter() - began)
+    processor.append(time.process_time() - used)
+  return float(np.median(wall)), float(np.median(processor))
+
+
+def main(argv) -> None:
+  """Prints the table."""
+  del argv
+  k, rows, hidden = FLAGS.steps, FLAGS.rows, FLAGS.hidden
+  keys = jax.random.split(jax.random.key(0), 6)
+  arrays = [jax.random.normal(key, (k, rows, 2 * hidden)) for key in keys[:4]]
+  arrays += [jax.random.normal(key, (2, 2 * hidden)) for key in keys[4:]]
+  want = sru.sru_reference(*arrays)
+  print(f"{device_name()}, jax {jax.__version__}; K = {k}, R = {rows}, H = {hidden}, float32")
+  print(f"{'form':30s} {'sampling, ms':>18s} {'with gradient, ms':>20s} {'compile, s':>11s}")
+  for name, form in forms(k).items():
+    began = time.perf_counter()
+    run = jax.jit(form).lower(*arrays).compile()
+    compile_seconds = time.perf_counter() - began
+    np.testing.assert_allclose(run(*arrays), want, atol=1e-5)
+    gradient = jax.jit(jax.grad(lambda *a, f=form: jnp.sum(jnp.square(f(*a)))))
+    figures = [measure(functools.partial(f, *arrays), FLAGS.repeats) for f in (run, gradient)]
+    cells = [f"{1e3 * wall:8.2f} ({1e3 * used:6.2f})" for wall, used in figures]
+    print(f"{name:30s} {cells[0]:>18s} {cells[1]:>20s} {compile_seconds:11.2f}", flush=True)
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,97 @@
+"""A long stream: is memory flat, is every chunk as quick as the first, does loudness drift?
+
+    python -m benchmarks.stream --checkpoint=checkpoints/nano --seconds=3600 --steps=2 --out=stream.json
+
+Prints a line a minute of music: resident memory, the slowest chunk, and loudness (BS.1770). What
+counts begins after the first minute, when everything is compiled. Exits with status 1 where memory
+grows by more than 5 % or loudness leaves the first minute's by more than 3 dB.
+"""
+
+import json
+import pathlib
+import time
+
+from absl import app, flags
+import numpy as np
+
+from benchmarks.device import device_name
+from melody_jax import Melody, Request, Settings
+from melody_jax import audio as audio_io
+from melody_jax.generation.programs import use_compilation_cache
+from melody_jax.output_files import write_files
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("checkpoint", "checkpoints/nano", "Bundle directory.")
+flags.DEFINE_string("prompt", "slow bossa nova with nylon guitar", "Style.")
+flags.DEFINE_float("seconds", 3600.0, "Of music.")
+flags.DEFINE_integer("steps", 4, "Denoising steps.")
+flags.DEFINE_string("solver", "ab2", "ddim or ab2.")
+flags.DEFINE_float("guidance_scale", 2.5, "1 is none.")
+flags.DEFINE_integer("seed", 0, "Seed.")
+flags.DEFINE_string("out", "", "JSON to write.")
+
+MAX_GROWTH, MAX_DRIFT = 0.05, 3.0
+
+
+def resident_bytes() -> int:
+  """Of this process, as Linux tells it."""
+  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+  return pages * 4096
+
+
+def measure(stream, seconds: float, sample_rate: int) -> list[dict[str, float]]:
+  """One record a minute of music."""
+  minutes, wave, slowest = [], [], 0.0
+  for k in range(round(seconds / stream.chunk_seconds)):
+    began = time.monotonic()
+    wave.append(next(stream))
+    slowest = max(slowest, time.monotonic() - began)
+    if (k + 1) * stream.chunk_seconds % 60:
+      continue
+    minutes.append(
+      {
+        "minute": len(minutes) + 1,
+        "resident_mib": resident_bytes() / 2**20,
+        "slowest_chunk_seconds": slowest,
+        "loudness_lufs": audio_io.loudness(np.concatenate(wave), sample_rate),
+      }
+    )
+    print(", ".join(f"{name} {value:.2f}" for name, value in minutes[-1].items()), flush=True)
+    wave, slowest = [], 0.0
+  return minutes
+
+
+def main(argv) -> None:
+  """Prints and judges."""
+  del argv
+  use_compilation_cache()
+  melody = Melody.load(FLAGS.checkpoint)
+  settings = Settings(steps=FLAGS.steps, solver=FLAGS.solver, guidance_scale=FLAGS.guidance_scale)
+  stream = melody.stream(Request(FLAGS.prompt, seed=FLAGS.seed), settings)
+  began = time.monotonic()
+  next(stream)
+  print(f"{device_name()}: first chunk after {time.monotonic() - began:.2f} s with compiling")
+  minutes = measure(stream, FLAGS.seconds, melody.sample_rate)
+  memory = [m["resident_mib"] for m in minutes]
+  loudness = [m["loudness_lufs"] for m in minutes]
+  report = {
+    "device": device_name(),
+    "checkpoint_sha256": melody.digest,
+    "steps": FLAGS.steps,
+    "solver": FLAGS.solver,
+    "guidance_scale": FLAGS.guidance_scale,
+    "memory_growth": max(memory) / memory[0] - 1.0,
+    "loudness_drift_db": max(abs(x - loudness[0]) for x in loudness),
+    "slowest_later_chunk_seconds": max(m["slowest_chunk_seconds"] for m in minutes[1:] or minutes),
+    "seconds_per_minute_of_music": (time.monotonic() - began) / len(minutes),
+    "minutes": minutes,
+  }
+  print(json.dumps({k: v for k, v in report.items() if k != "minutes"}, indent=1))
+  if FLAGS.out:
+    write_files({pathlib.Path(FLAGS.out): json.dumps(report, indent=1).encode()})
+  if report["memory_growth"] > MAX_GROWTH or report["loudness_drift_db"] > MAX_DRIFT:
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,214 @@
+"""A piece of music under way: what of it is known, and which windows are still to be made.
+
+Host arrays, filled window by window by the program of `window`. Frames and tokens count from the
+beginning of the piece.
+
+Shape letters: N frames of the piece, D latent channels, M its semantic tokens.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from melody_jax.audio import SAMPLE_RATE
+from melody_jax.generation.request import REDRAW_STRENGTH, Request
+from melody_jax.generation.style import Styles, StyleTrack
+from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW
+from melody_jax.generation.window import SEMANTIC_RATE, Networks, Window, plan_reads
+
+NEVER = np.iinfo(np.int32).max  # a frame that no piece reaches
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steering:
+  """What the LM follows in one item.
+
+  Attributes:
+    styles: makes tokens of embeddings.
+    track: the style over time.
+    negative: int32 [levels], the style to avoid.
+  """
+
+  styles: Styles
+  track: StyleTrack
+  negative: np.ndarray
+
+  def of_window(self, networks: Networks, start_frame: int) -> np.ndarray:
+    """Style tokens of the window's chunks, each by its middle: int32 [C, levels]."""
+    chunk_seconds = networks.seconds / CHUNKS_PER_WINDOW
+    start = start_frame * networks.codec.hop_length / SAMPLE_RATE
+    middles = [start + (c + 0.5) * chunk_seconds for c in range(CHUNKS_PER_WINDOW)]
+    if len(self.track.times) == 1:
+      middles = middles[:1]
+    tokens = np.stack([self.styles.tokens(self.track.at(t)) for t in middles])
+    return np.broadcast_to(tokens, (CHUNKS_PER_WINDOW, tokens.shape[1]))
+
+
+@dataclasses.dataclass(eq=False)
+class Piece:
+  """One item; arrays change as windows are made.
+
+  Attributes:
+    seed: of its draws.
+    steering: of its LM.
+    latents: float32 [N, D].
+    known: float32 [N], as in `Window`.
+    tokens: int32 [M].
+    tokens_known: bool [M].
+    end_frame: as in `Window`.
+    starts: first frames of the windows to be made, in this order.
+  """
+
+  seed: int
+  steering: Steering
+  latents: np.ndarray
+  known: np.ndarray
+  tokens: np.ndarray
+  tokens_known: np.ndarray
+  end_frame: int = NEVER
+  starts: list[int] = dataclasses.field(default_factory=list)
+
+  @classmethod
+  def blank(cls, networks: Networks, seed: int, steering: Steering, n_frames: int) -> "Piece":
+    """Nothing known; whole chunks, and a window at least."""
+    chunks = max(-(-n_frames // networks.chunk_frames), CHUNKS_PER_WINDOW)
+    frames = chunks * networks.chunk_frames
+    tokens = networks.token_of(frames - networks.frames) + networks.tokens
+    piece = cls(
+      seed=seed,
+      steering=steering,
+      latents=np.zeros((frames, networks.codec.latent_dim), np.float32),
+      known=np.zeros(frames, np.float32),
+      tokens=np.zeros(tokens, np.int32),
+      tokens_known=np.zeros(tokens, bool),
+    )
+    piece.starts = _by_chunks(networks, 0, frames)
+    return piece
+
+  def window(self, networks: Networks, index: int) -> dict[str, Any]:
+    """The fields of `Window` for this item; past its last window that one again, all known."""
+    start = self.starts[min(index, len(self.starts) - 1)]
+    first = networks.token_of(start)
+    frames, tokens = slice(start, start + networks.frames), slice(first, first + networks.tokens)
+    return {
+      "seeds": np.uint32(self.seed),
+      "start_frame": np.int32(start),
+      "first_token": np.int32(first),
+      "style_tokens": self.steering.of_window(networks, start),
+      "negative_style": self.steering.negative,
+      "tokens": self.tokens[tokens],
+      "tokens_known": self.tokens_known[tokens],
+      "latents": self.latents[frames],
+      "known": self.known[frames],
+      "end_frame": np.int32(self.end_frame),
+    }
+
+  def take(self, networks: Networks, index: int, tokens: np.ndarray, latents: np.ndarray) -> None:
+    """Keeps what the program made of `window(index)`; from then on it is known."""
+    if index >= len(self.starts):
+      return
+    start = self.starts[index]
+    first = networks.token_of(start)
+    # What lies after the end of a changed piece was made for its own sake only.
+    stop = min(start + networks.frames, self.end_frame)
+    self.latents[start:stop] = latents[: stop - start]
+    self.known[start : start + networks.frames] = 1.0
+    self.tokens[first : first + networks.tokens] = tokens
+    self.tokens_known[first : first + networks.tokens] = True
+
+
+def stack(windows: Sequence[dict[str, Any]]) -> Window:
+  """Items -> a batch for the program."""
+  arrays = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
+  return Window(reads=plan_reads(arrays["tokens_known"], arrays["style_tokens"]), **arrays)
+
+
+def plan(
+  networks: Networks,
+  request: Request,
+  steering: Steering,
+  latents_ND: np.ndarray | None,
+  tokens_M: np.ndarray | None,
+) -> Piece:
+  """A request as a piece with windows to be made.
+
+  Args:
+    networks: sizes.
+    request: what is asked for.
+    steering: its style.
+    latents_ND: of `request.audio`, from the codec, the silence after its end included.
+    tokens_M: of `request.audio`, from the semantic tokeniser.
+  """
+  hop = networks.codec.hop_length
+  piece = Piece.blank(networks, request.seed, steering, -(-request.n_samples // hop))
+  if request.audio is None or latents_ND is None or tokens_M is None:
+    return piece
+  total = len(piece.latents)
+  piece.latents[: len(latents_ND)] = latents_ND[:total]
+  n_tokens = min(len(tokens_M), len(piece.tokens))
+  piece.tokens[:n_tokens] = tokens_M[:n_tokens]
+  if request.mode == "continue":
+    n_frames = len(request.audio) // hop
+    piece.known[:n_frames] = 1.0
+    piece.tokens_known[:n_tokens] = True
+    piece.starts = _by_chunks(networks, n_frames, total)
+    return piece
+  piece.end_frame = -(-len(request.audio) // hop)
+  piece.known[: piece.end_frame] = 1.0
+  piece.tokens_known[:n_tokens] = True
+  strength = 1.0 if request.strength is None else request.strength
+  length = len(request.audio) / SAMPLE_RATE
+  rate = SAMPLE_RATE / hop
+  for begin, end in request.regions or ((0.0, length),):
+    # Rounded before they are cut, so that 0.58 s at 50 Hz is frame 29 and not 28.
+    frames = slice(_floor(begin * rate), min(_ceil(end * rate), piece.end_frame))
+    piece.known[frames] = 1.0 - strength
+    if strength >= REDRAW_STRENGTH:
+      tokens = slice(_floor(begin * SEMANTIC_RATE), min(_ceil(end * SEMANTIC_RATE), n_tokens))
+      piece.tokens_known[tokens] = False
+  if request.mode == "inpaint":
+    piece.starts = _around_holes(networks, piece.known[: piece.end_frame], total)
+  return piece
+
+
+def _floor(x: float) -> int:
+  return int(np.floor(round(x, 6)))
+
+
+def _ceil(x: float) -> int:
+  return int(np.ceil(round(x, 6)))
+
+
+def _by_chunks(networks: Networks, first_unknown: int, total: int) -> list[int]:
+  """Windows a chunk apart; the first has `first_unknown` in its last chunk, or begins the piece."""
+  chunk = networks.chunk_frames
+  start = max(first_unknown // chunk - (CHUNKS_PER_WINDOW - 1), 0) * chunk
+  return list(range(min(start, total - networks.frames), total - networks.frames + 1, chunk))
+
+
+def _around_holes(networks: Networks, known_N: np.ndarray, total: int) -> list[int]:
+  """Windows that see what lies on both sides of the frames to be made.
+
+  A hole of up to half a window is put into the middle of one; a longer one is begun with a chunk
+  of what came before, and continued chunk by chunk.
+  """
+  length, chunk = networks.frames, networks.chunk_frames
+  step = max(length // networks.tokens, 1)  # a window begins with a whole token
+  unknown = known_N < 1.0
+  starts: list[int] = []
+  while unknown.any():
+    first = int(np.argmax(unknown))
+    rest = np.flatnonzero(~unknown[first:])
+    hole = int(rest[0]) if len(rest) else len(unknown) - first
+    if hole <= length // 2:
+      start = first - (length - hole) // 2
+    elif starts and first == starts[-1] + length:
+      start = first - (length - chunk)
+    else:
+      start = first - chunk
+    start = min(max(start, 0) // step * step, total - length)
+    starts.append(start)
+    unknown[start : start + length] = False
+  return starts

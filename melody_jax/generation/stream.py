@@ -1,0 +1,259 @@
+"""Unbounded music, a chunk at a time, from a state that can be saved, restored and branched.
+
+A stream calls the compiled program of `window` with three quarters of the window known and one to
+make (SPEC section 6). Its state is one window of tokens, latents and audio, of constant size. What
+it gives is what `Melody.generate` gives for the same request, in pieces: chunks are cut where the
+decoder has heard enough of what follows, so there is no seam. To hear it, a stream is one chunk
+ahead of what it has given: a new prompt is heard one to two chunks later.
+
+Shape letters: B items, W tokens, L frames and T samples of a window, K points of a style over
+time, C size of the joint space, D latent channels.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import json
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import flax
+import numpy as np
+
+from melody_jax.errors import UserError
+from melody_jax.generation import piece as piece_plan
+from melody_jax.generation.piece import Piece, Steering
+from melody_jax.generation.request import Request, Settings
+from melody_jax.generation.style import StyleTrack
+from melody_jax.models import vae as vae_model
+from melody_jax.output_files import write_files
+
+if TYPE_CHECKING:
+  from melody_jax.generation.melody import Melody
+
+_KIND = "melody_jax stream"  # marks its files
+
+
+@flax.struct.dataclass
+class StreamState:
+  """All that a stream remembers; host arrays of constant shapes.
+
+  Attributes:
+    seeds: uint32 [B].
+    start_frame: int64 [B], the window's first frame in the piece.
+    position: int64 [B], the frame before which all audio has been given.
+    tokens: int32 [B, W].
+    latents: float32 [B, L, D].
+    audio: float32 [B, T], decoded from these latents.
+    style_times: float64 [B, K], seconds.
+    style_points: float32 [B, K, C], unit embeddings at these times.
+    negative_style: int32 [B, levels].
+    nfe: int64 scalar, network passes so far.
+  """
+
+  seeds: np.ndarray
+  start_frame: np.ndarray
+  position: np.ndarray
+  tokens: np.ndarray
+  latents: np.ndarray
+  audio: np.ndarray
+  style_times: np.ndarray
+  style_points: np.ndarray
+  negative_style: np.ndarray
+  nfe: np.ndarray
+
+
+class Stream(Iterator[np.ndarray]):
+  """An iterator over chunks: float32 [samples] for one request, [B, samples] for several.
+
+  Nothing is computed before the first chunk is asked for. The state may be read, kept and
+  given to another stream at any time between chunks: it is never changed in place.
+
+  Attributes:
+    state: see `StreamState`; None before the first chunk.
+    settings: how to sample; may be replaced between chunks.
+    chunk_seconds: length of a chunk.
+  """
+
+  def __init__(
+    self, melody: "Melody", settings: Settings, single: bool, state: StreamState | None = None,
+    first: Sequence[Piece] = (), position: Sequence[int] = (),
+  ):  # fmt: skip
+    """Use `Melody.stream` or `Melody.resume`."""
+    if melody.networks is None:
+      raise UserError("this bundle was loaded for its codec alone")
+    self._melody, self._networks = melody, melody.networks
+    self._first, self._position = tuple(first), np.asarray(position, np.int64)
+    self.settings, self.single, self.state = settings, single, state
+    self._reach = vae_model.decoder_reach(self._networks.codec)
+    self._tracks = [piece.steering.track for piece in first]
+    if state is not None:
+      self._tracks = [
+        StyleTrack(*track) for track in zip(state.style_times, state.style_points, strict=True)
+      ]
+    hop = self._networks.codec.hop_length
+    self.chunk_seconds = self._networks.chunk_frames * hop / melody.sample_rate
+
+  @classmethod
+  def begin(
+    cls, melody: "Melody", pieces: Sequence[Piece], requests: Sequence[Request],
+    settings: Settings, single: bool,
+  ) -> "Stream":  # fmt: skip
+    """A stream before its first chunk, from the first windows of `pieces`."""
+    hop = melody.codec.config.hop_length
+    position = [0 if r.audio is None else len(r.audio) // hop for r in requests]
+    return cls(melody, settings, single, first=pieces, position=position)
+
+  def __next__(self) -> np.ndarray:
+    if self.state is None:
+      self.state = self._first_window()
+    chunk, hop = self._networks.chunk_frames, self._networks.codec.hop_length
+    state = self.state
+    # One more window for all as soon as one item needs it: items of a batch differ in place only
+    # where they go on from audio of different lengths.
+    while np.any(state.position + chunk + self._reach > state.start_frame + self._networks.frames):
+      state = self._advance(state)
+    begin = (state.position - state.start_frame) * hop
+    audio = np.stack([row[b : b + chunk * hop] for row, b in zip(state.audio, begin, strict=True)])
+    self.state = dataclasses.replace(state, position=state.position + chunk)
+    return audio[0] if self.single else audio
+
+  def steer(self, prompts: Any) -> None:
+    """Another prompt from the next window on.
+
+    Args:
+      prompts: for one request a `PromptLike`, for several a list with one an item.
+    """
+    of_items: list[Any] = [prompts] if self.single else list(prompts)
+    tracks = [self._melody.styles.track(prompt) for prompt in of_items]
+    if len(tracks) != len(self._tracks):
+      raise UserError(f"{len(tracks)} prompts for a stream of {len(self._tracks)} items")
+    self._tracks = tracks
+    if self.state is None:
+      for piece, track in zip(self._first, tracks, strict=True):
+        piece.steering = dataclasses.replace(piece.steering, track=track)
+    else:
+      self.state = dataclasses.replace(self.state, **_as_arrays(tracks))
+
+  def branch(self, seeds: int | Sequence[int] | None = None) -> "Stream":
+    """A second stream that goes on from here; with other seeds to other music.
+
+    Raises:
+      UserError: before the first chunk, where there is nothing to go on from.
+    """
+    if self.state is None:
+      raise UserError("a stream can be branched once it has given its first chunk")
+    state = self.state
+    if seeds is not None:
+      listed = [seeds] if isinstance(seeds, int) else list(seeds)
+      if len(listed) != len(state.seeds) or not all(0 <= s < 2**32 for s in listed):
+        raise UserError(f"seeds are {listed}: one an item is needed, each from 0 to {2**32 - 1}")
+      state = dataclasses.replace(state, seeds=np.asarray(listed, np.uint32))
+    return Stream(self._melody, self.settings, self.single, state)
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes state and settings to a safetensors file; `Melody.resume` reads it.
+
+    Raises:
+      UserError: before the first chunk, or where the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    if self.state is None:
+      raise UserError("a stream can be saved once it has given its first chunk")
+    arrays = {
+      field.name: np.asarray(getattr(self.state, field.name), order="C")
+      for field in dataclasses.fields(StreamState)
+    }
+    metadata = {
+      "kind": _KIND,
+      "bundle": self._melody.digest,
+      "single": json.dumps(self.single),
+      "settings": json.dumps(dataclasses.asdict(self.settings)),
+    }
+    write_files({pathlib.Path(path): save(arrays, metadata)})
+
+  @classmethod
+  def restore(cls, melody: "Melody", path: str | os.PathLike) -> "Stream":
+    """See `Melody.resume`."""
+    from safetensors import SafetensorError, safe_open
+
+    if not pathlib.Path(path).is_file():
+      raise UserError(f"no saved stream at {path}")
+    try:
+      with safe_open(path, framework="numpy") as f:
+        metadata = f.metadata() or {}
+        arrays = {name: f.get_tensor(name) for name in f.keys()}
+    except (SafetensorError, OSError, ValueError) as e:
+      raise UserError(f"saved stream {path} is truncated or damaged ({e})") from e
+    fields = {field.name for field in dataclasses.fields(StreamState)}
+    if metadata.get("kind") != _KIND or set(arrays) != fields:
+      raise UserError(f"{path} is a safetensors file but not a saved stream")
+    if metadata["bundle"] != melody.digest:
+      raise UserError(f"stream {path} was saved with another checkpoint than this one")
+    settings = json.loads(metadata["settings"])
+    settings["guidance_interval"] = tuple(settings["guidance_interval"])
+    single = json.loads(metadata["single"])
+    return cls(melody, Settings(**settings), single, StreamState(**arrays))
+
+  def _first_window(self) -> StreamState:
+    windows = [piece.window(self._networks, 0) for piece in self._first]
+    made = self._melody.run(piece_plan.stack(windows), self.settings)
+    return StreamState(
+      seeds=np.stack([w["seeds"] for w in windows]),
+      start_frame=np.asarray([w["start_frame"] for w in windows], np.int64),
+      position=self._position,
+      tokens=np.asarray(made.tokens),
+      latents=np.asarray(made.latents),
+      audio=np.asarray(made.audio),
+      negative_style=np.stack([w["negative_style"] for w in windows]),
+      nfe=np.asarray(made.nfe, np.int64),
+      **_as_arrays(self._tracks),
+    )
+
+  def _advance(self, state: StreamState) -> StreamState:
+    """The window a chunk further on: all of it known but its last chunk."""
+    networks, chunk = self._networks, self._networks.chunk_frames
+    windows = []
+    for b, track in enumerate(self._tracks):
+      start = int(state.start_frame[b]) + chunk
+      first = networks.token_of(start)
+      kept = networks.tokens - (first - networks.token_of(start - chunk))
+      known = np.arange(networks.frames) < networks.frames - chunk
+      steering = Steering(self._melody.styles, track, state.negative_style[b])
+      windows.append(
+        {
+          "seeds": state.seeds[b],
+          "start_frame": np.int32(start),
+          "first_token": np.int32(first),
+          "style_tokens": steering.of_window(networks, start),
+          "negative_style": state.negative_style[b],
+          "tokens": np.pad(state.tokens[b, -kept:], (0, networks.tokens - kept)),
+          "tokens_known": np.arange(networks.tokens) < kept,
+          "latents": np.pad(state.latents[b, chunk:], ((0, chunk), (0, 0))),
+          "known": known.astype(np.float32),
+          "end_frame": np.int32(piece_plan.NEVER),
+        }
+      )
+    made = self._melody.run(piece_plan.stack(windows), self.settings)
+    return dataclasses.replace(
+      state,
+      start_frame=state.start_frame + chunk,
+      tokens=np.asarray(made.tokens),
+      latents=np.asarray(made.latents),
+      audio=np.asarray(made.audio),
+      nfe=state.nfe + int(made.nfe),
+    )
+
+
+def _as_arrays(tracks: Sequence[StyleTrack]) -> dict[str, Any]:
+  """Fields of the state; shorter tracks are filled up with their last point, later on."""
+  longest = max(len(track.times) for track in tracks)
+  times = [
+    np.concatenate([t.times, t.times[-1] + 1 + np.arange(longest - len(t.times))]) for t in tracks
+  ]
+  points = [
+    np.concatenate([t.points, np.repeat(t.points[-1:], longest - len(t.times), axis=0)])
+    for t in tracks
+  ]
+  return {"style_times": np.stack(times), "style_points": np.stack(points)}

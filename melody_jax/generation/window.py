@@ -1,0 +1,285 @@
+"""The one compiled program: from style tokens to a waveform, for one window of music.
+
+LM, diffusion and decoder of a window (10 s) run in one XLA program, without a look at the host
+in between. What makes text, continuation, inpainting, variation and streaming differ is its
+arguments: which semantic tokens and which latents are known, and from how much noise a frame
+starts. Longer music is the same program again, a quarter window further on, with three quarters
+known (SPEC section 6).
+
+An item's draws depend on its seed and their place in the piece alone: a result does not depend on
+the batch it travels in.
+
+Shape letters: B items, W tokens and L frames of a window, D latent channels, C chunks (quarters)
+of a window, T most denoising steps.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax import diffusion, encoders
+from melody_jax.audio import SAMPLE_RATE
+from melody_jax.generation import token_sampler
+from melody_jax.generation.request import MAX_STEPS, Settings
+from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW
+from melody_jax.models import dpd as dpd_model
+from melody_jax.models import lm as lm_model
+from melody_jax.models import vae as vae_model
+
+SEMANTIC_RATE = 25  # tokens a second; SPEC section 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+  """The three models of the program, without their parameters (static).
+
+  Attributes:
+    lm, dpd: modules.
+    codec: sizes of the VAE.
+  """
+
+  lm: lm_model.SemanticLM
+  dpd: dpd_model.DPD
+  codec: vae_model.VAEConfig
+
+  @property
+  def tokens(self) -> int:
+    """W."""
+    return self.lm.config.window_tokens
+
+  @property
+  def seconds(self) -> float:
+    """Length of a window."""
+    return self.tokens / SEMANTIC_RATE
+
+  @property
+  def frames(self) -> int:
+    """L."""
+    return round(self.seconds * SAMPLE_RATE) // self.codec.hop_length
+
+  @property
+  def chunk_frames(self) -> int:
+    """Frames of a quarter window, by which windows move."""
+    return self.frames // CHUNKS_PER_WINDOW
+
+  def token_of(self, frame: int) -> int:
+    """The semantic token that a frame lies in."""
+    return frame * self.tokens // self.frames
+
+  def in_dtype(self, dtype: str) -> "Networks":
+    """The same models, computing in `dtype`."""
+    return Networks(
+      self.lm.clone(config=dataclasses.replace(self.lm.config, dtype=dtype)),
+      self.dpd.clone(config=dataclasses.replace(self.dpd.config, dtype=dtype)),
+      dataclasses.replace(self.codec, dtype=dtype),
+    )
+
+
+@flax.struct.dataclass
+class Window:
+  """What is known of a batch of windows, and where in their pieces they lie.
+
+  Attributes:
+    seeds: uint32 [B].
+    start_frame, first_token: int32 [B], the window's first frame and token in the piece.
+    style_tokens: int32 [B, C, levels].
+    negative_style: int32 [B, levels]; "no style" where nothing is to be avoided.
+    reads: where the LM draws (`plan_reads`).
+    tokens: int32 [B, W].
+    tokens_known: bool [B, W].
+    latents: [B, L, D], in [-1, 1].
+    known: float [B, L]: 1 keeps a frame, 0 makes it from pure noise, in between it starts from
+      its latent with noise of the angle (1 - known) pi/2.
+    end_frame: int32 [B]; frames from here on are decoded as `latents` has them, whatever was made
+      of them: after the end of a changed piece the decoder hears the silence that the codec hears.
+  """
+
+  seeds: Any
+  start_frame: Any
+  first_token: Any
+  style_tokens: Any
+  negative_style: Any
+  reads: token_sampler.Reads
+  tokens: Any
+  tokens_known: Any
+  latents: Any
+  known: Any
+  end_frame: Any
+
+
+@flax.struct.dataclass
+class Controls:
+  """`Settings` as arguments of the program; None switches something off and out of it.
+
+  Attributes:
+    sampler: of tokens.
+    lm_guidance_scale: scalar.
+    guard: against repetition.
+    omegas: float32 [T], angle steps, then zeros.
+    n_steps: int32.
+    second_order: 0 or 1.
+    guidance_scale: of the DPD.
+    guidance_angles: float32 [2], the angles between which guidance acts; None: all.
+    guidance_rescale: in [0, 1].
+  """
+
+  sampler: token_sampler.Sampler
+  lm_guidance_scale: Any
+  guard: token_sampler.RepetitionGuard | None
+  omegas: Any
+  n_steps: Any
+  second_order: Any
+  guidance_scale: Any
+  guidance_angles: Any
+  guidance_rescale: Any
+
+
+@flax.struct.dataclass
+class Made:
+  """What the program gives.
+
+  Attributes:
+    tokens: int32 [B, W], latents: float32 [B, L, D], audio: float32 [B, L hop].
+    nfe: int32, network passes of LM and DPD; a guided pass is one.
+  """
+
+  tokens: jax.Array
+  latents: jax.Array
+  audio: jax.Array
+  nfe: jax.Array
+
+
+def controls(settings: Settings) -> Controls:
+  """The program's arguments for these settings."""
+  omegas = np.zeros(MAX_STEPS, np.float32)
+  omegas[: settings.steps] = diffusion.angle_schedule(settings.schedule, settings.steps)
+  guided, interval = settings.guidance_scale != 1, settings.guidance_interval
+  guard = None
+  if settings.repetition_penalty:
+    guard = token_sampler.RepetitionGuard(
+      np.float32(settings.repetition_penalty), np.int32(settings.repetition_span)
+    )
+  return Controls(
+    sampler=token_sampler.make_sampler(settings.temperature, settings.top_k, settings.top_p),
+    lm_guidance_scale=None
+    if settings.lm_guidance_scale == 1
+    else np.float32(settings.lm_guidance_scale),
+    guard=guard,
+    omegas=omegas,
+    n_steps=np.int32(settings.steps),
+    second_order=np.float32(settings.solver == "ab2"),
+    guidance_scale=np.float32(settings.guidance_scale) if guided else None,
+    guidance_angles=np.float32(np.multiply(interval, diffusion.HALF_PI))
+    if guided and tuple(interval) != (0.0, 1.0)
+    else None,
+    guidance_rescale=np.float32(settings.guidance_rescale) if guided else None,
+  )
+
+
+def plan_reads(tokens_known_BW: np.ndarray, style_BxCxN: np.ndarray) -> token_sampler.Reads:
+  """The fewest pieces in which the LM can draw the unknown tokens of a window, on the host.
+
+  A piece begins at the first unknown token of a chunk in any item and goes on over the next
+  chunks for as long as all items keep their style.
+  """
+  edges = token_sampler.chunk_edges(tokens_known_BW.shape[1], CHUNKS_PER_WINDOW)
+  pieces: list[list[int]] = []
+  for c in range(CHUNKS_PER_WINDOW):
+    wanted = np.flatnonzero(~tokens_known_BW[:, edges[c] : edges[c + 1]].all(axis=0))
+    if not len(wanted):
+      continue
+    begin, end = edges[c] + int(wanted[0]), edges[c] + int(wanted[-1]) + 1
+    same = pieces and np.array_equal(style_BxCxN[:, c], style_BxCxN[:, pieces[-1][2]])
+    if same and pieces[-1][1] == begin:
+      pieces[-1][1] = end
+    else:
+      pieces.append([begin, end, c])
+  padded = np.zeros((CHUNKS_PER_WINDOW, 3), np.int32)
+  padded[: len(pieces)] = np.reshape(pieces, (-1, 3))
+  return token_sampler.Reads(
+    begin=padded[:, 0], end=padded[:, 1], style=padded[:, 2], count=np.int32(len(pieces))
+  )
+
+
+def run(networks: Networks, params: dict[str, Any], window: Window, how: Controls) -> Made:
+  """The program; pure, to be compiled with `networks` fixed.
+
+  Args:
+    networks: the models.
+    params: their parameters, {"lm", "dpd", "vae"}.
+    window: what is known.
+    how: the settings.
+  """
+  keys_B = jax.vmap(jax.random.key)(window.seeds)
+  tokens, lm_passes = token_sampler.fill(
+    networks.lm,
+    params["lm"],
+    how.sampler,
+    jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys_B),
+    token_sampler.Conditions(
+      window.style_tokens, how.lm_guidance_scale, window.negative_style, how.guard
+    ),
+    window.reads,
+    window.tokens,
+    window.tokens_known,
+    window.first_token,
+  )
+  noise_keys_B = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B)
+  noise = _noise(networks, noise_keys_B, window.start_frame)
+  latents, dpd_passes = _denoise(networks, params["dpd"], how, tokens, noise, window)
+  frames_BL = window.start_frame[:, None] + jnp.arange(networks.frames)[None]
+  heard = jnp.where((frames_BL < window.end_frame[:, None])[..., None], latents, window.latents)
+  audio = encoders.decode_latents(networks.codec, params["vae"], heard)
+  return Made(tokens, latents, audio.astype(jnp.float32), lm_passes + dpd_passes)
+
+
+def _noise(networks: Networks, keys_B: jax.Array, start_frame_B: jax.Array) -> jax.Array:
+  """N(0, I) of every frame of the windows [B, L, D]; a frame's draw depends on its place alone."""
+  length, chunk = networks.frames, networks.chunk_frames
+
+  def of_item(key, start):
+    # A window that begins inside a chunk reaches into a fifth one.
+    indices = start // chunk + jnp.arange(CHUNKS_PER_WINDOW + 1)
+    draw = jax.vmap(
+      lambda index: jax.random.normal(
+        jax.random.fold_in(key, index), (chunk, networks.dpd.config.latent_dim)
+      )
+    )
+    noise = draw(indices).reshape(-1, networks.dpd.config.latent_dim)
+    return jax.lax.dynamic_slice_in_dim(noise, start % chunk, length)
+
+  return jax.vmap(of_item)(keys_B, start_frame_B)
+
+
+def _denoise(networks, params, how: Controls, tokens, noise, window: Window):
+  """Clean latents [B, L, D] under the tokens, in [-1, 1] as in training, and the passes taken."""
+  rows = len(noise)
+
+  def apply(z, delta, tokens, conditional=None):
+    return networks.dpd.apply({"params": params}, z, delta, tokens, conditional)
+
+  def guided(z, delta):
+    # Both halves in one pass: half the program to compile, one read of the weights.
+    z, delta, twice = (jnp.concatenate([x, x]) for x in (z, delta, tokens))
+    halves = jnp.split(apply(z, delta, twice, rows), 2)
+    return diffusion.guide(*halves, how.guidance_scale, how.guidance_rescale)
+
+  def velocity(z, delta, angle):
+    if how.guidance_scale is None:
+      return apply(z, delta, tokens)
+    if how.guidance_angles is None:
+      return guided(z, delta)
+    low, high = how.guidance_angles
+    inside = (low <= angle) & (angle <= high)
+    return jax.lax.cond(inside, guided, lambda z, delta: apply(z, delta, tokens), z, delta)
+
+  share_BL = 1.0 - window.known
+  z_start = diffusion.start_latents(noise, window.latents, share_BL)
+  # Where all is known there is nothing to do but to decode.
+  n_steps = jnp.where(jnp.any(share_BL > 0), how.n_steps, 0)
+  z = diffusion.solve(velocity, z_start, share_BL, how.omegas, n_steps, how.second_order)
+  return jnp.where((share_BL > 0)[..., None], jnp.clip(z, -1.0, 1.0), window.latents), n_steps

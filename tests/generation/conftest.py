@@ -1,0 +1,33 @@
+"""One tiny bundle, loaded once: its compiled programs are shared by all tests of the sampler."""
+
+import numpy as np
+import pytest
+
+from melody_jax import Melody, Settings
+from tests import tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory):
+  return tiny_bundle.write(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
+def melody(directory):
+  return Melody.load(directory)
+
+
+@pytest.fixture(scope="session")
+def settings():
+  return Settings(steps=2)
+
+
+@pytest.fixture(scope="session")
+def clip():
+  """8 s of noise whose level and colour change, so that no two places are alike."""
+  rng = np.random.default_rng(0)
+  noise = rng.normal(size=8 * 24_000).astype(np.float32)
+  t = np.arange(len(noise)) / 24_000
+  return (0.1 * noise * (1 + np.sin(3 * t)) + 0.1 * np.sin(2 * np.pi * 220 * t * t)).astype(
+    np.float32
+  )
