@@ -65,18 +65,19 @@ def load_generator(preset: str, checkpoint: str | os.PathLike = "", dtype: str =
   Raises:
     UserError: if a model of the checkpoint is missing or damaged.
   """
-  configs, params, origin = _trained(checkpoint) if checkpoint else _born(preset, dtype)
-  if dtype:
-    configs = {name: dataclasses.replace(c, dtype=dtype) for name, c in configs.items()}
+
+  def with_dtype(configs):
+    return {n: dataclasses.replace(c, dtype=dtype or c.dtype) for n, c in configs.items()}
+
+  if not checkpoint:
+    return random_generator(with_dtype(preset_configs(preset)))
+  configs, params = {}, {}
+  for name, cls in _CONFIGS.items():
+    params[name], metadata = bundle.load(bundle.path_of(checkpoint, name))
+    configs[name] = config_from(cls, metadata["model_config"])
+  configs = with_dtype(configs)
   params = {name: store_as(p, configs[name].dtype) for name, p in params.items()}
-  params["vae"] = {name: params["vae"][name] for name in ("decoder", "latent_scale")}
-  return Generator(
-    lm=lm_model.SemanticLM(configs["lm"]),
-    dpd=dpd_model.DPD(configs["dpd"]),
-    vae=configs["vae"],
-    params=jax.device_put(params),
-    origin=origin,
-  )
+  return _assembled(configs, params, f"SHA-256 {bundle.digest(checkpoint)}")
 
 
 _CONFIGS = {
@@ -84,20 +85,16 @@ _CONFIGS = {
 }  # fmt: skip
 
 
-def _trained(checkpoint):
-  configs, params = {}, {}
-  for name, cls in _CONFIGS.items():
-    params[name], metadata = bundle.load(bundle.path_of(checkpoint, name))
-    configs[name] = config_from(cls, metadata["model_config"])
-  return configs, params, f"SHA-256 {bundle.digest(checkpoint)}"
+def preset_configs(preset: str) -> dict[str, Any]:
+  """Model configs of a preset: {"lm", "dpd", "vae"}."""
+  return {
+    name: config_from(cls, json.loads(load_config(name, preset).model.to_json_best_effort()))
+    for name, cls in _CONFIGS.items()
+  }
 
 
-def _born(preset, dtype):
-  """Random parameters; speed does not depend on their values."""
-  configs = {}
-  for name, cls in _CONFIGS.items():
-    model = json.loads(load_config(name, preset).model.to_json_best_effort())
-    configs[name] = config_from(cls, model)
+def random_generator(configs: dict[str, Any]) -> Generator:
+  """Random weights of these sizes; speed does not depend on their values."""
   inits = {"lm": init_lm, "dpd": dpd_model.init, "vae": _init_vae}
   params = {}
   for i, (name, init) in enumerate(inits.items()):
@@ -105,10 +102,21 @@ def _born(preset, dtype):
 
     def born(key, init=init, config=config):
       # Cast inside the program: the float32 tree of a large model never exists as a whole.
-      return store_as(nn.meta.unbox(init(config, key)), dtype or config.dtype)
+      return store_as(nn.meta.unbox(init(config, key)), config.dtype)
 
     params[name] = jax.jit(born)(jax.random.key(i))
-  return configs, params, "random weights"
+  return _assembled(configs, params, "random weights")
+
+
+def _assembled(configs, params, origin) -> Generator:
+  vae = {name: params["vae"][name] for name in ("decoder", "latent_scale")}
+  return Generator(
+    lm=lm_model.SemanticLM(configs["lm"]),
+    dpd=dpd_model.DPD(configs["dpd"]),
+    vae=configs["vae"],
+    params=jax.device_put(params | {"vae": vae}),
+    origin=origin,
+  )
 
 
 def init_lm(config: lm_model.LMConfig, key: jax.Array) -> Any:

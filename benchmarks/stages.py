@@ -81,9 +81,7 @@ def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
   def program(params, keys, style_tokens):
     conditions = token_sampler.Conditions(style_tokens)
     sampler = token_sampler.make_sampler()
-    return token_sampler.generate(
-      generator.lm, params, sampler, keys, conditions, piece.n_tokens
-    )
+    return token_sampler.generate(generator.lm, params, sampler, keys, conditions, piece.n_tokens)
 
   return program
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -44,9 +45,24 @@ def median_of_runs(
 
 
 def time_program(
-  function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int, budget: float
+  function: Callable[..., Any],
+  arguments: tuple[Any, ...],
+  repeats: int,
+  budget: float,
+  trace: str | os.PathLike = "",
 ) -> tuple[Timing, Any]:
-  """Compiles `function` for these arguments and runs it; returns its times and its result."""
+  """Compiles `function` for these arguments and runs it.
+
+  Args:
+    function: of arrays; jitted here.
+    arguments: its arguments.
+    repeats: warm calls at most.
+    budget: seconds after which no further warm call is started.
+    trace: directory for a profiler trace of one call more, outside the times; empty: none.
+
+  Returns:
+    its times and its result.
+  """
   started = time.perf_counter()
   compiled = jax.jit(function).lower(*arguments).compile()
   compile_seconds = time.perf_counter() - started
@@ -54,6 +70,9 @@ def time_program(
   jax.block_until_ready(compiled(*arguments))
   first_seconds = time.perf_counter() - started
   warm_seconds, runs, result = median_of_runs(lambda: compiled(*arguments), repeats, budget)
+  if trace:
+    with jax.profiler.trace(str(trace)):
+      jax.block_until_ready(compiled(*arguments))
   memory = compiled.memory_analysis()
   scratch = None if memory is None else int(memory.temp_size_in_bytes)
   return Timing(compile_seconds, first_seconds, warm_seconds, runs, scratch), result

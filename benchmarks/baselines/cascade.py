@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import floor
-from benchmarks.generator import Generator, init_lm, store_as
+from benchmarks.generator import init_lm, store_as
 from melody_jax.generation import token_sampler
 from melody_jax.models import lm
 
@@ -240,22 +240,3 @@ def passes_of(
       for first, end, capacity in capacities(positions, new * stage.levels)
     ]
   return [p for p in found if p.count]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cascade:
-  """The two acoustic stages of a generator's size; its semantic stage is the generator's LM.
-
-  Attributes:
-    models, params: by stage name.
-  """
-
-  models: dict[str, lm.SemanticLM]
-  params: dict[str, Any]
-
-  @classmethod
-  def of(cls, generator: Generator) -> "Cascade":
-    """Random weights in the generator's size and dtype."""
-    config = generator.lm.config
-    params = {s.name: init(s, config, jax.random.key(7 + s.levels)) for s in (COARSE, FINE)}
-    return cls({s.name: s.model_of(config) for s in (COARSE, FINE)}, params)
