@@ -128,13 +128,16 @@ def _ids(*shape: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-def lm_weight_bytes(config: lm_model.LMConfig, params: Any, rows: int) -> float:
-  """Bytes that a pass reads: all layers, the semantic columns of the head, `rows` of the table."""
+def lm_weight_bytes(config: lm_model.LMConfig, params: Any, rows: int, prefix: bool) -> float:
+  """Bytes that a pass reads: all layers, the semantic columns of the head, `rows` of the table.
+
+  The linear map of style tokens (`fixed_styles`) is read where the pass holds the `prefix`.
+  """
   row = config.width * jnp.dtype(config.dtype).itemsize
-  head = params["head"]["projection"]["kernel"]
-  unread = head.shape[-1] - config.semantic_vocab
-  table = params["embed"]["table"]["embedding"]
-  return tree_bytes(params) - tree_bytes(table) - unread * row + rows * row
+  unread = params["head"]["projection"]["kernel"].shape[-1] - config.semantic_vocab
+  style = tree_bytes(params["embed"].get("style", {})) if prefix else 0.0
+  body = tree_bytes(params) - tree_bytes(params["embed"])
+  return body - unread * row + style + rows * row
 
 
 def decode_pass(
@@ -148,7 +151,7 @@ def decode_pass(
   step = functools.partial(lm_model.decode_step, model)
   position = jax.ShapeDtypeStruct((), jnp.int32)
   flops = matmul_flops(step, _shapes(params), _ids(batch), position, cache)
-  return Pass(count, flops, lm_weight_bytes(c, params, batch), tree_bytes(cache))
+  return Pass(count, flops, lm_weight_bytes(c, params, batch, False), tree_bytes(cache))
 
 
 def prefill_pass(
@@ -163,7 +166,8 @@ def prefill_pass(
   ids = _ids(batch, length)
   flops = matmul_flops(read, _shapes(params), ids)
   _, cache = jax.eval_shape(read, _shapes(params), ids)
-  return Pass(count, flops, lm_weight_bytes(c, params, batch * length), tree_bytes(cache))
+  weights = lm_weight_bytes(c, params, batch * length, True)
+  return Pass(count, flops, weights, tree_bytes(cache))
 
 
 def lm_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:

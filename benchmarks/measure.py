@@ -76,6 +76,7 @@ class Bench:
   def __init__(self, generator: Generator, device: floors.Device, settings: Settings):
     self.generator, self.device, self.settings = generator, device, settings
     self._rows: dict[Any, tuple[Row, Any]] = {}  # LM and decoder do not depend on steps
+    self._cascade_params: dict[str, Any] = {}  # made when first asked for
 
   def floor_of(self, stage: str, seconds: float, batch: int, steps: int) -> floors.Floor:
     """The floor of one stage, before anything runs."""
@@ -140,7 +141,10 @@ class Bench:
     rows, dtype = {"semantic": row}, g.dtypes["lm"]
     for stage in (cascade.COARSE, cascade.FINE):
       model = stage.model_of(g.lm.config)
-      params = cascade.init(stage, g.lm.config, jax.random.key(stage.levels))
+      if stage.name not in self._cascade_params:
+        key = jax.random.key(stage.levels)
+        self._cascade_params[stage.name] = cascade.init(stage, g.lm.config, key)
+      params = self._cascade_params[stage.name]
       sampler = token_sampler.make_sampler()
       floor = self.device.floor(cascade.passes_of(stage, model, params, frames, batch), dtype)
       timing, (tokens, passes) = self._time_program(
