@@ -245,6 +245,7 @@ def _plot_speed(axis: Any, result: Row, rows: list[Row]) -> None:
   axis.set(xlabel="denoising steps", ylabel="audio seconds a second")
   if rows:
     axis.set_yscale("log")
+    axis.set_xticks(sorted({r["steps"] for r in rows}))
     axis.legend(fontsize=7)
 
 
