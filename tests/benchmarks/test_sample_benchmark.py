@@ -176,13 +176,15 @@ def test_pieces_cover_the_music():
 
 
 def test_command_prints_the_floor_first_and_writes(tmp_path, capsys, monkeypatch):
+  # The programs of `measured`, so that the compilation cache has them.
   monkeypatch.setattr(sample, "load_generator", lambda *_: thin())
+  monkeypatch.setattr(cascade, "CACHE_STEP", 4096)
 
   def missing(platform):
     raise musicgen.Unavailable("torch is not installed: pip install -e '.[parity]'")
 
   monkeypatch.setattr(musicgen, "choose_device", missing)
-  arguments = ["--preset=tiny", "--batches=1", "--steps=2", "--seconds=1", "--repeats=1"]
+  arguments = ["--preset=tiny", "--batches=1", f"--steps={STEPS}", "--seconds=10", "--repeats=1"]
   arguments = sample.parser().parse_args([*arguments, f"--out={tmp_path / 'run'}"])
   result = sample.run(arguments, fixed_rates(), musicgen.SMALL)
 
@@ -190,8 +192,8 @@ def test_command_prints_the_floor_first_and_writes(tmp_path, capsys, monkeypatch
   assert printed.index("Floor") < printed.index("Measured") < printed.index("cascade")
   page = (tmp_path / "run" / "sample.md").read_text()
   assert "MusicGen was not run: torch is not installed" in page
-  assert "| MeLoDy | 1.00 | 1 | 2 | 27 |" in page  # 25 tokens and 2 steps
-  assert "| 1.00 | 1 | 2 | 27 | 625 | 95.7 % |" in page
+  assert "| MeLoDy | 10.0 | 1 | 20 | 270 |" in page
+  assert "| 10.0 | 1 | 20 | 270 | 6250 | 95.7 % | 95.7 % | 95.7 % |" in page
   saved = json.loads((tmp_path / "run" / "sample.json").read_text())
   assert saved["comparisons"] == json.loads(json.dumps(report.comparisons(result)))
   assert {"device", "versions", "matmul_rates", "bandwidths"} <= saved.keys()
