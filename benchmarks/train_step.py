@@ -11,7 +11,6 @@ dataset; `input / step` is how many times faster it is than the step that it fee
 """
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import tempfile
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.device import device_name, matmul_peak, seconds_per_call
+from benchmarks.presets import load_config
 from melody_jax import sharding
 from melody_jax.array_dataset import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
@@ -31,17 +31,7 @@ from melody_jax.steps import compile_train_step, make_train_step
 from melody_jax.task import TASKS, make_task
 from melody_jax.train_state import make_init, shardings_of_state
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 _RATES = {"audio": 24_000, "semantic_tokens": 25, "style_tokens": 0.4}
-
-
-def load_config(name: str, preset: str) -> Any:
-  """`get_config(preset)` of configs/<name>.py."""
-  spec = importlib.util.spec_from_file_location(f"configs_{name}", CONFIGS / f"{name}.py")
-  assert spec and spec.loader
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(preset)
 
 
 def write_dataset(root: pathlib.Path, config: Any, task: Any, records: int = 32) -> None:
