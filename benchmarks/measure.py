@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks import floor as floors
 from benchmarks import stages
@@ -206,22 +205,22 @@ def measure_sampler(
 
   The only place that knows its interface.
   """
-  from melody_jax.generation import pipeline
+  import melody_jax
 
-  sampler = pipeline.Pipeline.load(checkpoint)
-  style = np.zeros((batch, sampler._lm.config.style_levels), np.int32)
-  asked = pipeline.Settings(
+  sampler = melody_jax.Melody.load(checkpoint)
+  requests = [melody_jax.Request("piano", seconds=seconds, seed=i) for i in range(batch)]
+  asked = melody_jax.Settings(
     steps=steps, schedule=settings.schedule, guidance_scale=settings.guidance_scale
   )
-  cold = sampler.generate(style, range(batch), seconds, asked)
+  cold = sampler.generate(requests, asked)
   warm, runs, made = median_of_runs(
-    lambda: sampler.generate(style, range(batch), seconds, asked),
-    settings.repeats, settings.budget,
-  )  # fmt: skip
+    lambda: sampler.generate(requests, asked), settings.repeats, settings.budget
+  )
+  made_seconds = sum(len(music.audio) for music in made) / sampler.sample_rate
   return {
-    "seconds": made.audio.shape[1] / sampler.sample_rate, "batch": batch, "steps": steps,
-    "nfe": made.nfe, "compile_seconds": cold.compile_seconds, "warm_seconds": warm, "runs": runs,
-    "audio_seconds_per_second": made.audio.size / sampler.sample_rate / warm,
+    "seconds": made_seconds / batch, "batch": batch, "steps": steps,
+    "nfe": made[0].nfe, "compile_seconds": cold[0].compile_seconds, "warm_seconds": warm,
+    "runs": runs, "audio_seconds_per_second": made_seconds / warm,
   }  # fmt: skip
 
 
