@@ -283,7 +283,7 @@ class Pipeline:
     return jax.vmap(of_item)(keys_B)
 
   def _denoise(self, params, inputs, tokens, noise, known=None, mask=None) -> jax.Array:
-    """Clean latents [B, L, D] of one window under its semantic tokens, in [-1, 1] as in training."""
+    """Clean latents [B, L, D] of one window under its tokens, in [-1, 1] as in training."""
     scale, rows = inputs["guidance_scale"], len(noise)
 
     def velocity(z, delta):
