@@ -29,7 +29,7 @@ from melody_jax.input_pipeline.source import make_source
 from melody_jax.planning.flops import matmul_flops
 from melody_jax.steps import compile_train_step, make_train_step
 from melody_jax.task import TASKS, make_task
-from melody_jax.train_state import make_init, shardings_of_state
+from melody_jax.train_state import make_init, sharded_init, shardings_of_state
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 _RATES = {"audio": 24_000, "semantic_tokens": 25, "style_tokens": 0.4}
@@ -96,7 +96,7 @@ def measure(name: str, arguments: argparse.Namespace, peak: float) -> dict[str, 
   mesh = sharding.make_mesh(config.mesh)
   init, optimizer, boxed = make_init(config, task)
   shardings = shardings_of_state(mesh, init, boxed)
-  state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+  state = sharded_init(mesh, init, shardings)(jax.random.key(0))
   rows = sharding.batch_sharding(mesh)
   batch = {k: jax.device_put(v, rows) for k, v in batch.items()}
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
