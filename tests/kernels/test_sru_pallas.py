@@ -40,8 +40,12 @@ def _shapes(k, rows, hidden, dtype):
   return (sequence,) * 4 + (vector,) * 2
 
 
-# One tile; tiles that reach beyond rows and columns, one with both directions; one per direction.
-@pytest.mark.parametrize("k, rows, hidden", [(3, 1, 1), (7, 37, 70), (4, 5, 128)])
+DRAWN = [tuple(np.random.default_rng(seed).integers(1, (20, 40, 90)).tolist()) for seed in (0, 1)]
+
+
+# One tile; tiles that reach beyond rows and columns, one with both directions; one per direction;
+# any.
+@pytest.mark.parametrize("k, rows, hidden", [(3, 1, 1), (7, 37, 70), (4, 5, 128), *DRAWN])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernel_equals_plain_scan_with_gradients(kernel, k, rows, hidden):
   arguments = _arguments(3, k, rows, hidden)
