@@ -1,6 +1,7 @@
 """What the present device can do, measured, so that shares of it mean something."""
 
 from collections.abc import Callable
+import math
 import platform
 import time
 from typing import Any
@@ -45,3 +46,30 @@ def matmul_peak(dtype: str = "float32", size: int | None = None) -> float:
     seconds = seconds_per_call(lambda a=a, b=b, f=multiply: f(a, b), 10)
     best = max(best, 2.0 * n**3 / seconds)
   return best
+
+
+def memory_bandwidth(working_set: int, repeats: int = 5) -> float:
+  """Bytes/s that this device moves from and to a working set of so many bytes.
+
+  The best of two patterns that live on memory: a chain of matrix-vector products, which is
+  what decoding a token is made of, and an elementwise update, which reads and writes. A working
+  set that fits a cache is measured in that cache: so are the weights of a small model.
+  """
+  n = max(math.isqrt(working_set // 4) // 64 * 64, 64)
+  # Enough rounds in one program that calling it costs nothing beside them.
+  rounds = max(1, 2**28 // (4 * n * n))
+  matrix = jax.random.normal(jax.random.key(0), (n, n)) / math.sqrt(n)
+  vector = jnp.ones((n,))
+
+  @jax.jit
+  def products(matrix, x):
+    return jax.lax.fori_loop(0, rounds, lambda _, x: jnp.dot(matrix, x), x)
+
+  @jax.jit
+  def updates(matrix):
+    return jax.lax.fori_loop(0, rounds, lambda _, x: 0.5 * x + 1.0, matrix)
+
+  once = 4.0 * n * n * rounds
+  read = once / seconds_per_call(lambda: products(matrix, vector), repeats)
+  both = 2.0 * once / seconds_per_call(lambda: updates(matrix), repeats)
+  return max(read, both)

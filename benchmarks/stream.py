@@ -1,6 +1,6 @@
 """A long stream: is memory flat, is every chunk as quick as the first, does loudness drift?
 
-    python -m benchmarks.stream --checkpoint=checkpoints/nano --seconds=3600 --steps=2 --out=x.json
+    python -m benchmarks.stream --checkpoint=checkpoints/nano --seconds=3600 --steps=2 --out=s.json
 
 Prints a line a minute of music: resident memory, the slowest chunk, and loudness (BS.1770). What
 counts begins after the first minute, when everything is compiled. Exits with status 1 where memory

@@ -5,13 +5,13 @@
 
 Prints the floor first: matmul operations of a step (counted in its jaxpr) over this device's
 measured matmul rate; then the step, as audio-seconds a second, FLOP/s and share of that
-rate. Model FLOPs are three forward passes' worth: recomputation does not count as work. The
+rate in the model's dtype. Recomputation for lack of memory does not count as work. The
 input pipeline reads random int16 audio, or random tokens and latents, from a temporary array
 dataset; `input / step` is how many times faster it is than the step that it feeds.
 """
 
 import argparse
-import importlib.util
+import functools
 import json
 import pathlib
 import tempfile
@@ -19,29 +19,20 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.device import device_name, matmul_peak, seconds_per_call
+from benchmarks.presets import load_config
 from melody_jax import sharding
 from melody_jax.array_dataset import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
-from melody_jax.planning.flops import matmul_flops
+from melody_jax.planning.flops import useful_flops
 from melody_jax.steps import compile_train_step, make_train_step
 from melody_jax.task import TASKS, make_task
-from melody_jax.train_state import make_init, shardings_of_state
+from melody_jax.train_state import make_init, sharded_init, shardings_of_state
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+_peak = functools.cache(matmul_peak)
 _RATES = {"audio": 24_000, "semantic_tokens": 25, "style_tokens": 0.4}
-
-
-def load_config(name: str, preset: str) -> Any:
-  """`get_config(preset)` of configs/<name>.py."""
-  spec = importlib.util.spec_from_file_location(f"configs_{name}", CONFIGS / f"{name}.py")
-  assert spec and spec.loader
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(preset)
 
 
 def write_dataset(root: pathlib.Path, config: Any, task: Any, records: int = 32) -> None:
@@ -80,13 +71,21 @@ def input_seconds(config: Any, task: Any, batches: int = 5) -> float:
   return (time.perf_counter() - start) / batches
 
 
-def measure(name: str, arguments: argparse.Namespace, peak: float) -> dict[str, Any]:
-  """One model's row."""
+def config_to_measure(name: str, arguments: argparse.Namespace) -> Any:
+  """The model's config with what the command line changes."""
   config = load_config(name, arguments.preset)
   if arguments.batch:
-    config.train.batch_size = arguments.batch
-  if arguments.dtype and "dtype" in config.model:
-    config.model.dtype = arguments.dtype
+    config.train.batch_size, config.train.accumulate = arguments.batch, 1
+  if arguments.dtype:
+    for part in ("model", "discriminator"):
+      if part in config:
+        config[part].dtype = arguments.dtype
+  return config
+
+
+def measure(config: Any, repeats: int) -> dict[str, Any]:
+  """One model's row."""
+  peak = _peak(config.model.get("dtype", "float32"))
   with tempfile.TemporaryDirectory() as folder:
     task = make_task(config)
     write_dataset(pathlib.Path(folder), config, task)
@@ -96,12 +95,11 @@ def measure(name: str, arguments: argparse.Namespace, peak: float) -> dict[str, 
   mesh = sharding.make_mesh(config.mesh)
   init, optimizer, boxed = make_init(config, task)
   shardings = shardings_of_state(mesh, init, boxed)
-  state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+  state = sharded_init(mesh, init, shardings)(jax.random.key(0))
   rows = sharding.batch_sharding(mesh)
   batch = {k: jax.device_put(v, rows) for k, v in batch.items()}
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
-  key = jax.random.key(0)
-  flops = 3.0 * matmul_flops(task.loss, state.params, batch, key, jnp.zeros((), jnp.int32))
+  flops = useful_flops(config, state.params, batch)
   started = time.perf_counter()
   step = compile_train_step(make_train_step(config, task, optimizer), mesh, shardings)
   step = step.lower(state, batch).compile()
@@ -112,12 +110,12 @@ def measure(name: str, arguments: argparse.Namespace, peak: float) -> dict[str, 
     holder[0], metrics = step(holder[0], batch)
     return metrics
 
-  seconds = seconds_per_call(once, arguments.repeats)
+  seconds = seconds_per_call(once, repeats)
   audio = config.train.batch_size * config.window_seconds
   devices = jax.device_count()
   return {
-    "model": name, "preset": arguments.preset, "parameters": parameters,
-    "batch": config.train.batch_size, "gflop": flops / 1e9,
+    "model": config.task, "preset": config.preset, "parameters": parameters,
+    "batch": config.train.batch_size, "gflop": flops / 1e9, "matmul_peak": peak,
     "floor_seconds": flops / devices / peak, "step_seconds": seconds,
     "audio_seconds_per_second": audio / seconds, "gflop_per_second": flops / seconds / 1e9,
     "share_of_matmul_peak": flops / seconds / devices / peak,
@@ -131,29 +129,29 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
   parser.add_argument("--models", default=",".join(TASKS))
   parser.add_argument("--preset", default="nano", choices=("tiny", "nano", "paper"))
-  parser.add_argument("--batch", type=int, default=0, help="rows; default: the config's")
+  parser.add_argument("--batch", type=int, default=0, help="rows, in one part; else the config's")
   parser.add_argument("--dtype", default="", help="of computation; default: the config's")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--out", default="", help="JSON to write")
   arguments = parser.parse_args()
-  peak = matmul_peak(arguments.dtype or "float32")
-  print(f"{device_name()}; jax {jax.__version__}; matmul {peak / 1e9:.1f} GFLOP/s a device")
+  print(f"{device_name()}; jax {jax.__version__}; peak: measured GFLOP/s of a device")
   print(
-    "model    M param  batch   GFLOP   floor s    step s  audio-s/s  GFLOP/s  of peak  input/step"
+    "model    M param  batch   GFLOP   floor s    step s  audio-s/s  GFLOP/s     peak  of peak"
+    "  input/step"
   )
   results = []
   for name in arguments.models.split(","):
-    r = measure(name, arguments, peak)
+    r = measure(config_to_measure(name, arguments), arguments.repeats)
     results.append(r)
     print(
       f"{name:8s} {r['parameters'] / 1e6:7.1f} {r['batch']:6d} {r['gflop']:7.1f}"
       f" {r['floor_seconds']:9.4f} {r['step_seconds']:9.4f} {r['audio_seconds_per_second']:10.1f}"
-      f" {r['gflop_per_second']:8.1f} {100 * r['share_of_matmul_peak']:7.1f}%"
-      f" {r['input_over_step']:11.1f}",
+      f" {r['gflop_per_second']:8.1f} {r['matmul_peak'] / 1e9:8.1f}"
+      f" {100 * r['share_of_matmul_peak']:7.1f}% {r['input_over_step']:11.1f}",
       flush=True,
     )
   if arguments.out:
-    header = {"device": device_name(), "jax": jax.__version__, "matmul_peak": peak}
+    header = {"device": device_name(), "jax": jax.__version__}
     text = json.dumps({**header, "results": results}, indent=2)
     pathlib.Path(arguments.out).write_text(text + "\n", encoding="utf-8")
 

@@ -34,7 +34,7 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
     window_tokens=250,
     fixed_styles=False,
     dropout=0.0,
-    attention="xla",  # "cudnn": flash attention on GPU, with bfloat16
+    attention="auto",
     remat="none",
     dtype="float32",
   )

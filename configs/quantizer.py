@@ -1,4 +1,4 @@
-"""Fitting of the two quantisers on a corpus (SPEC sections 3 and 4).
+"""Fitting of quantisers and other constants on a corpus (SPEC sections 3, 4 and 7).
 
     python -m melody_jax.fit_quantizer --config=configs/quantizer.py:semantic \
         --config.bundle=checkpoints/nano --config.data.path=DATASETS
@@ -7,19 +7,22 @@
 
 semantic: k-means of the wav2vec model's features, added to wav2vec.safetensors.
 style: residual k-means of MuLan's music embeddings, added to mulan.safetensors.
+prior: linear map from captions to their music in MuLan's space, added to mulan.safetensors.
 latents: mean and spread of the VAE's latents, added to vae.safetensors.
 `_tiny` after either is the size of tests.
 """
 
 import ml_collections
 
+KINDS = ("semantic", "style", "prior", "latents")
+
 
 def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
-  """Settings of one fit; `preset` is semantic, style or latents, with _tiny for tests."""
+  """Settings of one fit; `preset` is one of KINDS, with _tiny for tests."""
   c = ml_collections.ConfigDict()
   c.quantizer, _, size = preset.partition("_")
-  if c.quantizer not in ("semantic", "style", "latents") or size not in ("", "tiny"):
-    raise ValueError(f"preset {preset!r} is none of semantic, style, latents, or these with _tiny")
+  if c.quantizer not in KINDS or size not in ("", "tiny"):
+    raise ValueError(f"preset {preset!r} is none of {', '.join(KINDS)}, or these with _tiny")
   c.bundle = "checkpoints/nano"  # directory of the model's file, which is updated
   c.sample_rate = 24_000  # Hz
   c.window_seconds = 10.0  # length of a clip, as in training
@@ -41,6 +44,10 @@ def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
     c.windows = 2_000  # random clips: 500,000 frames, 490 a centre, 384 MB at nano
     c.passes = 6  # over those frames
     c.points = 8_192  # frames a mini-batch; a few times the number of centres
+  elif c.quantizer == "prior":
+    c.windows = 4_096  # random clips, one of the captions of each
+    c.eval_windows = 1_024
+    c.ridge = 2e-3  # a unit vector has a variance of about 1 / 128 an axis
   elif c.quantizer == "latents":
     c.windows = 500  # random clips: 250,000 latent frames at nano
   else:
@@ -56,6 +63,8 @@ def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
     if c.quantizer == "semantic":
       c.points = 128
       c.passes = 2
+    elif c.quantizer == "prior":
+      c.window_seconds = 10.0
     elif c.quantizer == "style":
       c.n_levels = 2
       c.n_centres = 8

@@ -35,6 +35,7 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
   if preset == "paper":
     c.window_seconds = 2.0
     c.train.batch_size = 256
+    c.train.accumulate = 4
     c.train.steps = 500_000
     c.optimizer.learning_rate = 2e-4
   if preset == "nano":
@@ -69,6 +70,8 @@ _MODELS = {
     decoder="hifigan",
     decoder_width=768,
     upsample_rates=(6, 4, 2, 2),
+    remat=True,
+    dtype="bfloat16",
   ),
   "nano": dict(
     latent_dim=128,
@@ -96,7 +99,7 @@ _MODELS = {
 }
 
 _DISCRIMINATORS = {
-  "paper": dict(),
+  "paper": dict(dtype="bfloat16"),
   "nano": dict(period_channels=(8, 16, 32, 64, 64), resolution_channels=16),
   "tiny": dict(periods=(2, 3), period_channels=(4, 4), resolutions=(512,), resolution_channels=4),
 }

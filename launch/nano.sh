@@ -34,7 +34,7 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap
 
 STAGES=(train_vae export_vae fit_latents
   train_wav2vec export_wav2vec fit_semantic
-  train_mulan export_mulan fit_style
+  train_mulan export_mulan fit_style fit_prior
   encode
   train_lm export_lm train_dpd export_dpd
   evaluate)
@@ -112,6 +112,7 @@ fit_semantic() { fit semantic; }
 train_mulan() { train mulan "$AUDIO"; }
 export_mulan() { export_model mulan; }
 fit_style() { fit style; }
+fit_prior() { fit prior; }
 train_lm() {
   train lm "$ENCODED" \
     --config.conditioning.style_codebooks="$BUNDLE/mulan.safetensors"

@@ -108,6 +108,26 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
   return unflatten(flat), metadata
 
 
+def load_model(
+  bundle: str | os.PathLike, model: str, config_class: type
+) -> tuple[Any, dict[str, Any]]:
+  """Reads one model of a bundle -> (its `config_class`, parameters).
+
+  Raises:
+    UserError: as `load`; and if the file's model has settings that this version does not know.
+  """
+  from melody_jax.models.layers import config_from
+
+  path = path_of(bundle, model)
+  params, metadata = load(path)
+  try:
+    return config_from(config_class, metadata["model_config"]), params
+  except (TypeError, ValueError) as e:
+    raise UserError(
+      f"{path} was made by another version of melody_jax ({e}): export it again"
+    ) from e
+
+
 def update(
   path: str | os.PathLike,
   params: dict[str, Any],

@@ -18,7 +18,6 @@ from melody_jax.audio import SAMPLE_RATE
 from melody_jax.errors import UserError
 from melody_jax.local_rows import map_rows
 from melody_jax.models import vae as vae_model
-from melody_jax.models.layers import config_from
 from melody_jax.windows import Window, overlapping_windows
 
 
@@ -52,11 +51,10 @@ class Codec:
   @classmethod
   def load(cls, directory: str | os.PathLike, fitted: bool = True) -> "Codec":
     """From a bundle; `fitted` demands the latents' scale."""
-    path = bundle.path_of(directory, "vae")
-    params, metadata = bundle.load(path)
+    config, params = bundle.load_model(directory, "vae", vae_model.VAEConfig)
     if fitted:
-      _constant(params, path, "latent_scale", "sigma_D")
-    return cls(config_from(vae_model.VAEConfig, metadata["model_config"]), params)
+      _constant(params, bundle.path_of(directory, "vae"), "latent_scale", "sigma_D")
+    return cls(config, params)
 
   def encode(self, audio_BT: np.ndarray) -> jax.Array:
     """[B, T] -> latents [B, T // hop, D] in [-1, 1]; T is cut to a multiple of the hop."""
@@ -132,10 +130,9 @@ class SemanticTokenizer:
     """From a bundle with fitted k-means centres."""
     from melody_jax.models.wav2vec import Wav2VecConfig
 
-    path = bundle.path_of(directory, "wav2vec")
-    params, metadata = bundle.load(path)
-    _constant(params, path, "kmeans", "centroids")
-    return cls(config_from(Wav2VecConfig, metadata["model_config"]), params)
+    config, params = bundle.load_model(directory, "wav2vec", Wav2VecConfig)
+    _constant(params, bundle.path_of(directory, "wav2vec"), "kmeans", "centroids")
+    return cls(config, params)
 
   def encode(self, audio_T: np.ndarray) -> np.ndarray:
     """A clip [T] of any length -> int32 [T // hop]; see `encode_clips`."""
@@ -192,11 +189,9 @@ class StyleEncoder:
     """
     from melody_jax.models import mulan
 
-    path = bundle.path_of(directory, "mulan")
-    params, metadata = bundle.load(path)
+    config, params = bundle.load_model(directory, "mulan", mulan.MuLanConfig)
     if fitted:
-      _constant(params, path, "rvq", "codebooks")
-    config = config_from(mulan.MuLanConfig, metadata["model_config"])
+      _constant(params, bundle.path_of(directory, "mulan"), "rvq", "codebooks")
     return cls(config, mulan.with_text_body(params, config) if text else params)
 
   def audio(self, audio_BT: np.ndarray) -> jax.Array:

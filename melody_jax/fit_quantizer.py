@@ -5,12 +5,15 @@
 
 Semantic (SPEC section 4): k-means by mini-batches on whitened features of the wav2vec model;
 writes kmeans/centroids [K, D], kmeans/mean [D] and kmeans/std [D]. Style (SPEC section 3):
-residual k-means of music embeddings; writes rvq/codebooks [Q, K, C]. Latents (SPEC section 7):
+residual k-means of music embeddings; writes rvq/codebooks [Q, K, C]. Prior: the linear map from
+embeddings of captions to those of their music (`mulan.embed_prompt`), by ridge regression; writes
+prior/kernel [C, C] and prior/offset [C]. Latents (SPEC section 7):
 mean and spread of the VAE's posterior means over the corpus, which scale them into [-1, 1];
 writes latent_scale/center_D and latent_scale/sigma_D.
 """
 
 from collections.abc import Callable, Iterator
+import dataclasses
 import time
 from typing import Any
 
@@ -25,7 +28,6 @@ from melody_jax.errors import UserError
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.metrics.tokens import token_use
 from melody_jax.models import quantizer
-from melody_jax.models.layers import config_from
 from melody_jax.models.wav2vec import Wav2VecConfig, semantic_features, semantic_tokens, whiten
 from melody_jax.task import WindowFeature
 
@@ -137,8 +139,7 @@ def bigram_cross_entropy(
 def fit_semantic(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Fits and stores the semantic k-means; returns and stores its validation report."""
   path = bundle.path_of(config.bundle, "wav2vec")
-  params, metadata = bundle.load(path)
-  model_config = config_from(Wav2VecConfig, metadata["model_config"])
+  model_config, params = bundle.load_model(config.bundle, "wav2vec", Wav2VecConfig)
   of_features = jax.jit(lambda audio: semantic_features(params, model_config, audio))
   features = _collect(
     of_features, _batches(config, config.data.split, config.windows, True), "features"
@@ -191,8 +192,7 @@ def fit_style(config: ml_collections.ConfigDict) -> dict[str, Any]:
   from melody_jax.models.mulan import MuLanConfig, embed_music
 
   path = bundle.path_of(config.bundle, "mulan")
-  params, metadata = bundle.load(path)
-  model_config = config_from(MuLanConfig, metadata["model_config"])
+  model_config, params = bundle.load_model(config.bundle, "mulan", MuLanConfig)
   embed = jax.jit(lambda audio: embed_music(params, model_config, audio))
   embeddings = _collect(
     embed, _batches(config, config.data.split, config.windows, True), "embeddings"
@@ -216,6 +216,59 @@ def fit_style(config: ml_collections.ConfigDict) -> dict[str, Any]:
   ):
     print(f"level {level + 1}: {used:.1%} of the centres used, reconstruction cosine {cosine:.4f}")
   print(f"{path}: {config.n_levels} levels of {config.n_centres}, {len(held_out)} validation clips")
+  return report
+
+
+def fit_linear(
+  inputs_NxC: np.ndarray, targets_NxC: np.ndarray, ridge: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Ridge regression: (kernel [C, C], offset [C]) with targets about inputs kernel + offset.
+
+  `ridge` is the weight of |kernel|^2 against the mean squared error.
+  """
+  x_mean, y_mean = inputs_NxC.mean(axis=0), targets_NxC.mean(axis=0)
+  x, y = inputs_NxC - x_mean[None, :], targets_NxC - y_mean[None, :]
+  gram = x.T @ x / len(x) + ridge * np.eye(x.shape[1])
+  kernel = np.linalg.solve(gram, x.T @ y / len(x))
+  return kernel.astype(np.float32), (y_mean - x_mean @ kernel).astype(np.float32)
+
+
+def fit_prior(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Fits and stores the text prior; returns and stores what it does to held-out pairs."""
+  from melody_jax.models import mulan
+  from melody_jax.tasks.mulan import MuLanTask
+
+  path = bundle.path_of(config.bundle, "mulan")
+  model_config, params = bundle.load_model(config.bundle, "mulan", mulan.MuLanConfig)
+  with_text = jax.device_put(mulan.with_text_body(params, model_config))
+  config = config.copy_and_resolve_references().unlock()
+  config.model = dataclasses.asdict(model_config)  # the task and its tokeniser read it
+
+  @jax.jit
+  def pairs(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    text = mulan.embed_text(params, model_config, batch["text_ids"], batch["text_mask"])
+    return text, mulan.embed_music(params, model_config, batch["audio"])
+
+  def collect(split: str, windows: int) -> tuple[np.ndarray, np.ndarray]:
+    source = make_source(config, MuLanTask(config), split)
+    made = [pairs(with_text, next(source)) for _ in range(-(-windows // config.train.batch_size))]
+    text, music = (np.concatenate([np.asarray(m[i]) for m in made]) for i in (0, 1))
+    return text, music
+
+  kernel, offset = fit_linear(*collect(config.data.split, config.windows), config.ridge)
+  text, music = collect(config.data.eval_split, min(config.eval_windows, config.windows // 4))
+  moved = text @ kernel + offset[None, :]
+  moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+  report = {
+    "pairs": len(text),
+    "cosine_without": float(np.mean(np.sum(text * music, axis=1))),
+    "cosine_with": float(np.mean(np.sum(moved * music, axis=1))),
+  }
+  bundle.update(path, {"prior": {"kernel": kernel, "offset": offset}}, {"prior_report": report})
+  print(
+    f"{path}: on {len(text)} validation pairs the cosine of caption and music is"
+    f" {report['cosine_with']:.3f} through the prior, {report['cosine_without']:.3f} without"
+  )
   return report
 
 
@@ -245,7 +298,9 @@ def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def fit_quantizer(config: ml_collections.ConfigDict) -> None:
   """Runs the fit that `config.quantizer` names."""
-  fits = {"semantic": fit_semantic, "style": fit_style, "latents": fit_latents}
+  fits = {
+    "semantic": fit_semantic, "style": fit_style, "prior": fit_prior, "latents": fit_latents
+  }  # fmt: skip
   fits[config.quantizer](config)
 
 

@@ -20,14 +20,20 @@ def map_rows(function: Callable[..., Any], *arrays_NxX: np.ndarray) -> np.ndarra
     arrays_NxX: all with N rows, N at least 1.
   """
   devices = jax.local_devices()
-  count, n = len(devices), len(arrays_NxX[0])
-  layout = NamedSharding(Mesh(np.asarray(devices), ("rows",)), PartitionSpec("rows"))
+  count = len(devices)
+  if count == 1:  # the default placement shares compiled programs with others
+    return _map_parts(function, arrays_NxX, count, lambda part: part)
+  mesh = Mesh(np.asarray(devices), ("rows",))
+  layout = NamedSharding(mesh, PartitionSpec("rows"))
+  with jax.set_mesh(mesh):  # kernels ask it how rows lie
+    return _map_parts(function, arrays_NxX, count, lambda part: jax.device_put(part, layout))
+
+
+def _map_parts(function, arrays_NxX, count, place) -> np.ndarray:
+  n = len(arrays_NxX[0])
   results = []
   for start in range(0, n, count):
     index = np.arange(start, start + count)
     index[index >= n] = start
-    parts = [a[index] for a in arrays_NxX]
-    if count > 1:  # on one device the default placement shares compiled programs with others
-      parts = [jax.device_put(part, layout) for part in parts]
-    results.append(np.asarray(function(*parts))[: n - start])
+    results.append(np.asarray(function(*(place(a[index]) for a in arrays_NxX)))[: n - start])
   return np.concatenate(results)

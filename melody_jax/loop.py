@@ -21,7 +21,13 @@ from melody_jax.metric_logger import MetricLogger
 from melody_jax.preemption import PreemptionNotice
 from melody_jax.steps import compile_train_step, make_eval_step, make_train_step
 from melody_jax.task import Task, make_task
-from melody_jax.train_state import TrainState, abstract_state, make_init, shardings_of_state
+from melody_jax.train_state import (
+  TrainState,
+  abstract_state,
+  make_init,
+  sharded_init,
+  shardings_of_state,
+)
 
 NONFINITE_POLICIES = ("stop", "skip")
 
@@ -33,12 +39,12 @@ def _to_device(batch, row_sharding):
 class _Evaluation:
   """Mean metrics over a fixed set of validation batches."""
 
-  def __init__(self, config, task, row_sharding, part):
+  def __init__(self, config, task, mesh, part):
     self._source = make_source(config, task, config.data.eval_split, part=part)
     self._prepare = task.prepare
-    self._step = jax.jit(make_eval_step(task))
+    self._step = jax.jit(sharding.under_mesh(mesh, make_eval_step(task)))
     self._batches = config.train.eval_batches
-    self._rows = row_sharding
+    self._rows = sharding.batch_sharding(mesh)
 
   def __call__(self, state: TrainState) -> tuple[dict[str, float], Any]:
     self._source.set_state({"position": 0})
@@ -108,7 +114,7 @@ class _Run:
     shardings = shardings_of_state(self.mesh, init, boxed)
     restored = self.checkpointer.restore(abstract_state(init, shardings))
     if restored is None:
-      self.state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
+      self.state = sharded_init(self.mesh, init, shardings)(jax.random.key(config.seed))
     else:
       self.state, position = restored
       source.set_state(position)
@@ -118,8 +124,8 @@ class _Run:
     )
     self.evaluate = None
     if config.train.eval_every:
-      self.evaluate = _Evaluation(config, self.task, self.rows, part)
-    self.media = jax.jit(self.task.media)
+      self.evaluate = _Evaluation(config, self.task, self.mesh, part)
+    self.media = jax.jit(sharding.under_mesh(self.mesh, self.task.media))
     self.logger = MetricLogger(workdir, config)
 
   def evaluation(self, step: int) -> None:

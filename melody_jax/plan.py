@@ -10,7 +10,6 @@ with status 1 where the config does not fit, naming the nearest setting that doe
 
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 
@@ -93,5 +92,4 @@ def main(config: ml_collections.ConfigDict, topology: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server off the cloud
   cli.run(main, strings={"topology": "Slice, for example v5e:16x16.", "out": "JSON to write."})

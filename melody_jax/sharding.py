@@ -5,7 +5,8 @@ name is laid over the mesh (data, fsdp, tensor). An axis that is not in the tabl
 an error: nothing is replicated silently.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -99,6 +100,21 @@ def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
 def replicated(mesh: Mesh) -> NamedSharding:
   """A whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def under_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+  """`function` for `jax.jit` with arguments laid over `mesh`: our kernels learn of the mesh.
+
+  The compiler partitions all else by itself; a kernel is partitioned by hand, over the mesh that
+  is in context while it is traced (`kernels/layout.py`).
+  """
+
+  @functools.wraps(function)
+  def on_mesh(*arguments: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*arguments)
+
+  return on_mesh
 
 
 def mesh_axes_of(names: tuple[str | None, ...]) -> PartitionSpec:

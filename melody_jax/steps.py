@@ -91,7 +91,7 @@ def make_eval_step(task: Task):
 def compile_train_step(step: Step, mesh: Mesh, shardings: TrainState) -> Any:
   """The step under jit: explicit shardings in and out, the old state's memory reused."""
   return jax.jit(
-    step,
+    sharding.under_mesh(mesh, step),
     in_shardings=(shardings, sharding.batch_sharding(mesh)),
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,

@@ -89,6 +89,11 @@ def shardings_of_state(mesh: Mesh, init: Init, boxed: Any) -> TrainState:
   return TrainState(whole, by_name, opt_state, by_name if abstract.ema is not None else None, whole)
 
 
+def sharded_init(mesh: Mesh, init: Init, shardings: TrainState) -> Init:
+  """`init` under jit: every device makes its own part of the state and never sees the rest."""
+  return jax.jit(sharding.under_mesh(mesh, init), out_shardings=shardings)
+
+
 def abstract_state(init: Init, shardings: TrainState) -> TrainState:
   """Shapes, dtypes and shardings of the state, without a byte of it."""
   return jax.tree.map(

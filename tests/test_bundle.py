@@ -1,5 +1,7 @@
 """Bundles: round trip, partial update, and damage named in one line."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,20 @@ def test_missing_truncated_and_foreign_files(tmp_path):
     path.write_bytes(whole[:cut])
     with pytest.raises(UserError, match="truncated or damaged"):
       bundle.load(path)
+
+
+def test_settings_of_another_version_are_named(tmp_path):
+  @dataclasses.dataclass(frozen=True)
+  class Config:
+    width: int
+
+  metadata = {"model_config": {"width": 2}}
+  bundle.save(bundle.path_of(tmp_path, "lm"), PARAMS, metadata)
+  assert bundle.load_model(tmp_path, "lm", Config)[0] == Config(2)
+  for settings in ({"width": 2, "depth": 3}, {}):
+    bundle.save(bundle.path_of(tmp_path, "lm"), PARAMS, {"model_config": settings})
+    with pytest.raises(UserError, match="another version of melody_jax"):
+      bundle.load_model(tmp_path, "lm", Config)
 
 
 def test_digest_follows_content(tmp_path):

@@ -10,7 +10,8 @@ import pytest
 from melody_jax import bundle
 from melody_jax.array_dataset import Feature, ShardWriter
 from melody_jax.errors import UserError
-from melody_jax.fit_quantizer import bigram_cross_entropy, fit_kmeans, fit_quantizer
+from melody_jax.fit_quantizer import bigram_cross_entropy, fit_kmeans, fit_linear, fit_quantizer
+from melody_jax.models import mulan
 from melody_jax.task import make_task
 from tests.configs import load_config
 
@@ -23,7 +24,9 @@ def corpus(tmp_path_factory):
     writer = ShardWriter(root / split, 0, 1, {"audio": Feature(24_000, "int16")})
     for i in range(3):
       pcm = (3000 * rng.normal(size=12 * 24_000)).astype(np.int16)
-      writer.write({"id": f"{split}/{i}", "track": f"{split}/{i}", "captions": []}, {"audio": pcm})
+      writer.write(
+        {"id": f"{split}/{i}", "track": f"{split}/{i}", "captions": ["slow piano"]}, {"audio": pcm}
+      )
     writer.close()
   return root
 
@@ -95,6 +98,34 @@ def test_style_fit_adds_codebooks_to_the_bundle(corpus, tmp_path, capsys):
   assert params["rvq"]["codebooks"].shape == (2, 8, 128)
   assert len(metadata["rvq_report"]["utilisation"]) == 2
   assert "level 2" in capsys.readouterr().out
+
+
+def test_linear_fit_finds_the_map_and_ridge_shrinks_it():
+  rng = np.random.default_rng(0)
+  x, kernel, offset = rng.normal(size=(500, 3)), rng.normal(size=(3, 3)), np.array([1.0, -2.0, 3.0])
+  y = x @ kernel + offset[None, :]
+  found = fit_linear(x, y, 0.0)
+  np.testing.assert_allclose(found[0], kernel, atol=1e-5)
+  np.testing.assert_allclose(found[1], offset, atol=1e-5)
+  assert np.linalg.norm(fit_linear(x, y, 1.0)[0]) < 0.6 * np.linalg.norm(kernel)
+
+
+def test_prior_fit_adds_a_map_that_prompts_go_through(corpus, tmp_path, capsys):
+  model = load_config("mulan", "tiny")
+  exported(tmp_path, model)
+  config = load_config("quantizer", "prior_tiny")
+  config.bundle, config.data.path = str(tmp_path), str(corpus)
+  fit_quantizer(config.lock())  # as the command line hands it over
+  mulan_config, params = bundle.load_model(tmp_path, "mulan", mulan.MuLanConfig)
+  assert "validation pairs" in capsys.readouterr().out
+  arguments = (mulan_config, np.ones((1, 16), np.int32), np.ones((1, 16), bool))
+  text = np.asarray(mulan.embed_text(params, *arguments))
+  moved = text @ params["prior"]["kernel"] + params["prior"]["offset"][None, :]
+  got = np.asarray(mulan.embed_prompt(params, *arguments))
+  np.testing.assert_allclose(got, moved / np.linalg.norm(moved), atol=1e-5)
+  assert np.abs(got - text).max() > 1e-3
+  del params["prior"]
+  np.testing.assert_array_equal(mulan.embed_prompt(params, *arguments), text)
 
 
 def test_missing_model_is_a_user_error(corpus, tmp_path):

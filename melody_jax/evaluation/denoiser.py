@@ -14,7 +14,6 @@ from melody_jax.evaluation.clips import batches
 from melody_jax.evaluation.report import Finding, number, table
 from melody_jax.metrics.diffusion import linear_predictor_gain
 from melody_jax.models.dpd import DPD, DPDConfig
-from melody_jax.models.layers import config_from
 
 # (noisy latents [B, L, D], angles [B, L], semantic tokens [B, T], conditional [B]) -> v [B, L, D]
 Velocity = Callable[[Any, Any, Any, Any], jax.Array]
@@ -28,9 +27,8 @@ def load_denoiser(bundle: str | os.PathLike) -> tuple[Velocity, int]:
   Raises:
     UserError: the bundle has no DPD, or a damaged one.
   """
-  params, metadata = bundles.load(bundles.path_of(bundle, "dpd"))
+  config, params = bundles.load_model(bundle, "dpd", DPDConfig)
   params = jax.tree.map(jnp.asarray, params)
-  config = config_from(DPDConfig, metadata["model_config"])
   model = DPD(config)
   apply = jax.jit(lambda params, *args: model.apply({"params": params}, *args))
   return lambda *args: apply(params, *args), config.chunks

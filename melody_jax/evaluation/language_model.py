@@ -10,7 +10,6 @@ import optax
 
 from melody_jax import bundle as bundles
 from melody_jax.models import lm
-from melody_jax.models.layers import config_from
 
 Score = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
@@ -25,9 +24,8 @@ def row_cross_entropy(bundle: str | os.PathLike) -> tuple[Score, lm.LMConfig]:
   Raises:
     UserError: the bundle has no LM, or a damaged one.
   """
-  params, metadata = bundles.load(bundles.path_of(bundle, "lm"))
+  config, params = bundles.load_model(bundle, "lm", lm.LMConfig)
   params = jax.tree.map(jnp.asarray, params)
-  config = config_from(lm.LMConfig, metadata["model_config"])
   model = lm.SemanticLM(config)
 
   def rows(params: Any, style: jax.Array, semantic: jax.Array) -> jax.Array:

@@ -34,7 +34,6 @@ from melody_jax.generation.style import Styles
 from melody_jax.generation.window import Networks
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
-from melody_jax.models.layers import config_from
 from melody_jax.windows import overlapping_windows
 
 CONTEXT_SECONDS = 0.64  # on either side of a window that the codec reads in the midst of a piece
@@ -102,10 +101,9 @@ class Melody:
 
   def _load_generator(self) -> None:
     self.styles = Styles(self._directory, self.programs)
-    lm_params, metadata = bundle.load(bundle.path_of(self._directory, "lm"))
-    lm = lm_model.SemanticLM(config_from(lm_model.LMConfig, metadata["model_config"]))
-    dpd_params, metadata = bundle.load(bundle.path_of(self._directory, "dpd"))
-    dpd = dpd_model.DPD(config_from(dpd_model.DPDConfig, metadata["model_config"]))
+    lm_config, lm_params = bundle.load_model(self._directory, "lm", lm_model.LMConfig)
+    dpd_config, dpd_params = bundle.load_model(self._directory, "dpd", dpd_model.DPDConfig)
+    lm, dpd = lm_model.SemanticLM(lm_config), dpd_model.DPD(dpd_config)
     if self.styles.levels != lm.config.style_levels:
       raise UserError(
         f"{self._directory}: mulan has {self.styles.levels} style levels, lm"

@@ -105,7 +105,7 @@ class Styles:
     ids, mask = load_tokenizer(config.text_length, config.text_init).batch([text])
 
     def program(params, ids, mask):
-      return mulan.embed_text(params, config, ids, mask)
+      return mulan.embed_prompt(params, config, ids, mask)
 
     params = {k: v for k, v in self._params.items() if not k.startswith("music")}
     # One text a call: one compiled shape, and no text depends on others.

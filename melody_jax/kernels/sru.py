@@ -50,8 +50,8 @@ def sru(
   """Bidirectional SRU over axis 0.
 
   The last axis holds the H of the forward direction, then the H of the reverse one. On several
-  TPUs or GPUs a mesh must be in context (`jax.set_mesh`) while this is traced; `sru_pallas` says
-  why.
+  TPUs or GPUs a mesh must be in context while this is traced (`sharding.under_mesh`); `layout`
+  says why.
 
   Args:
     candidate_KxRx2H: u_c.

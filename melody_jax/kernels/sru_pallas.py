@@ -8,15 +8,9 @@ gradients at once; gradients of the vectors leave it as one sum per row tile.
 A grid cell owns [K, row tile, column tile] with all of K on chip; `sru_steps` says what it does,
 `sru_tiling` how large it is. K, R and H need not divide by anything.
 
-Sharding. A compiler cannot partition a kernel, but this one is easy to partition by hand: rows
-are independent, and so are columns. Under a mesh in context (`jax.set_mesh`), `fused_sru` is a
-`jax.shard_map` with R over every axis that is no tensor axis, 2H over the tensor axis (that of
-the logical axis "mlp", which names the columns of the SRU's matrix), K whole. The batch and the
-matrix are laid out like that already, so nothing moves, except that gradients of the vectors are
-summed over the row axes. A dimension that its mesh axes do not divide stays whole. A shard of 2H
-may hold columns of one direction or of both: each column carries its direction with it. Without
-a mesh in context the kernel serves one device; on several, jax refuses to compile the TPU kernel
-and replicates the GPU one.
+Sharding (`layout`): R over every axis that is no tensor axis, 2H over the tensor axis, K whole;
+gradients of the vectors are summed over the row axes. A shard of 2H may hold columns of one
+direction or of both: each column carries its direction with it.
 
 Shape letters: K sequence, R rows, H hidden size of one direction, C columns of one shard, V the
 vectors of `sru_steps`.
@@ -32,26 +26,16 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from melody_jax.kernels import sru_steps
+from melody_jax.kernels.layout import Layout, layout_in_context
 from melody_jax.kernels.sru_tiling import Tiling, gpu_tiling, tpu_tiling
-from melody_jax.sharding import mesh_axes_of
 
 TPU_UNROLL = 4
 GPU_WARPS = 4
 
 Backend = Literal["tpu", "gpu"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """Which mesh axes R and 2H are laid over (none: whole), of those the compiler may use."""
-
-  mesh: AbstractMesh
-  free_axes: tuple[str, ...]
-  row_axes: tuple[str, ...]
-  column_axes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +69,7 @@ def fused_sru(
   _, rows, both = skip_KxRx2H.shape
   direction = jnp.repeat(jnp.arange(2.0, dtype=jnp.float32), both // 2)[None]
   vectors = (cell_2x2H.astype(jnp.float32), bias_2x2H.astype(jnp.float32), direction)
-  options = Options(backend, interpret, both // 2, _layout_in_context(rows, both))
+  options = Options(backend, interpret, both // 2, layout_in_context(rows, both, "mlp"))
   sequences = (candidate_KxRx2H, forget_KxRx2H, reset_KxRx2H, skip_KxRx2H)
   return _fused(options, *sequences, jnp.concatenate(vectors, axis=0))
 
@@ -111,28 +95,6 @@ def _fused_backward(options: Options, inputs, gradient):
 _fused.defvjp(_fused_forward, _fused_backward)
 
 
-def _layout_in_context(rows: int, columns: int) -> Layout | None:
-  mesh = jax.sharding.get_abstract_mesh()
-  kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-  free = tuple(name for name, kind in kinds if kind == AxisType.Auto)
-  tensor = mesh_axes_of(("mlp",))[0]
-
-  def shards(names):
-    return math.prod(mesh.shape[name] for name in names)
-
-  def that_divide(names, size):
-    return max((names[:n] for n in range(len(names) + 1) if size % shards(names[:n]) == 0), key=len)
-
-  if shards(free) == 1:
-    return None
-  return Layout(
-    mesh,
-    free,
-    row_axes=that_divide(tuple(name for name in free if name != tensor), rows),
-    column_axes=that_divide(tuple(name for name in free if name == tensor), columns),
-  )
-
-
 def _by_shards(options: Options, function, inputs: tuple, output_ranks: tuple[int, ...]) -> Any:
   """function(options, *inputs) on shards; sequences have rank 3, vectors rank 2."""
   layout = options.layout
@@ -142,13 +104,10 @@ def _by_shards(options: Options, function, inputs: tuple, output_ranks: tuple[in
     3: PartitionSpec(None, layout.row_axes, layout.column_axes),
     2: PartitionSpec(None, layout.column_axes),
   }
-  return jax.shard_map(
+  return layout.shard_map(
     partial(function, options),
-    mesh=layout.mesh,
     in_specs=tuple(specs[x.ndim] for x in inputs),
     out_specs=tuple(specs[rank] for rank in output_ranks),
-    axis_names=set(layout.free_axes),
-    check_vma=False,  # kernels do not say over which axes their results vary
   )(*inputs)
 
 

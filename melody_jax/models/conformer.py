@@ -14,6 +14,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from melody_jax.kernels.attention import attention
 from melody_jax.models import layers
 
 POSITIONS = ("rotary", "rotary_input", "relative")
@@ -152,8 +153,20 @@ class SelfAttention(nn.Module):
     if c.positions == "rotary":
       q, k = layers.apply_rotary(q, angles_TxC), layers.apply_rotary(k, angles_TxC)
 
+    if c.positions != "relative" and (self.deterministic or not c.dropout):
+      mixed = attention(q, k, v, mask_BxS=mask_BxT)
+    else:  # no library's kernel adds scores by distance or drops weights
+      mixed = self._by_scores(q, k, v, mask_BxT)
+    y = layers.Dense(c.width, ("heads", "embed"), dtype=c.dtype, name="out")(
+      mixed.reshape(x_BxTxD.shape)
+    )
+    return nn.Dropout(c.dropout, deterministic=self.deterministic)(y)
+
+  def _by_scores(self, q, k, v, mask_BxT) -> jax.Array:
+    """Attention [B, T, H, K] whose scores and weights are at hand."""
+    c = self.config
     if c.positions == "relative":
-      q, by_distance_BxHxTxT = self._relative(q, t)
+      q, by_distance_BxHxTxT = self._relative(q, q.shape[1])
       scores = jnp.einsum("bqhk,bjhk->bhqj", q, k) + by_distance_BxHxTxT
     else:
       scores = jnp.einsum("bqhk,bjhk->bhqj", q, k)
@@ -161,9 +174,7 @@ class SelfAttention(nn.Module):
     scores = jnp.where(mask_BxT[:, None, None, :], scores, _MASKED_SCORE)
     weights = jax.nn.softmax(scores, axis=-1).astype(c.dtype)
     weights = nn.Dropout(c.dropout, deterministic=self.deterministic)(weights)
-    mixed = jnp.einsum("bhqj,bjhk->bqhk", weights, v).reshape(b, t, c.width)
-    y = layers.Dense(c.width, ("heads", "embed"), dtype=c.dtype, name="out")(mixed)
-    return nn.Dropout(c.dropout, deterministic=self.deterministic)(y)
+    return jnp.einsum("bhqj,bjhk->bqhk", weights, v)
 
   def _relative(self, q_BxTxHxK: jax.Array, n_frames: int) -> tuple[jax.Array, jax.Array]:
     """Content query (with its bias u) and the unscaled scores by distance (bias v)."""

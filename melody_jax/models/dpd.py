@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax.diffusion import preconditioning
+from melody_jax.kernels.attention import attention
 from melody_jax.kernels.sru import sru
 from melody_jax.models.layers import (
   Dense,
@@ -163,15 +164,6 @@ class MLP(nn.Module):
     return RMSNorm(dtype=self.dtype, initial_scale=self.scale, name="norm")(x)
 
 
-def attend(q_BxTxAxE: jax.Array, k_BxUxAxE: jax.Array, v_BxUxAxE: jax.Array) -> jax.Array:
-  """Softmax attention without mask, softmax in float32: [B, T, A * E]."""
-  scale = 1.0 / math.sqrt(q_BxTxAxE.shape[-1])
-  scores = jnp.einsum("BTAE,BUAE->BATU", q_BxTxAxE * scale, k_BxUxAxE)
-  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(v_BxUxAxE.dtype)
-  y = jnp.einsum("BATU,BUAE->BTAE", weights, v_BxUxAxE)
-  return y.reshape(*y.shape[:2], -1)
-
-
 class SelfAttention(nn.Module):
   """Rotary self-attention along the segments of each column: [B, C, S, W] -> same."""
 
@@ -185,7 +177,7 @@ class SelfAttention(nn.Module):
     qkv = Dense(3 * c.width, ("embed", "heads"), False, c.dtype, name="query_key_value")(x_BxCxSxW)
     q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
     angles = rotary_angles(jnp.arange(s), heads[-1])
-    y = attend(apply_rotary(q, angles), apply_rotary(k, angles), v)
+    y = attention(apply_rotary(q, angles), apply_rotary(k, angles), v)
     return Dense(c.width, ("heads", "embed"), False, c.dtype, branch_init, name="out")(
       y.reshape(x_BxCxSxW.shape)
     )
@@ -245,14 +237,14 @@ class CrossAttention(nn.Module):
       b, t, _ = tokens.shape
       k, v = jnp.split(key_value(tokens), 2, axis=-1)
       k, v = (part.reshape(b, t, c.n_heads, size) for part in (k, v))
-      return attend(q, apply_rotary(k, rotary_angles(jnp.arange(t) + 0.5, size)), v)
+      return attention(q, apply_rotary(k, rotary_angles(jnp.arange(t) + 0.5, size)), v)
 
     def to_itself(q, x):
       k, v = jnp.split(key_value(x), 2, axis=-1)
       k = apply_rotary(k.reshape(q.shape), angles)
       by_column = (len(q) * columns, s, c.n_heads, size)
-      y = attend(q.reshape(by_column), k.reshape(by_column), v.reshape(by_column))
-      return y.reshape(len(q), columns * s, c.width)
+      y = attention(q.reshape(by_column), k.reshape(by_column), v.reshape(by_column))
+      return y.reshape(q.shape)
 
     if tokens_BxTxW is None:
       y = to_itself(q, x_BxCxSxW)
@@ -263,7 +255,7 @@ class CrossAttention(nn.Module):
       y = jnp.concatenate([to_tokens(q[:n], tokens_BxTxW[:n]), to_itself(q[n:], x_BxCxSxW[n:])])
     else:
       y = jnp.where(
-        conditional_B[:, None, None], to_tokens(q, tokens_BxTxW), to_itself(q, x_BxCxSxW)
+        conditional_B[:, None, None, None], to_tokens(q, tokens_BxTxW), to_itself(q, x_BxCxSxW)
       )
     return Dense(c.width, ("heads", "embed"), False, c.dtype, branch_init, name="out")(
       y.reshape(x_BxCxSxW.shape)

@@ -21,8 +21,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from melody_jax.kernels.attention import attention, attention_reference
 from melody_jax.models import layers
 
+ATTENTION = {"auto": attention, "xla": attention_reference}
 REMAT_POLICIES = {
   "none": None,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -51,8 +53,8 @@ class LMConfig:
       `rows_from_codebooks`) and a learned linear map reads them. In a small corpus most of
       12 x 1024 learned rows would see a handful of clips each; this way clips share the map.
     dropout: rate on the embedding and on both residual branches of a layer.
-    attention: `implementation` of jax.nn.dot_product_attention in passes without a cache:
-      "xla", "cudnn" (flash attention; bfloat16 on GPU) or "auto".
+    attention: in passes without a cache: "auto", the call that suits the backend
+      (`kernels.attention`), or "xla", plain matmuls and a softmax on all of them.
     remat: what the forward pass stores for the backward pass: "none" (everything), "dots"
       (outputs of matmuls), "full" (inputs of layers).
     dtype: dtype of computation; parameters are float32.
@@ -71,7 +73,7 @@ class LMConfig:
   norm_epsilon: float = 1e-5
   fixed_styles: bool = False
   dropout: float = 0.0
-  attention: str = "xla"
+  attention: str = "auto"
   remat: str = "none"
   dtype: str = "float32"
 
@@ -80,6 +82,9 @@ class LMConfig:
       raise ValueError(f"width {self.width} must be a multiple of 2 * n_heads = {2 * self.n_heads}")
     if self.head not in ("all", "semantic"):
       raise ValueError(f'head is {self.head!r}; it must be "all" or "semantic"')
+    if self.attention not in ATTENTION:
+      known = ", ".join(ATTENTION)
+      raise ValueError(f"attention is {self.attention!r}; it must be one of {known}")
     if self.remat not in REMAT_POLICIES:
       raise ValueError(f"remat is {self.remat!r}; it must be one of {', '.join(REMAT_POLICIES)}")
 
@@ -196,8 +201,7 @@ class Attention(nn.Module):
     q, k, v = project("query"), project("key"), project("value")
     q, k = layers.apply_rotary(q, angles_TC), layers.apply_rotary(k, angles_TC)
     if cache is None:
-      implementation: Any = None if c.attention == "auto" else c.attention
-      y = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
+      y = ATTENTION[c.attention](q, k, v, is_causal=True)
       memory = (k, v)
     else:
       memory = tuple(

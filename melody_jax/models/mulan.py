@@ -372,3 +372,26 @@ def embed_text(
   model, variables = MuLan(config), {"params": params}
   features = model.apply(variables, text_ids, text_mask.astype(bool), method=MuLan.text_features)
   return model.apply(variables, features, method=MuLan.text_head)
+
+
+def embed_prompt(
+  params: dict[str, Any], config: MuLanConfig, text_ids: jax.Array, text_mask: jax.Array
+) -> jax.Array:
+  """Unit embeddings of the music that texts ask for; arguments as in `embed_text`.
+
+  Text lies in a part of the joint space of its own (Liang et al. 2022, arXiv 2203.02053), and a
+  language model trained on style tokens of music knows only where music lies. A linear prior,
+
+      music = normalise(text kernel + offset)
+
+  takes one to the other (the prior of Ramesh et al. 2022, arXiv 2204.06125, in its simplest form;
+  choice). `fit_quantizer` adds it to a bundle; parameters without "prior" give `embed_text`.
+
+  Returns:
+    float32 [B, C].
+  """
+  text_BxC = embed_text(params, config, text_ids, text_mask)
+  if "prior" not in params:
+    return text_BxC
+  prior = params["prior"]
+  return l2_normalise(jnp.dot(text_BxC, prior["kernel"]) + prior["offset"][None, :])

@@ -10,6 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from melody_jax.kernels.attention import attention
 from melody_jax.models.layers import Dense, LayerNorm
 
 
@@ -56,8 +57,8 @@ class SelfAttention(nn.Module):
     def project(name):
       return Dense(c.width, ("embed", "heads"), dtype=c.dtype, name=name)(x_BxTxD).reshape(heads)
 
-    mask = None if mask_BxT is None else mask_BxT.astype(bool)[:, None, None, :]
-    y = jax.nn.dot_product_attention(project("query"), project("key"), project("value"), mask=mask)
+    mask = None if mask_BxT is None else mask_BxT.astype(bool)
+    y = attention(project("query"), project("key"), project("value"), mask_BxS=mask)
     return Dense(c.width, ("heads", "embed"), dtype=c.dtype, name="out")(y.reshape(x_BxTxD.shape))
 
 

@@ -41,6 +41,7 @@ class VAEConfig:
     resblock_dilations: dilations of each residual block.
     kernel_size: taps of the depthwise convolutions.
     mlp_ratio: inner size of a block's MLP over its width.
+    remat: recompute each residual block in the backward pass.
     dtype: dtype of computation.
   """
 
@@ -58,6 +59,7 @@ class VAEConfig:
   resblock_dilations: tuple[int, ...] = (1, 3, 5)
   kernel_size: int = 7
   mlp_ratio: int = 4
+  remat: bool = False
   dtype: str = "float32"
 
   def __post_init__(self):
@@ -138,6 +140,7 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, audio_BT):
     c = self.config
+    block = nn.remat(ConvNextBlock) if c.remat else ConvNextBlock
     x = audio_BT[:, :, None].astype(c.dtype)
     direct = None
     for i, (stride, width, blocks) in enumerate(
@@ -164,7 +167,7 @@ class Encoder(nn.Module):
           width, 2 * stride, stride, padding=(pad, stride - pad), dtype=c.dtype, name=f"down_{i}"
         )(x)
       for j in range(blocks):
-        x = ConvNextBlock(c.kernel_size, c.mlp_ratio, c.dtype, name=f"block_{i}_{j}")(x)
+        x = block(c.kernel_size, c.mlp_ratio, c.dtype, name=f"block_{i}_{j}")(x)
     x = LayerNorm(dtype=c.dtype, name="norm")(x)
     x = Dense(
       2 * c.latent_dim,
@@ -189,10 +192,11 @@ class FrameDecoder(nn.Module):
   def __call__(self, latents_BLD):
     c = self.config
     hop = c.hop_length
+    block = nn.remat(ConvNextBlock) if c.remat else ConvNextBlock
     z = latents_BLD.astype(c.dtype)
     x = Conv1d(c.decoder_width, 3, dtype=c.dtype, name="stem")(z)
     for i in range(c.decoder_blocks):
-      x = ConvNextBlock(c.kernel_size, c.mlp_ratio, c.dtype, name=f"block_{i}")(x)
+      x = block(c.kernel_size, c.mlp_ratio, c.dtype, name=f"block_{i}")(x)
     x = LayerNorm(dtype=c.dtype, name="norm")(x)
     bins = Dense(
       hop,
@@ -266,18 +270,20 @@ class HifiGanDecoder(nn.Module):
   @nn.compact
   def __call__(self, latents_BLD):
     c = self.config
+    block = nn.remat(ResidualBlock) if c.remat else ResidualBlock
     x = Conv1d(c.decoder_width, 7, dtype=c.dtype, name="stem")(latents_BLD)
     width = c.decoder_width
     for i, rate in enumerate(c.upsample_rates):
       width //= 2
       x = TransposedConv1d(width, rate, c.dtype, name=f"up_{i}")(nn.leaky_relu(x, 0.1))
       fused = [
-        ResidualBlock(k, c.resblock_dilations, c.dtype, name=f"fusion_{i}_{k}")(x)
+        block(k, c.resblock_dilations, c.dtype, name=f"fusion_{i}_{k}")(x)
         for k in c.resblock_kernels
       ]
       x = sum(fused) / len(fused)
-    x = Conv1d(1, 7, dtype=c.dtype, name="head")(nn.leaky_relu(x, 0.1))
-    return jnp.tanh(x[..., 0].astype(jnp.float32))
+    # In float32: bfloat16 would round the waveform to 8 bits.
+    x = Conv1d(1, 7, name="head")(nn.leaky_relu(x, 0.1).astype(jnp.float32))
+    return jnp.tanh(x[..., 0])
 
 
 class VAE(nn.Module):

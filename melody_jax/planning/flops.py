@@ -6,6 +6,9 @@ from typing import Any
 
 import jax
 from jax.extend import core
+import ml_collections
+
+from melody_jax.task import make_task
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
@@ -19,6 +22,22 @@ def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
     arguments: arrays or ShapeDtypeStructs.
   """
   return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def useful_flops(config: ml_collections.ConfigDict, params: Any, batch: Any) -> float:
+  """Matmul operations of the loss and its gradients, nothing computed twice for lack of memory.
+
+  Args:
+    config: of a training run; its remat settings make no difference.
+    params: parameters, or their shapes.
+    batch: all rows of a step, or their shapes.
+  """
+  plain = config.copy_and_resolve_references()
+  if "remat" in plain.model:
+    plain.model.remat = "none" if isinstance(plain.model.remat, str) else False
+  rng, step = jax.eval_shape(lambda: (jax.random.key(0), 0))
+  gradient = jax.grad(make_task(plain).loss, has_aux=True)
+  return matmul_flops(gradient, params, batch, rng, step)
 
 
 def _of_jaxpr(jaxpr: core.Jaxpr) -> float:
@@ -61,5 +80,7 @@ def _of_equation(equation: core.JaxprEqn) -> float:
   if name == "cond":
     return max(inner, default=0.0)
   if name == "pallas_call":
-    return 0.0  # our kernels are elementwise recurrences
+    # Our kernels are elementwise recurrences; attention's is one branch of a `cond` whose other
+    # branch, the formula, counts.
+    return 0.0
   return sum(inner)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import re
 
 import jax
@@ -50,6 +51,16 @@ CHIPS = {
 CPU = Chip("cpu", 16 * GIB, 1e11, 2e10, 1e10, 1)
 
 
+# What libtpu would ask the cloud's metadata server, and then complain about; and its leave to be
+# loaded by several processes, as no TPU is used.
+LIBTPU_ENVIRONMENT = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Topology:
   """A slice: its chips, and the devices that XLA compiles for."""
@@ -95,6 +106,8 @@ def open_topology(name: str) -> Topology:
     return Topology(name, chip, jax.devices())
   from jax.experimental import topologies
 
+  for variable, value in LIBTPU_ENVIRONMENT.items():
+    os.environ.setdefault(variable, value)
   try:
     description = topologies.get_topology_desc(platform="tpu", topology_name=name)
   except Exception as error:  # XLA raises its own kinds

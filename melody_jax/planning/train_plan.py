@@ -13,7 +13,7 @@ import numpy as np
 
 from melody_jax import sharding
 from melody_jax.errors import UserError
-from melody_jax.planning.flops import matmul_flops
+from melody_jax.planning.flops import matmul_flops, useful_flops
 from melody_jax.planning.hlo import Program
 from melody_jax.planning.topology import Topology
 from melody_jax.steps import compile_train_step, make_train_step
@@ -40,7 +40,7 @@ class Plan:
     peak_bytes: at the worst moment; where the compiler gave up, what it said it needs.
     hbm_bytes: memory of the chip.
     flops: matmul operations that run, recomputation included.
-    model_flops: three forward passes' worth.
+    model_flops: the same without recomputation.
     bytes_accessed: from and to HBM.
     collectives: {kind: {"count", "bytes"}}.
     custom_calls: {target: times}; kernels of our own among them.
@@ -165,8 +165,7 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
   plan = _without_program(config, task, topology, mesh, state)
   n = len(topology.devices)
   plan.flops = matmul_flops(step, state, batch) / n
-  rng = jax.eval_shape(lambda: jax.random.key(0))
-  plan.model_flops = 3.0 * matmul_flops(task.loss, state.params, batch, rng, state.step) / n
+  plan.model_flops = useful_flops(config, state.params, batch) / n
   started = time.monotonic()
   try:
     compiled = compile_train_step(step, mesh, shardings).lower(state, batch).compile()

@@ -91,11 +91,11 @@ class VAETask(BaseTask):
     def judge(p, x):
       return self.judges.apply({"params": p}, x)
 
-    real_frozen, fake = judge(frozen, audio), judge(frozen, estimate)
+    real, fake = judge(judge_params, audio), judge(frozen, estimate)
     generator = adversarial.generator_loss(fake)
-    matching = adversarial.feature_matching_loss(jax.lax.stop_gradient(real_frozen), fake)
+    matching = adversarial.feature_matching_loss(jax.lax.stop_gradient(real), fake)
     discriminator = adversarial.discriminator_loss(
-      judge(judge_params, audio), judge(judge_params, jax.lax.stop_gradient(estimate))
+      real, judge(judge_params, jax.lax.stop_gradient(estimate))
     )
     on = jnp.where(step >= weights.adversarial_from, 1.0, 0.0)
     total = (

@@ -40,8 +40,12 @@ def _shapes(k, rows, hidden, dtype):
   return (sequence,) * 4 + (vector,) * 2
 
 
-# One tile; tiles that reach beyond rows and columns, one with both directions; one per direction.
-@pytest.mark.parametrize("k, rows, hidden", [(3, 1, 1), (7, 37, 70), (4, 5, 128)])
+DRAWN = [tuple(np.random.default_rng(seed).integers(1, (20, 40, 90)).tolist()) for seed in (0, 1)]
+
+
+# One tile; tiles that reach beyond rows and columns, one with both directions; one per direction;
+# any.
+@pytest.mark.parametrize("k, rows, hidden", [(3, 1, 1), (7, 37, 70), (4, 5, 128), *DRAWN])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernel_equals_plain_scan_with_gradients(kernel, k, rows, hidden):
   arguments = _arguments(3, k, rows, hidden)
@@ -81,13 +85,14 @@ def test_each_platform_gets_its_kernel(platform, k, rows, hidden, dtype):
   def loss(*arguments):
     return jnp.sum(jax.checkpoint(sru)(*arguments).astype(jnp.float32))
 
-  gradient = jax.jit(jax.grad(loss, argnums=tuple(range(6))))
+  gradient = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(6))))
   allowed = [export.DisabledSafetyCheck.custom_call(CALLS[platform])]
   program = export.export(gradient, platforms=[platform], disabled_checks=allowed)(
     *_shapes(k, rows, hidden, jnp.dtype(dtype))
   )
   text = program.mlir_module()
-  assert text.count(f"@{CALLS[platform]}(") >= 2  # h again for the backward pass, and that pass
+  # One for h, one for the gradients, which need no h: remat recomputes nothing.
+  assert text.count(f"@{CALLS[platform]}(") == 2
   assert "stablehlo.while" not in text
 
 
@@ -117,7 +122,8 @@ def test_a_mesh_splits_rows_and_columns(sizes):
     text = export.export(function, platforms=["tpu"])(*arguments).mlir_module()
   data, fsdp, tensor = sizes
   local = f"tensor<64x{640 // (data * fsdp)}x{1536 // tensor}xbf16>"
-  (call,) = [line for line in text.splitlines() if "@tpu_custom_call(" in line]
+  calls = [line.split(" loc(")[0] for line in text.splitlines() if "@tpu_custom_call(" in line]
+  (call,) = calls
   assert call.endswith(f"-> {local}") and call.count(local) == 5
 
 
@@ -130,8 +136,10 @@ def test_shards_equal_the_whole():
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
-@pytest.mark.parametrize("columns, boundary", [(1536, 768), (768, 0), (1024, 512), (258, 129),
-                                               (200, 100), (512, 256), (300, 0), (1000, 250)])  # fmt: skip
+@pytest.mark.parametrize(
+  "columns, boundary",
+  [(1536, 768), (768, 0), (1024, 512), (258, 129), (200, 100), (512, 256), (300, 0), (1000, 250)],
+)
 @pytest.mark.parametrize("k, rows", [(64, 640), (7, 21), (300, 33)])
 def test_tpu_tiles(k, rows, columns, boundary, itemsize):
   for sequences, has_scratch in ((5, False), (9, True)):

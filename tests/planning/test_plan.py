@@ -40,6 +40,21 @@ def test_plan_of_a_step_on_eight_devices(repository, tmp_path):
     assert word in done.stdout
 
 
+def test_a_step_for_tpus_has_our_kernels_in_it(repository, tmp_path):
+  pytest.importorskip("libtpu", reason="needs the [plan] extra")
+  out = tmp_path / "plan.json"
+  done = plan(
+    repository, "--config=configs/dpd.py:tiny", "--topology=v5e:2x2", f"--out={out}",
+    "--config.train.batch_size=4", "--config.mesh.tensor=2", "--config.model.dtype=bfloat16",
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  found = json.loads(out.read_text())
+  assert found["fits"] is True and found["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2}
+  # 3 blocks of two SRU layers, forward and backward, and of one cross-attention.
+  assert found["custom_calls"]["tpu_custom_call"] >= 3 * (2 * 2 + 3)
+  assert found["collectives"]["all-reduce"]["bytes"] > 0
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

@@ -14,7 +14,7 @@ import numpy as np
 from melody_jax import sharding
 from melody_jax.steps import compile_train_step, make_train_step
 from melody_jax.task import make_task
-from melody_jax.train_state import make_init, shardings_of_state
+from melody_jax.train_state import make_init, sharded_init, shardings_of_state
 from tests.configs import load_config
 
 INTEGERS = {"semantic_tokens": 1024, "style_tokens": 1024, "text_ids": 1000}
@@ -38,7 +38,7 @@ def step_on(config, task, devices, sizes, batch):
   mesh = Mesh(np.asarray(devices).reshape(sizes), sharding.MESH_AXES)
   init, optimizer, boxed = make_init(config, task)
   shardings = shardings_of_state(mesh, init, boxed)
-  state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+  state = sharded_init(mesh, init, shardings)(jax.random.key(0))
   before = jax.device_get(state.params)
   step = compile_train_step(make_train_step(config, task, optimizer), mesh, shardings)
   rows = sharding.batch_sharding(mesh)

@@ -1,0 +1,227 @@
+"""What a stage costs at least: matmul operations and bytes of its passes, by shapes alone.
+
+A pass multiplies what its jaxpr multiplies and reads its weights once and its cache once, at
+the static size that the program gives it. On a device of which the matmul rate and the memory
+bandwidth were measured it takes at least
+
+    max(FLOPs / rate, bytes / bandwidth)
+
+Recurrences, norms, softmax and activations count as nothing: a floor, not a forecast.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.device import matmul_peak, memory_bandwidth
+from benchmarks.generator import Generator
+from benchmarks.stages import QUARTERS, Piece, guided_velocity
+from melody_jax import encoders
+from melody_jax.generation import token_sampler
+from melody_jax.models import lm as lm_model
+from melody_jax.planning.flops import matmul_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+  """Passes of one network over one shape.
+
+  Attributes:
+    count: how many a piece of music needs.
+    flops: of all matmuls and convolutions of one.
+    weight_bytes: parameters that one reads.
+    cache_bytes: keys and values, or latents and audio, that one reads or writes.
+  """
+
+  count: int
+  flops: float
+  weight_bytes: float
+  cache_bytes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Floor:
+  """The floor of one stage.
+
+  Attributes:
+    passes: network passes planned.
+    flops, weight_bytes, cache_bytes: of all of them.
+    compute_seconds, memory_seconds: FLOPs over the matmul rate; bytes over the bandwidth.
+    seconds: the larger of the two, pass by pass.
+  """
+
+  passes: int
+  flops: float
+  weight_bytes: float
+  cache_bytes: float
+  compute_seconds: float
+  memory_seconds: float
+  seconds: float
+
+
+class Device:
+  """Rates of the present device, measured when first asked for.
+
+  Attributes:
+    matmul_rates: {dtype: FLOP/s} so far.
+    bandwidths: {MiB of working set: bytes/s} so far.
+  """
+
+  def __init__(
+    self,
+    measure_matmul: Callable[[str], float] = matmul_peak,
+    measure_memory: Callable[[int], float] = memory_bandwidth,
+  ):
+    self._measure_matmul, self._measure_memory = measure_matmul, measure_memory
+    self.matmul_rates: dict[str, float] = {}
+    self.bandwidths: dict[int, float] = {}
+
+  def matmul(self, dtype: str) -> float:
+    """FLOP/s of a large matmul in this dtype."""
+    if dtype not in self.matmul_rates:
+      self.matmul_rates[dtype] = self._measure_matmul(dtype)
+    return self.matmul_rates[dtype]
+
+  def bandwidth(self, working_set: float) -> float:
+    """Bytes/s over a working set of about this size: the next power of two of MiB, up to 512."""
+    mebibytes = 1
+    while mebibytes < 512 and mebibytes * 2**20 < working_set:
+      mebibytes *= 2
+    if mebibytes not in self.bandwidths:
+      self.bandwidths[mebibytes] = self._measure_memory(mebibytes * 2**20)
+    return self.bandwidths[mebibytes]
+
+  def floor(self, passes: list[Pass], dtype: str) -> Floor:
+    """The floor of a stage made of these passes, computed in `dtype`."""
+    compute = memory = seconds = 0.0
+    for p in passes:
+      moved = p.weight_bytes + p.cache_bytes
+      at_compute = p.flops / self.matmul(dtype)
+      at_memory = moved / self.bandwidth(moved)
+      compute += p.count * at_compute
+      memory += p.count * at_memory
+      seconds += p.count * max(at_compute, at_memory)
+
+    def total(name):
+      return sum(p.count * getattr(p, name) for p in passes)
+
+    return Floor(
+      sum(p.count for p in passes), total("flops"), total("weight_bytes"), total("cache_bytes"),
+      compute, memory, seconds,
+    )  # fmt: skip
+
+
+def tree_bytes(tree: Any) -> float:
+  """Bytes of all arrays of a tree."""
+  return float(sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree)))
+
+
+def _shapes(tree: Any) -> Any:
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _ids(*shape: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def lm_weight_bytes(config: lm_model.LMConfig, params: Any, rows: int, prefix: bool) -> float:
+  """Bytes that a pass reads: all layers, the semantic columns of the head, `rows` of the table.
+
+  The linear map of style tokens (`fixed_styles`) is read where the pass holds the `prefix`.
+  """
+  row = config.width * jnp.dtype(config.dtype).itemsize
+  unread = params["head"]["projection"]["kernel"].shape[-1] - config.semantic_vocab
+  style = tree_bytes(params["embed"].get("style", {})) if prefix else 0.0
+  body = tree_bytes(params) - tree_bytes(params["embed"])
+  return body - unread * row + style + rows * row
+
+
+def decode_pass(
+  model: lm_model.SemanticLM, params: Any, batch: int, capacity: int, count: int
+) -> Pass:
+  """One new token for each of `batch` rows over a cache of `capacity` positions."""
+  c = model.config
+  shape = (batch, c.n_heads, capacity, c.head_size)
+  memory = (jax.ShapeDtypeStruct(shape, jnp.dtype(c.dtype)),) * c.n_layers
+  cache = lm_model.KVCache(memory, memory)
+  step = functools.partial(lm_model.decode_step, model)
+  position = jax.ShapeDtypeStruct((), jnp.int32)
+  flops = matmul_flops(step, _shapes(params), _ids(batch), position, cache)
+  return Pass(count, flops, lm_weight_bytes(c, params, batch, False), tree_bytes(cache))
+
+
+def prefill_pass(
+  model: lm_model.SemanticLM, params: Any, batch: int, length: int, count: int
+) -> Pass:
+  """One pass over a prefix of `length` positions, which writes their keys and values."""
+  c = model.config
+
+  def read(params, ids):
+    return lm_model.prefill(model, params, ids, length, length)
+
+  ids = _ids(batch, length)
+  flops = matmul_flops(read, _shapes(params), ids)
+  _, cache = jax.eval_shape(read, _shapes(params), ids)
+  weights = lm_weight_bytes(c, params, batch * length, True)
+  return Pass(count, flops, weights, tree_bytes(cache))
+
+
+def lm_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
+  """Of `stages.tokens_program`: a window, then chunks of a quarter after three quarters."""
+  model, params = generator.lm, generator.params["lm"]
+  c = model.config
+  first = min(piece.n_tokens, c.window_tokens)
+  passes = [
+    prefill_pass(model, params, batch, c.style_levels, 1),
+    decode_pass(model, params, batch, c.style_levels + first, first - 1),
+  ]
+  remaining = piece.n_tokens - first
+  if remaining > 0:
+    smallest, quarter = c.window_tokens // QUARTERS, -(-c.window_tokens // QUARTERS)
+    context = c.style_levels + c.window_tokens - smallest
+    sizes = token_sampler.chunk_sizes(c.window_tokens, -(-remaining // smallest))
+    chunks, covered = 0, 0
+    while covered < remaining:
+      covered += sizes[chunks]
+      chunks += 1
+    passes += [
+      prefill_pass(model, params, batch, context, chunks),
+      decode_pass(model, params, batch, context + quarter, remaining - chunks),
+    ]
+  return [p for p in passes if p.count]
+
+
+def dpd_passes(
+  generator: Generator, piece: Piece, batch: int, steps: int, scale: float
+) -> list[Pass]:
+  """Of `stages.latents_program`: `steps` guided passes a window."""
+  model, params = generator.dpd, generator.params["dpd"]
+  c = model.config
+  z = jax.ShapeDtypeStruct((batch, piece.window_frames, c.latent_dim), jnp.float32)
+  delta = jax.ShapeDtypeStruct(z.shape[:2], jnp.float32)
+
+  def velocity(params, z, delta, tokens):
+    return guided_velocity(model, params, z, delta, tokens, scale)
+
+  flops = matmul_flops(velocity, _shapes(params), z, delta, _ids(batch, piece.window_tokens))
+  table = params["semantic_embed"]["embedding"]
+  looked_up = batch * piece.window_tokens * table.shape[1] * table.dtype.itemsize
+  weights = tree_bytes(params) - tree_bytes(table) + looked_up
+  count = steps * len(piece.frame_starts)
+  return [Pass(count, flops, weights, 2 * tree_bytes(z))]
+
+
+def decoder_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
+  """Of `stages.audio_program`: one a window."""
+  params = generator.params["vae"]
+  decode = functools.partial(encoders.decode_latents, generator.vae)
+  shape = (batch, piece.window_frames, generator.vae.latent_dim)
+  latents = jax.ShapeDtypeStruct(shape, jnp.float32)
+  audio = 4.0 * batch * piece.window_frames * generator.vae.hop_length
+  flops = matmul_flops(decode, _shapes(params), latents)
+  count = len(piece.decoder_windows)
+  return [Pass(count, flops, tree_bytes(params), tree_bytes(latents) + audio)]
