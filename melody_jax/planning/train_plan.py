@@ -137,7 +137,7 @@ def _measure(plan: Plan, compiled: Any, topology: Topology) -> None:
     plan.mfu_bound = plan.model_flops / plan.step_seconds / chip.flops
 
 
-def _needed(error: Exception) -> float | None:
+def needed_bytes(error: Exception) -> float | None:
   """Bytes that the compiler said a program needs, when it is out of memory; None: another error."""
   text = str(error)
   if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
@@ -170,7 +170,7 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
   try:
     compiled = compile_train_step(step, mesh, shardings).lower(state, batch).compile()
   except Exception as error:  # XLA's own kinds
-    needed = _needed(error)
+    needed = needed_bytes(error)
     if needed is None:
       raise
     plan.peak_bytes, plan.fits = needed, False

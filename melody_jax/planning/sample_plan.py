@@ -1,0 +1,240 @@
+"""What the sampler's program needs on a chip that is not here, and how fast it could be there.
+
+Memory is what the real compiler says; the least time of a stage follows from its work.
+
+Items of a batch do not depend on each other, so a slice samples as many times what one chip does;
+one chip is what is planned. Parameters are shapes only: no checkpoint is needed.
+
+Shape letters as in `generation.window`.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from melody_jax.generation import window as window_program
+from melody_jax.generation.request import Settings
+from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW, Reads
+from melody_jax.generation.window import Networks
+from melody_jax.models import dpd as dpd_model
+from melody_jax.models import lm as lm_model
+from melody_jax.models import vae as vae_model
+from melody_jax.models.layers import config_from
+from melody_jax.planning.flops import matmul_flops
+from melody_jax.planning.topology import Topology
+from melody_jax.planning.train_plan import HBM_SHARE, needed_bytes
+from melody_jax.sharding import MESH_AXES
+
+
+@dataclasses.dataclass
+class Stage:
+  """A stage of one window, for the whole batch.
+
+  Attributes:
+    name: "lm", "dpd" or "decoder".
+    passes: of its network.
+    flops: matmul operations of all passes.
+    weight_bytes: read from memory in all passes, at least.
+    seconds: no less than this at the chip's peaks.
+    bound: "compute" or "hbm", what sets it.
+  """
+
+  name: str
+  passes: int
+  flops: float
+  weight_bytes: float
+  seconds: float = 0.0
+  bound: str = ""
+
+
+@dataclasses.dataclass
+class SamplePlan:
+  """One window of music for a batch on one chip. Sizes in bytes, times in seconds.
+
+  Attributes:
+    chip: its name.
+    batch_size, steps, dtype: what was asked for.
+    parameter_bytes: of the three models.
+    peak_bytes: at the worst moment; where the compiler gave up, what it said it needs.
+    hbm_bytes: memory of the chip.
+    fits: whether one lies under the other.
+    largest_batch: that fits by this program's memory an item; None: unknown.
+    stages: in their order.
+    real_time_factor_bound: seconds of audio, all items together, per second, at most.
+    compile_seconds: of this machine.
+  """
+
+  chip: str
+  batch_size: int
+  steps: int
+  dtype: str
+  parameter_bytes: float
+  peak_bytes: float
+  hbm_bytes: float
+  fits: bool
+  largest_batch: int | None
+  stages: list[Stage]
+  real_time_factor_bound: float
+  compile_seconds: float
+
+
+def networks_of(lm: Any, dpd: Any, vae: Any, dtype: str) -> Networks:
+  """The models of three training configs (`config.model` of each)."""
+  return Networks(
+    lm_model.SemanticLM(config_from(lm_model.LMConfig, lm)),
+    dpd_model.DPD(config_from(dpd_model.DPDConfig, dpd)),
+    config_from(vae_model.VAEConfig, vae),
+  ).in_dtype(dtype)
+
+
+def abstract_params(networks: Networks, dtype: str) -> dict[str, Any]:
+  """Shapes of the program's parameters; matrices in `dtype`, as `Melody` keeps them."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  d = networks.codec.latent_dim
+
+  def vae(key):
+    latents = jnp.zeros((1, 4, d))
+    model = vae_model.VAE(networks.codec)
+    return model.init(key, latents, method="decode")["params"]
+
+  shapes = {
+    "lm": jax.eval_shape(lambda k: networks.lm.init(k, jnp.zeros((1, 16), jnp.int32)), key)[
+      "params"
+    ],
+    "dpd": jax.eval_shape(lambda k: dpd_model.init(networks.dpd.config, k), key),
+    "vae": jax.eval_shape(vae, key),
+  }
+  shapes = nn.meta.unbox(shapes)
+  scale = jax.ShapeDtypeStruct((d,), jnp.float32)
+  shapes["vae"] = {**shapes["vae"], "latent_scale": {"center_D": scale, "sigma_D": scale}}
+
+  def cast(path, x):
+    is_matrix = path[-1].key in ("kernel", "embedding")
+    return jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype) if is_matrix else x.dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, shapes)
+
+
+def abstract_window(networks: Networks, batch: int) -> window_program.Window:
+  """Shapes of the program's input."""
+
+  def of(dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+  levels, places = networks.lm.config.style_levels, of("int32", CHUNKS_PER_WINDOW)
+  return window_program.Window(
+    seeds=of("uint32", batch),
+    start_frame=of("int32", batch),
+    first_token=of("int32", batch),
+    style_tokens=of("int32", batch, CHUNKS_PER_WINDOW, levels),
+    negative_style=of("int32", batch, levels),
+    reads=Reads(places, places, places, of("int32")),
+    tokens=of("int32", batch, networks.tokens),
+    tokens_known=of("bool", batch, networks.tokens),
+    latents=of("float32", batch, networks.frames, networks.codec.latent_dim),
+    known=of("float32", batch, networks.frames),
+    end_frame=of("int32", batch),
+  )
+
+
+def _bytes(tree: Any) -> float:
+  return float(
+    sum(np.prod(x.shape, dtype=np.int64) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+  )
+
+
+def _stages(networks: Networks, params: Any, batch: int, settings: Settings) -> list[Stage]:
+  """Work of one window, stage by stage, counted without compiling."""
+
+  def of(dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+  c, w, length = networks.lm.config, networks.tokens, networks.frames
+  rows = batch * (2 if settings.lm_guidance_scale != 1 else 1)
+  size = c.style_levels + w
+  cache = of(c.dtype, rows, c.n_heads, size, c.head_size)
+  caches = lm_model.KVCache((cache,) * c.n_layers, (cache,) * c.n_layers)
+  token = matmul_flops(
+    lambda p, ids, at, cache: lm_model.decode_step(networks.lm, p, ids, at, cache),
+    params["lm"], of("int32", rows), of("int32"), caches,
+  )  # fmt: skip
+  read = matmul_flops(
+    lambda p, ids, n: lm_model.prefill(networks.lm, p, ids, n, size),
+    params["lm"], of("int32", rows, size), of("int32"),
+  )  # fmt: skip
+  guided = settings.guidance_scale != 1
+  rows = 2 * batch if guided else batch
+  step = matmul_flops(
+    lambda p, *inputs: networks.dpd.apply({"params": p}, *inputs, batch if guided else None),
+    params["dpd"], of("float32", rows, length, networks.codec.latent_dim),
+    of("float32", rows, length), of("int32", rows, w),
+  )  # fmt: skip
+  decode = matmul_flops(
+    lambda p, z: window_program.encoders.decode_latents(networks.codec, p, z),
+    params["vae"], of("float32", batch, length, networks.codec.latent_dim),
+  )  # fmt: skip
+  # Looking up an embedding reads a row, not the table.
+  lm_bytes = _bytes({k: v for k, v in params["lm"].items() if k != "embed"})
+  return [
+    Stage("lm", w, read + (w - 1) * token, w * lm_bytes),
+    Stage("dpd", settings.steps, settings.steps * step, settings.steps * _bytes(params["dpd"])),
+    Stage("decoder", 1, decode, _bytes(params["vae"])),
+  ]
+
+
+def plan_sampler(
+  networks: Networks, batch: int, settings: Settings, topology: Topology
+) -> SamplePlan:
+  """Compiles the very program of `generation.window` for one chip of `topology`.
+
+  Args:
+    networks: the models, in `settings.dtype`.
+    batch: items on the chip.
+    settings: steps, guidance, dtype.
+    topology: whose chip.
+  """
+  chip, params = topology.chip, abstract_params(networks, settings.dtype)
+  stages = _stages(networks, params, batch, settings)
+  for stage in stages:
+    compute, hbm = stage.flops / chip.flops, stage.weight_bytes / chip.hbm_bandwidth
+    stage.seconds, stage.bound = max((compute, "compute"), (hbm, "hbm"))
+  window = abstract_window(networks, batch)
+  controls = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)),
+    window_program.controls(settings),
+  )
+  mesh = Mesh(np.asarray(topology.devices[:1]).reshape(1, 1, 1), MESH_AXES)
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  began, peak, largest = time.monotonic(), 0.0, None
+  program = jax.jit(
+    lambda p, x, how: window_program.run(networks, p, x, how),
+    in_shardings=everywhere, out_shardings=everywhere,
+  )  # fmt: skip
+  try:
+    with jax.set_mesh(mesh):
+      compiled = program.lower(params, window, controls).compile()
+  except Exception as error:  # XLA's own kinds
+    needed = needed_bytes(error)
+    if needed is None:
+      raise
+    peak = needed
+  else:
+    memory: Any = compiled.memory_analysis()
+    fixed = memory.argument_size_in_bytes + memory.generated_code_size_in_bytes
+    items = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    peak = float(fixed + items)
+    largest = int((HBM_SHARE * chip.hbm_bytes - fixed) // (items / batch)) if items else None
+  seconds = sum(stage.seconds for stage in stages)
+  return SamplePlan(
+    chip=chip.name, batch_size=batch, steps=settings.steps, dtype=settings.dtype,
+    parameter_bytes=_bytes(params), peak_bytes=peak, hbm_bytes=float(chip.hbm_bytes),
+    fits=peak <= HBM_SHARE * chip.hbm_bytes, largest_batch=largest, stages=stages,
+    real_time_factor_bound=batch * networks.seconds / seconds,
+    compile_seconds=time.monotonic() - began,
+  )  # fmt: skip
