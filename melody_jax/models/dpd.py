@@ -405,7 +405,9 @@ class DPD(nn.Module):
     z = (z_BxLxD * scale_in[..., None]).astype(c.dtype)
     x = Dense(c.width, ("embed_out", "embed"), False, c.dtype, name="in")(z) + angle
     h = segment(x, c.segment_size)
-    block = nn.remat(Block) if c.remat else Block
+    # A number of rows is no array: it must reach a recomputed block as it is.
+    static = (4,) if isinstance(conditional_B, int) else ()
+    block = nn.remat(Block, static_argnums=static) if c.remat else Block
     for i in range(1, c.n_blocks + 1):
       h = block(c, i, name=f"block_{i}")(h, film, tokens, conditional_B)
     x = RMSNorm(dtype=c.dtype, name="out_norm")(overlap_add(h, length))

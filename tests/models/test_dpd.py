@@ -112,6 +112,8 @@ def test_remat_and_bfloat16_agree(inputs, network):
   v = jax.jit(half.apply)({"params": params}, z, delta, tokens, conditional)
   assert v.dtype == jnp.float32
   np.testing.assert_allclose(v, apply(params, z, delta, tokens, conditional), atol=0.3)
+  counted = jax.eval_shape(lambda: half.apply({"params": params}, z, delta, tokens, 2))
+  assert counted.shape == v.shape
 
 
 def test_every_block_starts_different(network):
