@@ -17,6 +17,12 @@ def melody(directory):
   return Melody.load(directory)
 
 
+@pytest.fixture
+def loaded(melody, monkeypatch):
+  """Commands find the bundle loaded, and its programs compiled."""
+  monkeypatch.setattr(Melody, "load", lambda *args, **kwargs: melody)
+
+
 @pytest.fixture(scope="session")
 def settings():
   return Settings(steps=2)

@@ -254,7 +254,7 @@ def test_the_command_writes_audio_picture_and_report(directory, tmp_path):
   assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_the_command_in_its_other_modes(directory, tmp_path, clip):
+def test_the_command_in_its_other_modes(loaded, directory, tmp_path, clip):
   from melody_jax.sample import sample
 
   path = tmp_path / "clip.wav"
@@ -271,7 +271,7 @@ def test_the_command_in_its_other_modes(directory, tmp_path, clip):
     assert report["mode"] == mode and out.with_suffix(".json").is_file()
 
 
-def test_several_pieces_of_successive_seeds(directory, tmp_path):
+def test_several_pieces_of_successive_seeds(loaded, directory, tmp_path):
   from melody_jax.sample import sample
 
   keys = {"prompt": TEXT, "seconds": 1.0, "seed": 5, "count": 3, "out": str(tmp_path / "x.wav")}

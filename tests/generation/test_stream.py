@@ -174,7 +174,7 @@ def configured(directory, **keys):
   return config
 
 
-def test_the_command_streams_to_a_file_and_goes_on(directory, tmp_path):
+def test_the_command_streams_to_a_file_and_goes_on(loaded, directory, tmp_path):
   from melody_jax.sample import sample
 
   config = configured(directory, out=str(tmp_path / "x.wav"), seconds=12.0)
@@ -210,7 +210,7 @@ def test_the_command_writes_pcm_until_its_reader_leaves(directory, repository):
   assert "Traceback" not in errors and "the stream ends here" in errors
 
 
-def test_an_interrupted_file_is_whole(directory, tmp_path, monkeypatch):
+def test_an_interrupted_file_is_whole(loaded, directory, tmp_path, monkeypatch):
   from melody_jax import sample_stream
   from melody_jax.sample import sample
 
@@ -226,7 +226,7 @@ def test_an_interrupted_file_is_whole(directory, tmp_path, monkeypatch):
   assert {p.name for p in tmp_path.iterdir()} == {"x.wav", "x.json"}
 
 
-def test_nothing_is_left_where_nothing_was_made(directory, tmp_path, monkeypatch):
+def test_nothing_is_left_where_nothing_was_made(loaded, directory, tmp_path, monkeypatch):
   from melody_jax.generation.stream import Stream
   from melody_jax.sample import sample
 
