@@ -1,7 +1,7 @@
 """Reads a compiled program's text: what it moves, loops counted as often as they run.
 
 XLA's own cost analysis visits a loop's body once, so that a scan over 24 layers counts as one.
-Here every instruction counts as often as the loops around it run (`known_trip_count`).
+Here every instruction counts as often as the loops around it run.
 """
 
 from collections import defaultdict
@@ -18,8 +18,9 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 # They name memory, or are part of another instruction; nothing moves.
 _FREE = {
   "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call",
-  "after-all", "partition-id", "replica-id", "iota", "opt-barrier",
+  "after-all", "partition-id", "replica-id", "iota", "opt-barrier", "async-start",
 }  # fmt: skip
+_FREE_CALLS = {"AllocateBuffer", "ConcatBitcast"}  # likewise
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT\s+)?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
@@ -60,10 +61,10 @@ class Instruction:
     return re.findall(r"%?([\w.\-]+)", match[1] or match[2])
 
   @property
-  def trips(self) -> int:
-    """How often a while loop runs; 1 where XLA does not know."""
-    match = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', self.rest)
-    return int(match[1]) if match else 1
+  def target(self) -> str:
+    """Of a custom call."""
+    match = re.search(r'custom_call_target="([^"]+)"', self.rest)
+    return match[1] if match and self.opcode == "custom-call" else ""
 
 
 def shape_bytes(shape: str, in_hbm_only: bool = False) -> float:
@@ -85,18 +86,40 @@ class Program:
 
   def __init__(self, text: str):
     self.computations: dict[str, dict[str, Instruction]] = {}
+    self.roots: dict[str, str] = {}
     self.entry = ""
     current: dict[str, Instruction] | None = None
     for line in text.splitlines():
       header = _COMPUTATION.match(line)
       if header:
-        current = self.computations.setdefault(header[2], {})
-        self.entry = header[2] if header[1] else self.entry
+        here = header[2]
+        current = self.computations.setdefault(here, {})
+        self.entry = here if header[1] else self.entry
         continue
       match = _INSTRUCTION.match(line) if current is not None else None
       if match and current is not None:
         name, shape, opcode, rest = match.groups()
         current[name] = Instruction(name, opcode, shape, rest)
+        if line.lstrip().startswith("ROOT"):
+          self.roots[here] = name
+
+  def trips(self, loop: Instruction) -> int:
+    """How often a while loop runs; 1 where neither XLA nor its condition says.
+
+    XLA for CPUs annotates it. XLA for TPUs does not, but the loops of `lax.scan` count from 0 to
+    the constant in their condition.
+    """
+    known = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', loop.rest)
+    if known:
+      return int(known[1])
+    (condition,) = loop.called("condition")
+    here = self.computations[condition]
+    root = here[self.roots[condition]]
+    if root.opcode == "compare" and "direction=LT" in root.rest:
+      limit = here.get(root.operands[1])
+      if limit is not None and limit.opcode == "constant":
+        return int(limit.rest.split(")")[0])
+    return 1
 
   def walk(self, into_fusions: bool) -> Iterator[tuple[str, Instruction, int]]:
     """(computation, instruction, times it runs) of everything that is reached from the entry."""
@@ -106,7 +129,7 @@ class Program:
       for instruction in self.computations.get(where, {}).values():
         yield where, instruction, times
         if instruction.opcode == "while":
-          stack += [(name, times * instruction.trips) for name in instruction.called("body")]
+          stack += [(name, times * self.trips(instruction)) for name in instruction.called("body")]
         elif instruction.opcode == "conditional":
           branches = instruction.called("branch_computations") or (
             instruction.called("true_computation") + instruction.called("false_computation")
@@ -139,22 +162,70 @@ class Program:
     for where, instruction, times in self.walk(into_fusions=False):
       if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
         continue
-      here = self.computations[where]
-      size = shape_bytes(instruction.shape, in_hbm_only=True)
-      if "dynamic-update-slice" in instruction.name or "dynamic-slice" in instruction.name:
-        # In place or a window: the large operand is not moved as a whole.
-        sizes = sorted(shape_bytes(here[o].shape, True) for o in instruction.operands if o in here)
-        total += times * 2 * (min(size, sizes[-2] if len(sizes) > 1 else size))
-        continue
-      size += sum(shape_bytes(here[o].shape, True) for o in instruction.operands if o in here)
-      total += times * size
+      if instruction.target not in _FREE_CALLS:
+        total += times * self._moved(self.computations[where], instruction)
+    return total
+
+  def _moved(self, here: dict[str, Instruction], instruction: Instruction) -> float:
+    """Bytes that one instruction reads from and writes to HBM; of windows, the windows."""
+    sizes = [shape_bytes(here[o].shape, True) for o in instruction.operands if o in here]
+    written = shape_bytes(instruction.shape, in_hbm_only=True)
+    if instruction.opcode == "dynamic-slice":
+      return min(sizes[0], shape_bytes(instruction.shape)) + written
+    if instruction.opcode == "dynamic-update-slice":
+      return sizes[1] + min(written, shape_bytes(here[instruction.operands[1]].shape))
+    if instruction.opcode == "copy-start":  # (destination, source, a token)
+      destination = _ARRAY.search(instruction.shape)
+      return sizes[0] + (shape_bytes(destination.group(0), True) if destination else 0.0)
+    if instruction.opcode == "fusion":
+      (called,) = instruction.called("calls")
+      read = [min(size, self._read(called, i)) for i, size in enumerate(sizes)]
+      return sum(read) + self._written(called, instruction)
+    return sum(sizes) + written
+
+  def _read(self, fusion: str, parameter: int) -> float:
+    """Bytes of a parameter that a fusion reads: windows, where windows are all that it takes."""
+    inner = self.computations[fusion]
+    total, names = 0.0, [
+      name for name, i in inner.items()
+      if i.opcode == "parameter" and i.rest.split(")")[0] == str(parameter)
+    ]  # fmt: skip
+    while names:
+      name = names.pop()
+      for user in inner.values():
+        for position in (i for i, operand in enumerate(user.operands) if operand == name):
+          if user.opcode == "dynamic-slice" and position == 0:
+            total += shape_bytes(user.shape)
+          elif user.opcode == "bitcast":
+            names.append(user.name)
+          elif user.opcode == "fusion":
+            total += self._read(user.called("calls")[0], position)
+          elif user.opcode != "dynamic-update-slice" or position != 0:
+            return math.inf
+    return total
+
+  def _written(self, fusion: str, instruction: Instruction) -> float:
+    """Bytes of a fusion's results in HBM that are written: of updates in place, the updates."""
+    inner = self.computations[fusion]
+    root = inner[self.roots[fusion]]
+    results = root.operands if root.opcode == "tuple" else [root.name]
+    arrays = [match.group(0) for match in _ARRAY.finditer(instruction.shape)]
+    if len(arrays) != len(results):  # its root is one instruction with several results
+      return shape_bytes(instruction.shape, in_hbm_only=True)
+    total = 0.0
+    for array, name in zip(arrays, results, strict=True):
+      result = inner[name]
+      while result.opcode == "bitcast":
+        result = inner[result.operands[0]]
+      if result.opcode == "dynamic-update-slice":
+        result = inner[result.operands[1]]
+      total += min(shape_bytes(array, in_hbm_only=True), shape_bytes(result.shape))
     return total
 
   def custom_calls(self) -> dict[str, int]:
     """{target: times it runs}."""
     found: dict[str, int] = defaultdict(int)
     for _, instruction, times in self.walk(into_fusions=True):
-      match = re.search(r'custom_call_target="([^"]+)"', instruction.rest)
-      if instruction.opcode == "custom-call" and match:
-        found[match[1]] += times
+      if instruction.target:
+        found[instruction.target] += times
     return dict(found)

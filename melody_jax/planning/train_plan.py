@@ -143,7 +143,8 @@ def needed_bytes(error: Exception) -> float | None:
   if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
     return None
   units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-  match = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of", text)
+  # The two ways in which libtpu says it.
+  match = re.search(r"(?:Used |HLO temporaries \()([\d.]+) ?([KMGT]?)i?B?(?: of|\))", text)
   return float(match[1]) * units[match[2]] if match else float("inf")
 
 

@@ -29,13 +29,15 @@ TEXT = """HloModule jit_step, is_scheduled=true
 }
 
 %cond (p.1: (s32[], f32[8,128])) -> pred[] {
+  %layers = s32[]{:T(128)} constant(24)
   %p.1 = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
-  ROOT %less = pred[]{:T(512)} constant(true)
+  %i = s32[]{:T(128)} get-tuple-element(%p.1), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i, %layers), direction=LT
 }
 
 ENTRY %main (q: (s32[], f32[8,128])) -> f32[] {
   %q = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
-  %loop = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) while(%q), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"24"}}
+  %loop = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) while(%q), condition=%cond, body=%body
   %last = f32[8,128]{1,0:T(8,128)} get-tuple-element(%loop), index=1
   ROOT %loss = f32[]{:T(128)} all-reduce(%last), replica_groups={}, to_apply=%add
 }
@@ -55,6 +57,42 @@ def test_bytes_leave_out_other_memories():
   row = 8 * 128 * 4
   in_loop = (row + (row + 4 * row)) + 4 * row + row  # gather: in, out; fusion: in; kernel: out
   assert hlo.Program(TEXT).hbm_bytes() == 24 * in_loop + (row + 4)
+
+
+# One layer's weights are cut out of a stack, and one layer's gradients put into one.
+WINDOWS = """HloModule jit_step, is_scheduled=true
+
+%slice (stack: f32[24,64], i: s32[]) -> f32[64] {
+  %stack = f32[24,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %layer = f32[1,64]{1,0} dynamic-slice(%stack, %i), dynamic_slice_sizes={1,64}
+  ROOT %weights = f32[64]{0} bitcast(%layer)
+}
+
+%fused (a: f32[24,64], b: f32[24,64], c: s32[]) -> (f32[24,64], f32[64]) {
+  %a = f32[24,64]{1,0} parameter(0)
+  %b = f32[24,64]{1,0} parameter(1)
+  %c = s32[] parameter(2)
+  %inner = f32[64]{0} fusion(%b, %c), kind=kLoop, calls=%slice
+  %row = f32[1,64]{1,0} bitcast(%inner)
+  %put = f32[24,64]{1,0} dynamic-update-slice(%a, %row, %c)
+  ROOT %both = (f32[24,64]{1,0}, f32[64]{0}) tuple(%put, %inner)
+}
+
+ENTRY %main (x: f32[24,64], y: f32[24,64], z: s32[]) -> f32[24,64] {
+  %x = f32[24,64]{1,0} parameter(0)
+  %y = f32[24,64]{1,0} parameter(1)
+  %z = s32[]{:S(6)} parameter(2)
+  %out = (f32[24,64]{1,0}, f32[64]{0}) fusion(%x, %y, %z), kind=kLoop, calls=%fused
+  %free = f32[24,64]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %first = f32[24,64]{1,0} get-tuple-element(%out), index=0
+}
+"""
+
+
+def test_windows_count_as_windows():
+  row = 64 * 4
+  assert hlo.Program(WINDOWS).hbm_bytes() == row + row + row  # read; put in place; result
 
 
 def test_a_real_program_is_read():
