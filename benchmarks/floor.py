@@ -21,7 +21,6 @@ from benchmarks.device import matmul_peak, memory_bandwidth
 from benchmarks.generator import Generator
 from benchmarks.stages import QUARTERS, Piece, guided_velocity
 from melody_jax import encoders
-from melody_jax.generation import token_sampler
 from melody_jax.models import lm as lm_model
 from melody_jax.planning.flops import matmul_flops
 
@@ -171,27 +170,16 @@ def prefill_pass(
 
 
 def lm_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
-  """Of `stages.tokens_program`: a window, then chunks of a quarter after three quarters."""
+  """Of `stages.tokens_program`: a window, then quarters; each reads what it has in one pass."""
   model, params = generator.lm, generator.params["lm"]
   c = model.config
-  first = min(piece.n_tokens, c.window_tokens)
+  quarters = -(-piece.n_tokens * QUARTERS // c.window_tokens)
+  reads = max(quarters, QUARTERS) - QUARTERS + 1
+  positions = c.style_levels + c.window_tokens
   passes = [
-    prefill_pass(model, params, batch, c.style_levels, 1),
-    decode_pass(model, params, batch, c.style_levels + first, first - 1),
+    prefill_pass(model, params, batch, positions, reads),
+    decode_pass(model, params, batch, positions, piece.n_tokens - reads),
   ]
-  remaining = piece.n_tokens - first
-  if remaining > 0:
-    smallest, quarter = c.window_tokens // QUARTERS, -(-c.window_tokens // QUARTERS)
-    context = c.style_levels + c.window_tokens - smallest
-    sizes = token_sampler.chunk_sizes(c.window_tokens, -(-remaining // smallest))
-    chunks, covered = 0, 0
-    while covered < remaining:
-      covered += sizes[chunks]
-      chunks += 1
-    passes += [
-      prefill_pass(model, params, batch, context, chunks),
-      decode_pass(model, params, batch, context + quarter, remaining - chunks),
-    ]
   return [p for p in passes if p.count]
 
 
