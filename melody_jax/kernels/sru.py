@@ -72,7 +72,7 @@ def sru(
   arrays = (candidate_KxRx2H, forget_KxRx2H, reset_KxRx2H, skip_KxRx2H, cell_2x2H, bias_2x2H)
   if implementation == "scan":
     return sru_scan(*arrays)
-  # Imported late: Pallas takes as long to import as jax, and the scan does without.
+  # Imported late: the scan does without Pallas.
   from melody_jax.kernels.sru_pallas import fused_sru
 
   kernels = {
