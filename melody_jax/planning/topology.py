@@ -26,6 +26,7 @@ class Chip:
     hbm_bandwidth: bytes a second from and to its memory.
     ici_bandwidth: bytes a second to all its neighbours together.
     dimensions: of a slice's torus.
+    megacore: its two cores act as one device, as on every slice that is rented today.
   """
 
   name: str
@@ -34,6 +35,7 @@ class Chip:
   hbm_bandwidth: float
   ici_bandwidth: float
   dimensions: int
+  megacore: bool = False
 
 
 # cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}: peak compute, HBM capacity and bandwidth,
@@ -41,9 +43,9 @@ class Chip:
 CHIPS = {
   chip.name: chip
   for chip in (
-    Chip("v4", 32 * GIB, 275e12, 1.228e12, 300e9, 3),
+    Chip("v4", 32 * GIB, 275e12, 1.228e12, 300e9, 3, megacore=True),
     Chip("v5e", 16 * GIB, 197e12, 0.819e12, 200e9, 2),
-    Chip("v5p", 95 * GIB, 459e12, 2.765e12, 600e9, 3),
+    Chip("v5p", 95 * GIB, 459e12, 2.765e12, 600e9, 3, megacore=True),
     Chip("v6e", 32 * GIB, 918e12, 1.640e12, 448e9, 2),
   )
 }
@@ -109,7 +111,8 @@ def open_topology(name: str) -> Topology:
   for variable, value in LIBTPU_ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
   try:
-    description = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    cores = {"chip_config_name": "megacore"} if chip.megacore else {}
+    description = topologies.get_topology_desc(platform="tpu", topology_name=name, **cores)
   except Exception as error:  # XLA raises its own kinds
     text = " ".join(str(error).split())[:200]
     if "libtpu" in text.lower() or "plugin" in text.lower():

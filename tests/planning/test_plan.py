@@ -105,13 +105,13 @@ def test_out_of_memory_messages_are_understood():
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm."
     " Used 21.24G of 15.75G hbm. Exceeded hbm capacity by 5.49G."
   )
-  assert train_plan._needed(error) == pytest.approx(21.24 * 2**30)
+  assert train_plan.needed_bytes(error) == pytest.approx(21.24 * 2**30)
   error = RuntimeError(
     "Ran out of memory on HBM, the total memory required for HLO temporaries (49.50GiB) exceeds"
     " available HBM (15.75GiB). HLO module: jit_train_step."
   )
-  assert train_plan._needed(error) == pytest.approx(49.5 * 2**30)
-  assert train_plan._needed(RuntimeError("INTERNAL: something else")) is None
+  assert train_plan.needed_bytes(error) == pytest.approx(49.5 * 2**30)
+  assert train_plan.needed_bytes(RuntimeError("INTERNAL: something else")) is None
 
 
 def test_a_topology_that_makes_no_sense():
