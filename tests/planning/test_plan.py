@@ -55,6 +55,15 @@ def test_a_step_for_tpus_has_our_kernels_in_it(repository, tmp_path):
   assert found["collectives"]["all-reduce"]["bytes"] > 0
 
 
+def test_a_chip_of_two_cores_is_one_device(repository):
+  pytest.importorskip("libtpu", reason="needs the [plan] extra")
+  done = plan(
+    repository, "--config=configs/lm.py:tiny", "--topology=v4:2x2x1", "--config.train.batch_size=4"
+  )
+  assert done.returncode == 0, done.stderr
+  assert "v4:2x2x1: 4 devices" in done.stdout
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
