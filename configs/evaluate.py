@@ -55,7 +55,7 @@ def get_config(what: str = "all") -> ml_collections.ConfigDict:
   c.prompts.sampling.temperature = 1.0
   c.prompts.sampling.top_k = 0  # 0: all tokens
   c.prompts.sampling.top_p = 1.0
-  c.prompts.sampling.lm_guidance_scale = 1.0
+  c.prompts.sampling.lm_guidance_scale = 3.0
   return c
 
 

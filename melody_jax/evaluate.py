@@ -160,7 +160,9 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     requests = [Request(t, seconds=c.seconds, seed=s) for t, s in zip(texts, seeds, strict=True)]
     return np.stack([music.audio for music in melody.generate(requests, settings)])
 
-  clips = judging.generate_all(generate, table, c.seeds, config.batch_size, _say)
+  raw = judging.generate_all(generate, table, c.seeds, config.batch_size, _say)
+  # Judged as `melody_jax.sample` writes it.
+  clips = np.stack([audio_io.normalise_loudness(clip, melody.sample_rate) for clip in raw])
   encoders = Encoders(config.bundle, config.batch_size)
   cosine = encoders.embed_music(clips) @ encoders.embed_text([p.text for p in table]).T
   scores = {"MuLan": cosine, "MuLan, centred": judging.centred(cosine)}
@@ -174,9 +176,10 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     for i, clip in enumerate(clips):
       stem = f"{i // len(c.seeds):02d}-{c.seeds[i % len(c.seeds)]}"
       (folder / f"{stem}.flac").write_bytes(audio_io.encode(clip, ".flac", melody.sample_rate))
-  return judging.judge(
+  finding = judging.judge(
     clips, melody.sample_rate, table, c.seeds, scores, c.permutations, config.seed
   )
+  return judging.with_raw_levels(finding, raw)
 
 
 def _tags(line: str) -> tuple[str, ...]:

@@ -118,6 +118,7 @@ def test_prompts(directory, data, tmp_path):
   assert values["sound"]["clips"] == 4
   assert set(values["tests"]) == {"MuLan", "MuLan, centred"}
   assert values["prompts"][0]["prompt"] == "slow bossa nova with nylon guitar"
+  assert len(values["raw_rms_db"]) == 4 >= values["raw_over_full_scale"]
 
 
 def test_bad_input_is_one_line(directory, data, tmp_path):

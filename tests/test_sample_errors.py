@@ -49,7 +49,6 @@ PROMPT = "--config.prompt=quiet piano"
     ("--config.weights=much", "takes numbers with commas"),
     ("--config.times=0,10", "2 numbers for 1 texts"),
     ("--config.times=nan", "times must rise"),
-    ("--config.negative_prompt=drums", "config.lm.guidance_scale: set that above 1"),
     ("--config.audio=clip.wav", "config.audio goes with the modes"),
     ("--config.regions=1-2", 'goes with mode "inpaint"'),
     ("--config.strength=0.5", 'goes with the modes "vary" and "inpaint"'),
@@ -90,6 +89,7 @@ def test_bad_setting(complaint, argument, expected):
     (["--config.mode=stream", "--config.audio=x", "--config.stream.resume=y"], "both set"),
     (["--config.times=0,1", "--config.prompt=a|b", "--config.weights=1,1"], "must be left out"),
     (["--config.times=3,1", "--config.prompt=a|b"], "times must rise"),
+    (["--config.negative_prompt=drums", "--config.lm.guidance_scale=1"], "set that above 1"),
   ],
 )
 def test_settings_that_do_not_go_together(complaint, arguments, expected):

@@ -139,6 +139,21 @@ def judge(
   return Finding("prompts", values, _markdown(prompts, seeds, checks, ranks, tests, sound))
 
 
+def with_raw_levels(finding: Finding, raw_IxS: np.ndarray) -> Finding:
+  """Adds what the models gave before their loudness was normalised."""
+  rms_db = 10.0 * np.log10(np.mean(np.square(raw_IxS), axis=1) + 1e-12)
+  over = int(np.sum(np.max(np.abs(raw_IxS), axis=1) > 1.0))
+  low, middle, high = np.percentile(rms_db, (5, 50, 95))
+  return dataclasses.replace(
+    finding,
+    values=finding.values | {"raw_rms_db": rms_db.tolist(), "raw_over_full_scale": over},
+    markdown=finding.markdown
+    + "\n\nClips are judged as `melody_jax.sample` writes them, normalised. Raw, their levels are "
+    f"{middle:.1f} dB in the median ({low:.1f} to {high:.1f} from the 5th to the 95th percentile), "
+    f"and {over} of {len(raw_IxS)} pass full scale somewhere.",
+  )
+
+
 def _markdown(
   prompts: Sequence[Prompt],
   seeds: Sequence[int],

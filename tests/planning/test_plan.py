@@ -16,7 +16,7 @@ from tests.training.processes import environment
 def plan(repository, *arguments):
   return subprocess.run(
     [sys.executable, "-m", "melody_jax.plan", *arguments],
-    cwd=repository, env=environment(1), capture_output=True, text=True, timeout=300,
+    cwd=repository, env=environment(1), capture_output=True, text=True, timeout=600,
   )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from tests.training.processes import start
 @pytest.mark.parametrize("model", TASKS)
 def test_a_step_on_eight_devices_equals_one(model):
   process = start(["-m", "tests.training.mesh_step", model], devices=8)
-  said, errors = process.communicate(timeout=300)
+  said, errors = process.communicate(timeout=600)
   assert process.returncode == 0, errors
   found = json.loads(said.splitlines()[-1])
   assert found["devices"] == 8
