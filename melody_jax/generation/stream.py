@@ -109,10 +109,9 @@ class Stream(Iterator[np.ndarray]):
       self.state = self._first_window()
     chunk, hop = self._networks.chunk_frames, self._networks.codec.hop_length
     state = self.state
-    # One more window for all as soon as one item needs it: items of a batch differ in place only
-    # where they go on from audio of different lengths.
-    while np.any(state.position + chunk + self._reach > state.start_frame + self._networks.frames):
-      state = self._advance(state)
+    # Items of a batch differ in place where they go on from audio of different lengths.
+    while np.any(needs := self._needs_window(state)):
+      state = self._advance(state, needs)
     begin = (state.position - state.start_frame) * hop
     audio = np.stack([row[b : b + chunk * hop] for row, b in zip(state.audio, begin, strict=True)])
     self.state = dataclasses.replace(state, position=state.position + chunk)
@@ -211,11 +210,20 @@ class Stream(Iterator[np.ndarray]):
       **_as_arrays(self._tracks),
     )
 
-  def _advance(self, state: StreamState) -> StreamState:
-    """The window a chunk further on: all of it known but its last chunk."""
-    networks, chunk = self._networks, self._networks.chunk_frames
+  def _needs_window(self, state: StreamState) -> np.ndarray:
+    """Whether an item's window ends before its next chunk and the decoder's reach: bool [B]."""
+    chunk, frames = self._networks.chunk_frames, self._networks.frames
+    return state.position + chunk + self._reach > state.start_frame + frames
+
+  def _advance(self, state: StreamState, moves_B: np.ndarray) -> StreamState:
+    """The window a chunk further on, all of it known but its last chunk, of items that move.
+
+    The others get their own window again, all known: it comes out as it went in.
+    """
+    networks = self._networks
     windows = []
     for b, track in enumerate(self._tracks):
+      chunk = networks.chunk_frames if moves_B[b] else 0
       start = int(state.start_frame[b]) + chunk
       first = networks.token_of(start)
       kept = networks.tokens - (first - networks.token_of(start - chunk))
@@ -238,7 +246,7 @@ class Stream(Iterator[np.ndarray]):
     made = self._melody.run(piece_plan.stack(windows), self.settings)
     return dataclasses.replace(
       state,
-      start_frame=state.start_frame + chunk,
+      start_frame=state.start_frame + networks.chunk_frames * moves_B,
       tokens=np.asarray(made.tokens),
       latents=np.asarray(made.latents),
       audio=np.asarray(made.audio),
