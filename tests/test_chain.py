@@ -74,6 +74,7 @@ def test_every_stage_from_the_one_before(corpus, tmp_path, repository, monkeypat
   fit("semantic")
   stage("mulan", corpus)
   fit("style", "--config.n_levels=12")
+  fit("prior")
   run(
     encode.main, "--config=configs/encode.py", f"--config.source={corpus}",
     f"--config.bundle={models}", f"--config.out={encoded}", "--config.shards=1",
@@ -104,7 +105,7 @@ def test_the_recipe_names_commands_and_configs_that_exist(repository, tmp_path):
   env = os.environ | {"ROOT": str(tmp_path)}
   printed = subprocess.run(script, capture_output=True, text=True, check=True, env=env).stderr
   commands = [line.split() for line in printed.splitlines() if line.startswith("+ ")]
-  assert len(commands) == 18
+  assert len(commands) == 19
   for words in commands:
     module = words[words.index("-m") + 1]
     path = repository / module.replace(".", "/")
