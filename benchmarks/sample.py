@@ -2,7 +2,7 @@ r"""Speed of sampling on the present device, against its floor and against two b
 
     python -m benchmarks.sample --preset=nano --out=docs/measured/nano
     python -m benchmarks.sample --preset=paper --dtype=bfloat16 --batches=1,16 --steps=20 \
-        --profile=/tmp/profile --out=out/paper
+        --profile=out/profile --out=out/paper
 
 Prints the floor first: operations, bytes of weights and caches, and the seconds that they cost at
 this device's measured matmul rate and memory bandwidth. Then each stage (LM, DPD, decoder), cold

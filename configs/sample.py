@@ -47,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.lm.top_k = 0  # 0: all tokens
   c.lm.top_p = 1.0
   # Away from the negative prompt, or from "no style"; 1 is none. At 3 the prompts of the model
-  # card are ranked 17 % better than chance by an independent tagger, at 1 no better than chance.
+  # card are ranked 15 % better than chance by an independent tagger, at 1 no better than chance.
   c.lm.guidance_scale = 3.0
   c.lm.repetition_penalty = 0.0  # taken off a token's logit for each time it was drawn in the
   c.lm.repetition_span = 50  # last so many tokens (25 a second)
