@@ -11,6 +11,8 @@ SEED ?= 0
 SECONDS ?= 10
 OUT ?= out/sample.wav
 ARGS ?=
+# Test files run side by side, each in one process: fixtures of a module are compiled once.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -30,7 +32,7 @@ sample: $(VENV)/.sample-ready
 	  --config.out="$$OUT" $(ARGS)
 
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.lint-ready
 	$(BIN)/ruff check .

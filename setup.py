@@ -53,7 +53,7 @@ EXTRAS = {
   "gcs": ["gcsfs>=2024.6"],
   "tpu": ["jax[tpu]>=0.10"],
   "cuda": ["jax[cuda12]>=0.10"],
-  "test": ["pytest>=8"],
+  "test": ["pytest>=8", "pytest-xdist>=3.6"],
   "lint": ["mypy>=1.11", "ruff>=0.9"],
   "parity": ["ninja", "sru>=2.6", "torch>=2.5", "transformers>=4.50"],
 }

@@ -15,6 +15,7 @@ import ml_collections
 from melody_jax import sharding
 from melody_jax.checkpoint import Checkpointer
 from melody_jax.errors import UserError
+from melody_jax.initial_params import with_params_of
 from melody_jax.input_pipeline.prefetch import Prefetch
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.metric_logger import MetricLogger
@@ -115,6 +116,8 @@ class _Run:
     restored = self.checkpointer.restore(abstract_state(init, shardings))
     if restored is None:
       self.state = sharded_init(self.mesh, init, shardings)(jax.random.key(config.seed))
+      if config.train.init_from:
+        self.state = with_params_of(self.state, config.train.init_from, self.task, config.task)
     else:
       self.state, position = restored
       source.set_state(position)

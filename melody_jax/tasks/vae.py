@@ -117,3 +117,7 @@ class VAETask(BaseTask):
   def export_params(self, params):
     """Encoder and decoder only; the discriminators serve training alone."""
     return params["generator"]
+
+  def import_params(self, params):
+    """The reverse of `export_params`: a run that begins with it has new discriminators."""
+    return {"generator": params}

@@ -19,6 +19,7 @@ def exported(directory, tmp_path_factory):
   folder = tmp_path_factory.mktemp("exported")
   config = load_config("sample")
   config.update(checkpoint=str(directory), steps=2, prompt="slow bossa nova | techno")
+  config.lm.guidance_scale = 1.0  # as the settings it is compared with
   export(config, str(folder / "x.sampler"), ("cpu",))
   with zipfile.ZipFile(folder / "x.sampler") as archive:
     archive.extract("loader.py", folder)

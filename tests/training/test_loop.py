@@ -60,6 +60,30 @@ def test_resumed_run_equals_uninterrupted_run(config, tmp_path):
   assert json.loads((tmp_path / "resumed" / "config.json").read_text())["task"] == "vae"
 
 
+def test_init_from_begins_a_run_and_a_resumed_one_ignores_it(config, tmp_path):
+  c = config.copy_and_resolve_references()
+  c.train.eval_every = 0
+  c.train.steps = 1
+  c.export.bundle, c.export.dtype = str(tmp_path / "bundle"), "float32"
+  first = loop.train(c, tmp_path / "first")
+  export(c, tmp_path / "first")
+  c.train.init_from = str(tmp_path / "bundle" / "vae.safetensors")
+  c.seed, c.train.steps = 1, 0
+  born = loop.train(c, tmp_path / "second")
+  for a, b in zip(
+    jax.tree.leaves(first.params["generator"]),
+    jax.tree.leaves(born.params["generator"]),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+  c.train.steps = 1
+  stepped = loop.train(c, tmp_path / "second")
+  (tmp_path / "bundle" / "vae.safetensors").unlink()
+  resumed = loop.train(c, tmp_path / "second")  # has a checkpoint: the file is not asked for
+  for a, b in zip(jax.tree.leaves(stepped), jax.tree.leaves(resumed), strict=True):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
 def test_a_frozen_encoder_stays_as_it_was_born(config, tmp_path):
   c = config.copy_and_resolve_references()
   c.loss.train_encoder = False
