@@ -1,5 +1,6 @@
 """Begins a run with the parameters of a finished model's file instead of random ones."""
 
+import dataclasses
 import os
 import sys
 from typing import Any
@@ -83,4 +84,4 @@ def with_params_of(
     return jax.tree.map_with_path(of_file, tree)
 
   ema = None if state.ema is None else replace(state.ema)
-  return state.replace(params=replace(state.params), ema=ema)
+  return dataclasses.replace(state, params=replace(state.params), ema=ema)
