@@ -57,5 +57,5 @@ def get_config() -> ml_collections.ConfigDict:
   c.stream.resume = ""  # such a file to go on from; a prompt given now takes over
 
   c.normalise = True  # to `loudness`, or less where the peak would pass 0.99
-  c.loudness = -16.0  # LUFS; mode "stream": of its first 10 s, which set one gain for all
+  c.loudness = -16.0  # LUFS; mode "stream": of the 10 s around, all along
   return c

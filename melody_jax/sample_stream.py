@@ -1,8 +1,4 @@
-"""The command's mode "stream": chunks to a file or to standard output while they are made.
-
-A stream cannot be levelled by what comes later. Its first window (10 s, made before the first
-chunk is given) sets one gain; what passes 0.9 of full scale later on is bent softly to under 0.99.
-"""
+"""The command's mode "stream": chunks to a file or to standard output while they are made."""
 
 from collections.abc import Iterator
 import contextlib
@@ -19,23 +15,7 @@ from melody_jax import audio as audio_io
 from melody_jax import output_files, sample_config
 from melody_jax.errors import UserError
 from melody_jax.generation.stream import Stream
-
-KNEE = 0.9  # of full scale, from where on peaks are bent
-
-
-def first_gain(window_T: np.ndarray, sample_rate: int, lufs: float) -> float:
-  """The gain that brings a window to `lufs`, or its peak to 0.99 if that is less; 1 for silence."""
-  levelled = audio_io.normalise_loudness(window_T, sample_rate, lufs)
-  loudest = int(np.argmax(np.abs(window_T)))
-  return float(levelled[loudest] / window_T[loudest]) if window_T[loudest] else 1.0
-
-
-def soft_limit(audio_T: np.ndarray) -> np.ndarray:
-  """Samples under the knee as they are, others bent towards `audio.PEAK_LIMIT`."""
-  room = audio_io.PEAK_LIMIT - KNEE
-  over = np.maximum(np.abs(audio_T) - KNEE, 0.0)
-  bent = np.sign(audio_T) * (KNEE + room * np.tanh(over / room))
-  return np.where(over > 0, bent, audio_T).astype(np.float32)
+from melody_jax.stream_level import StreamLeveller
 
 
 class Sink(Protocol):
@@ -168,7 +148,7 @@ def run(config, melody, requests, settings, clips, say) -> dict[str, Any]:
 def _levelled(config, melody, stream: Stream) -> Iterator[tuple[np.ndarray, float]]:
   """Chunks ready to be written, with the seconds each took; the last one is cut to length."""
   left = round(config.seconds * melody.sample_rate) if config.seconds else sys.maxsize
-  gain: float | None = None
+  level = StreamLeveller(melody.sample_rate, config.loudness if config.normalise else None)
   while left > 0:
     began = time.monotonic()
     wave = next(stream)
@@ -177,12 +157,8 @@ def _levelled(config, melody, stream: Stream) -> Iterator[tuple[np.ndarray, floa
       raise UserError(
         f"{config.checkpoint} gave samples that are not finite: train or export it again"
       )
-    if gain is None:
-      assert stream.state is not None
-      gain = 1.0
-      if config.normalise:
-        gain = first_gain(stream.state.audio[0], melody.sample_rate, config.loudness)
-    yield soft_limit(gain * wave)[:left], took
+    assert stream.state is not None
+    yield level(wave, stream.state.audio[0])[:left], took
     left -= len(wave)
 
 

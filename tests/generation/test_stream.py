@@ -12,7 +12,7 @@ import pytest
 from melody_jax import Melody, Request
 from melody_jax import audio as audio_io
 from melody_jax.errors import UserError
-from melody_jax.sample_stream import first_gain, soft_limit
+from melody_jax.stream_level import MAX_STEP_DB, StreamLeveller, soft_limit, window_gain
 from tests.configs import load_config
 
 RATE, CHUNK = 24_000, 60_000
@@ -158,13 +158,34 @@ def test_bad_streams(melody, settings, clip, tmp_path):
 def test_gain_and_limit():
   rng = np.random.default_rng(0)
   quiet = 0.01 * rng.normal(size=10 * RATE).astype(np.float32)
-  gain = first_gain(quiet, RATE, -23.0)
+  gain = window_gain(quiet, RATE, -23.0)
   assert audio_io.loudness(gain * quiet, RATE) == pytest.approx(-23.0, abs=0.05)
-  assert first_gain(0 * quiet, RATE, -23.0) == 1.0
+  assert window_gain(0 * quiet, RATE, -23.0) == 1.0
   x = np.linspace(-3, 3, 1001).astype(np.float32)
   y = soft_limit(x)
   assert np.abs(y).max() <= audio_io.PEAK_LIMIT and (np.diff(y) >= 0).all()
   np.testing.assert_array_equal(y[np.abs(x) < 0.9], x[np.abs(x) < 0.9])
+
+
+def test_a_stream_that_swells_is_written_at_one_loudness():
+  chunk, rng = 5 * RATE // 2, np.random.default_rng(1)
+  swell_db = np.repeat([0] * 4 + [4, 8, 12] + [16] * 6 + [8, 0] + [-8] * 12, chunk)
+  raw = (0.02 * 10 ** (swell_db / 20) * rng.normal(size=swell_db.size)).astype(np.float32)
+  level, written = StreamLeveller(RATE, -20.0), []
+  for end in range(chunk, raw.size + 1, chunk):
+    written.append(
+      level(raw[end - chunk : end], raw[max(end - 4 * chunk, 0) : max(end, 4 * chunk)])
+    )
+  written = np.concatenate(written)
+  spans = [(0, 4), (10, 13), (24, 27)]  # chunks, once the window is through each change
+  heard = [audio_io.loudness(written[a * chunk : b * chunk], RATE) for a, b in spans]
+  np.testing.assert_allclose(heard, -20.0, atol=1.0)
+  # Between neighbouring samples the gain hardly moves, at chunks' borders too.
+  gain_db = 20 * np.log10(np.abs(written / raw)[np.abs(written) < 0.9])
+  assert np.abs(np.diff(gain_db)).max() < 2 * MAX_STEP_DB / chunk + 1e-4
+  # Silence is not turned up.
+  assert not level(0 * raw[:chunk], 0 * raw[: 4 * chunk]).any()
+  assert StreamLeveller(RATE, None)(raw[:chunk], raw[: 4 * chunk]) == pytest.approx(raw[:chunk])
 
 
 def configured(directory, **keys):
