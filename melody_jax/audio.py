@@ -49,6 +49,14 @@ def _ffprobe_seconds(path: pathlib.Path) -> float | None:
     return None
 
 
+def import_writers() -> None:
+  """Imports what `loudness`, `encode` and `spectrogram_png` need; worth it while a device works."""
+  import librosa.feature  # noqa: F401
+  import matplotlib.figure  # noqa: F401
+  import pyloudnorm  # noqa: F401
+  import soundfile  # noqa: F401
+
+
 def probe_seconds(path: str | os.PathLike) -> float | None:
   """Duration of an audio file in seconds from its header, without decoding it.
 

@@ -8,6 +8,7 @@ Writes the audio, a spectrogram (.png) and a report (.json) beside it, all three
 
 import pathlib
 import sys
+import threading
 import time
 from typing import Any
 
@@ -59,6 +60,7 @@ def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
     from melody_jax import sample_stream
 
     return sample_stream.run(config, melody, requests, settings, clips, stages)
+  threading.Thread(target=audio_io.import_writers, daemon=True).start()
   if clips.audio is not None and config.mode == "reconstruct":
     pieces = [melody.reconstruct(clips.audio, stages)]
   else:
