@@ -210,7 +210,10 @@ def measure_sampler(
   sampler = melody_jax.Melody.load(checkpoint)
   requests = [melody_jax.Request("piano", seconds=seconds, seed=i) for i in range(batch)]
   asked = melody_jax.Settings(
-    steps=steps, schedule=settings.schedule, guidance_scale=settings.guidance_scale
+    steps=steps,
+    schedule=settings.schedule,
+    guidance_scale=settings.guidance_scale,
+    lm_guidance_scale=1.0,  # as the stages that it stands beside
   )
   cold = sampler.generate(requests, asked)
   warm, runs, made = median_of_runs(

@@ -199,7 +199,7 @@ class Settings:
   temperature: float = 1.0
   top_k: int | None = None
   top_p: float | None = None
-  lm_guidance_scale: float = 1.0
+  lm_guidance_scale: float = 3.0
   repetition_penalty: float = 0.0
   repetition_span: int = 50
   dtype: str = "float32"

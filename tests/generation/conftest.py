@@ -25,7 +25,7 @@ def loaded(melody, monkeypatch):
 
 @pytest.fixture(scope="session")
 def settings():
-  return Settings(steps=2)
+  return Settings(steps=2, lm_guidance_scale=1.0)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from melody_jax import Prompt, Request, Settings, diffusion
+from melody_jax import Prompt, Request, Settings, diffusion, sample_config
 from melody_jax.errors import UserError
 from melody_jax.generation import request as requests
+from tests.configs import load_config
 
 CLIP = np.zeros(5 * 24_000, np.float32)
 
@@ -83,3 +84,7 @@ def test_bad_settings(fields, expected):
 
 def test_names_are_those_of_the_maths():
   assert set(requests.SCHEDULES) == set(diffusion.SCHEDULES)
+
+
+def test_the_command_and_python_sample_alike_by_default():
+  assert sample_config.settings_of(load_config("sample")) == Settings()

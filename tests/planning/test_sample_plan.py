@@ -38,7 +38,7 @@ def test_stages_count_their_passes(networks):
   assert more["decoder"].flops == pytest.approx(4 * one["decoder"].flops)
   assert more["lm"].weight_bytes == one["lm"].weight_bytes
   assert stages(1, guidance_scale=1.0)["dpd"].flops < 0.6 * one["dpd"].flops
-  assert stages(1, lm_guidance_scale=2.0)["lm"].flops == pytest.approx(2 * one["lm"].flops)
+  assert one["lm"].flops == pytest.approx(2 * stages(1, lm_guidance_scale=1.0)["lm"].flops)
 
 
 def test_the_command_plans_for_a_virtual_device(repository, tmp_path, monkeypatch, capsys):
