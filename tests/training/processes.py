@@ -15,6 +15,10 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 def environment(devices: int = 1) -> dict[str, str]:
   """The environment of a process with so many virtual CPU devices."""
   flags = f"--xla_force_host_platform_device_count={devices}"
+  if devices > 1:
+    # Else XLA lets independent collectives run at once, and with more devices than cores each may
+    # hold the threads that the other waits for.
+    flags += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
   return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(REPOSITORY)}
 
 
