@@ -56,6 +56,6 @@ def get_config() -> ml_collections.ConfigDict:
   c.stream.save = ""  # file for the stream's state at its end
   c.stream.resume = ""  # such a file to go on from; a prompt given now takes over
 
-  c.normalise = True  # to `loudness`, or less where the peak would pass 0.99
+  c.normalise = True  # to `loudness`, or less where the peak would pass 0.99 (streams: bent)
   c.loudness = -16.0  # LUFS; mode "stream": of the 10 s around, all along
   return c

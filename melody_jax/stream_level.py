@@ -14,13 +14,6 @@ KNEE = 0.9  # of full scale, from where on peaks are bent
 MAX_STEP_DB = 3.0  # that the gain changes in a chunk
 
 
-def window_gain(window_T: np.ndarray, sample_rate: int, lufs: float) -> float:
-  """The gain that brings a window to `lufs`, or its peak to 0.99 if that is less; 1 for silence."""
-  levelled = audio_io.normalise_loudness(window_T, sample_rate, lufs)
-  loudest = int(np.argmax(np.abs(window_T)))
-  return float(levelled[loudest] / window_T[loudest]) if window_T[loudest] else 1.0
-
-
 def soft_limit(audio_T: np.ndarray) -> np.ndarray:
   """Samples under the knee as they are, others bent towards `audio.PEAK_LIMIT`."""
   room = audio_io.PEAK_LIMIT - KNEE
@@ -56,7 +49,8 @@ class StreamLeveller:
     before = self._gain_db
     after = before or 0.0
     if not audio_io.is_silent(window_T):
-      after = 20 * np.log10(window_gain(window_T, self._sample_rate, self._lufs))
+      # Peaks are the limiter's: a gain that yields to them would follow every attack.
+      after = self._lufs - audio_io.loudness(window_T, self._sample_rate)
     if before is None:
       before = after
     after = float(np.clip(after, before - MAX_STEP_DB, before + MAX_STEP_DB))

@@ -27,7 +27,9 @@ def new_state(model: str, **changes):
 
 
 def same(a, b) -> bool:
-  return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+  return all(
+    np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
 
 
 def test_parameters_and_average_come_from_the_file(shipped):
