@@ -23,7 +23,7 @@ def piece(melody, settings):
 
 
 def close(a, b, atol=1e-4):
-  assert a.shape == b.shape
+  assert np.shape(a) == np.shape(b)
   np.testing.assert_allclose(a, b, atol=atol)
 
 
