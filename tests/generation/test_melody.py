@@ -22,7 +22,7 @@ def piece(melody, settings):
   return melody.generate(Request(TEXT, seed=6), settings)
 
 
-def close(a, b, atol=1e-4):
+def assert_close(a, b, atol=1e-4):
   assert np.shape(a) == np.shape(b)
   np.testing.assert_allclose(a, b, atol=atol)
 
@@ -56,7 +56,7 @@ def test_seed_style_and_mixture_steer(melody, settings, piece):
   assert differs(Request(TEXT, seed=7))
   assert differs(Request("fast techno", seed=6))
   same = Request([Prompt(TEXT, weight=2.0), Prompt("fast techno", weight=0.0)], seed=6)
-  close(melody.generate(same, settings).audio, piece.audio)
+  assert_close(melody.generate(same, settings).audio, piece.audio)
 
 
 def test_a_mixture_is_the_weighted_mean_of_unit_vectors(melody, clip):
@@ -67,8 +67,8 @@ def test_a_mixture_is_the_weighted_mean_of_unit_vectors(melody, clip):
     (Prompt(TEXT, weight=0.5), Prompt("fast techno", weight=2.0), Prompt(audio=clip, weight=-0.3))
   )
   want = 0.5 * a + 2.0 * b - 0.3 * c
-  close(mixed, want / np.linalg.norm(want), 1e-5)
-  close(np.linalg.norm(mixed), 1.0, 1e-5)
+  assert_close(mixed, want / np.linalg.norm(want), 1e-5)
+  assert_close(np.linalg.norm(mixed), 1.0, 1e-5)
   tokens = styles.tokens(mixed)
   assert tokens.shape == (12,) and tokens.min() >= 0 and tokens.max() < 8
   with pytest.raises(UserError, match="cancel"):
@@ -79,7 +79,7 @@ def test_prompts_over_time_change_the_music_when_they_come(melody, settings):
   still = melody.generate(Request(TEXT, seed=6, seconds=16), settings)
   moving = Request(timeline=[(0.0, TEXT), (11.25, TEXT), (11.3, "fast techno")], seed=6, seconds=16)
   moved = melody.generate(moving, settings)
-  close(moved.audio[: 9 * RATE], still.audio[: 9 * RATE])
+  assert_close(moved.audio[: 9 * RATE], still.audio[: 9 * RATE])
   assert np.abs(moved.audio[13 * RATE :] - still.audio[13 * RATE :]).max() > 1e-3
   assert moved.nfe == still.nfe == 437 + 4 * 2
 
@@ -88,20 +88,23 @@ def test_longer_music_begins_like_shorter_music(melody, settings, piece):
   long = melody.generate(Request(TEXT, seed=6, seconds=16), settings)
   assert long.audio.shape == (16 * RATE,)
   until = round(9.3 * RATE)  # the decoder hears what follows, a little
-  close(long.audio[:until], piece.audio[:until])
+  assert_close(long.audio[:until], piece.audio[:until])
   assert np.std(long.audio[12 * RATE :]) > 0
 
 
 def test_an_item_does_not_depend_on_its_batch(melody, settings, piece, clip):
   three = [Request("a", seed=1), Request(TEXT, seed=6), Request("b", seed=2)]
-  close(melody.generate(three, settings)[1].audio, piece.audio)
+  made = melody.generate(three, settings)
+  assert_close(made[1].audio, piece.audio)
+  for neighbour in (made[0], made[2]):  # an item that was another's would be seen
+    assert np.abs(neighbour.audio - piece.audio).max() > 1e-3
   edited = Request(audio=clip, regions=[(2, 3)], seed=4)
   alone = melody.generate(edited, settings)
   mixed = melody.generate([Request(TEXT, seed=6), edited, Request("c", seconds=13)], settings)
-  close(mixed[0].audio, piece.audio)
-  close(mixed[1].audio, alone.audio)
+  assert_close(mixed[0].audio, piece.audio)
+  assert_close(mixed[1].audio, alone.audio)
   sixteen = [Request(TEXT, seed=s) for s in range(16)]
-  close(melody.generate(sixteen, settings)[6].audio, piece.audio)
+  assert_close(melody.generate(sixteen, settings)[6].audio, piece.audio)
 
 
 def test_continuing_begins_with_the_audio_through_the_codec(melody, settings, clip):
@@ -109,10 +112,10 @@ def test_continuing_begins_with_the_audio_through_the_codec(melody, settings, cl
   music = melody.generate(Request(TEXT, audio=clip, seconds=7), settings)
   assert music.audio.shape == (15 * RATE,)
   until = 8 * RATE - decoder_reach(melody.codec.config) * 480
-  close(music.audio[:until], heard[:until])
+  assert_close(music.audio[:until], heard[:until])
   assert np.std(music.audio[9 * RATE :]) > 0
   other = melody.generate(Request(TEXT, audio=clip, seconds=7, seed=1), settings)
-  close(other.audio[:until], heard[:until])
+  assert_close(other.audio[:until], heard[:until])
   assert np.abs(other.audio - music.audio).max() > 1e-3
   assert music.nfe == (250 - 200) + 62 + 63 + 3 * 2
 
@@ -125,8 +128,8 @@ def test_inpainting_leaves_the_rest_as_the_codec_has_it(melody, settings, clip, 
   reach = decoder_reach(melody.codec.config) * 480
   begin, end = (round(t * RATE) for t in region)
   before, after = slice(0, max(begin - reach, 0)), slice(min(end + reach, len(made)), None)
-  close(made[before], heard[before])
-  close(made[after], heard[after])
+  assert_close(made[before], heard[before])
+  assert_close(made[after], heard[after])
   inside = slice(begin + reach * (begin > 0), end - reach * (end < len(made)))
   assert np.abs(made[inside] - heard[inside]).max() > 1e-3
 
@@ -149,8 +152,8 @@ def test_inpainting_in_the_midst_of_a_long_piece(melody, settings, clip):
   heard = melody.reconstruct(long).audio
   music = melody.generate(Request(audio=long, regions=[(11, 12)]), settings)
   begin, end, reach = 11 * RATE, 12 * RATE, decoder_reach(melody.codec.config) * 480
-  close(music.audio[: begin - reach], heard[: begin - reach])
-  close(music.audio[end + reach :], heard[end + reach :])
+  assert_close(music.audio[: begin - reach], heard[: begin - reach])
+  assert_close(music.audio[end + reach :], heard[end + reach :])
   assert np.abs(music.audio[begin:end] - heard[begin:end]).max() > 1e-3
   assert music.nfe == 25 + 2  # the tokens of one second, and one window
 
@@ -174,7 +177,7 @@ def test_guidance_switches(melody, settings, piece):
   a = melody.generate(Request(TEXT, seed=6), plain)
   assert a.nfe == 252 and np.abs(a.audio - piece.audio).max() > 1e-4
   near_one = dataclasses.replace(settings, guidance_scale=1.0 + 1e-7)
-  close(melody.generate(Request(TEXT, seed=6), near_one).audio, a.audio)
+  assert_close(melody.generate(Request(TEXT, seed=6), near_one).audio, a.audio)
   # Angles before the steps are pi/2 and 0.61 pi/2 here: only the first step is guided.
   partly = dataclasses.replace(settings, guidance_interval=(0.7, 1.0))
   b = melody.generate(Request(TEXT, seed=6), partly)
@@ -216,7 +219,7 @@ def test_codec_in_windows_equals_codec_in_one_piece(melody, seconds):
   padded = np.pad(noise, (0, -n % 480))
   whole = np.asarray(melody.codec.decode(melody.codec.encode(padded[None])))[0, :n]
   inside = slice(None, n - RATE)  # at its end a short clip is followed by silence
-  close(made.audio[inside], whole[inside])
+  assert_close(made.audio[inside], whole[inside])
 
 
 def test_models_that_do_not_fit_are_refused(directory, tmp_path):
@@ -282,7 +285,7 @@ def test_several_pieces_of_successive_seeds(loaded, directory, tmp_path):
   }
   keys |= {"seed": 6, "count": 1, "out": str(tmp_path / "y.wav")}
   sample(configured(directory, **keys))
-  close(audio_io.load(tmp_path / "y.wav"), audio_io.load(tmp_path / "x-6.wav"))
+  assert_close(audio_io.load(tmp_path / "y.wav"), audio_io.load(tmp_path / "x-6.wav"))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def config(data):
   return c
 
 
-def equal(a, b):
+def assert_equal(a, b):
+  assert jax.tree.leaves(a)
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
@@ -109,7 +110,7 @@ def test_damaged_checkpoint_is_named_and_skipped(config, tmp_path, capsys, how):
   assert f"{run / 'checkpoints' / '4'} is damaged" in said
   assert "lm: step 2 of 6" in said
   assert (run / "checkpoints.damaged" / "4").is_dir()
-  equal(whole, resumed)
+  assert_equal(whole, resumed)
 
 
 def test_all_checkpoints_damaged_begins_anew(config, tmp_path):
@@ -120,7 +121,8 @@ def test_all_checkpoints_damaged_begins_anew(config, tmp_path):
   for step in (run / "checkpoints").iterdir():
     tear(step, "truncated data")
   config.train.steps = 6
-  equal(whole, loop.train(config, run))
+  assert_equal(whole, loop.train(config, run))
+  assert {step.name for step in (run / "checkpoints.damaged").iterdir()} == {"2", "4"}
 
 
 def test_checkpoint_of_another_model_is_refused_and_kept(config, tmp_path):
@@ -221,7 +223,7 @@ def test_killed_twenty_times_equals_uninterrupted(data, tmp_path):
   last = start(arguments)
   _, said = last.communicate(timeout=180)
   assert last.returncode == 0, said
-  equal(load_params(tmp_path / "whole"), load_params(tmp_path / "killed"))
+  assert_equal(load_params(tmp_path / "whole"), load_params(tmp_path / "killed"))
 
 
 MESHES = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2))
