@@ -22,7 +22,7 @@ def main() -> None:
   """Fetches the MIDI package, then composes, renders and writes."""
   parser = common_arguments(__doc__.splitlines()[0])
   parser.add_argument(
-    "--pieces", type=int, default=10, help="training pieces of each of 101 styles"
+    "--pieces", type=int, default=10, help="training pieces of each of 111 styles"
   )
   parser.add_argument(
     "--raw_dir",

@@ -106,27 +106,49 @@ def _progression(rng: np.random.Generator, style: str, mode: str) -> tuple[tuple
   return first if len(first) > 8 else first + choices[rng.integers(len(choices))]
 
 
-def _bar_of_melody(
-  rng: np.random.Generator, beats: int, tones: list[int], scale: list[int], at: int
-) -> tuple[str, int]:
-  """One bar in mma's notation, "4cn;8d#+;...", and the pitch it ends on (0: C of the octave)."""
-  notes, left = [], float(beats)
+# A motif is one bar of melody: (length in beats, steps along the scale from the note before; None
+# is a rest). Motifs come back over other chords, as the phrases of a tune do.
+Motif = list[tuple[float, int | None]]
+_SYMBOLS = {2: "2", 1: "4", 0.5: "8"}
+_FORMS = ("ABAC", "AABC", "ABAB", "AABA")
+
+
+def _motif(rng: np.random.Generator, beats: int) -> Motif:
+  notes: Motif = []
+  left = float(beats)
   while left > 0:
-    length, symbol = ((2, "2"), (1, "4"), (0.5, "8"))[rng.choice(3, p=(0.25, 0.5, 0.25))]
-    if length > left:
-      length, symbol = (1, "4") if left >= 1 else (0.5, "8")
-    strong = left == beats or rng.random() < 0.4
-    near = [p for p in (tones if strong else scale) if abs(p - at) <= (7 if strong else 4)]
-    at = int(rng.choice(near or tones))
+    length = float(rng.choice((2.0, 1.0, 0.5), p=(0.25, 0.5, 0.25)))
+    length = min(length, 1.0 if left >= 1 else 0.5) if length > left else length
+    # Eighths come in pairs, so that the bar stays on the beat.
+    for _ in range(2 if length == 0.5 and left >= 1 else 1):
+      rest = rng.random() < 0.12 and left != beats
+      notes.append((length, None if rest else int(rng.choice((-3, -2, -1, 0, 1, 2, 3)))))
+      left -= length
+  return notes
+
+
+def _nearest(pitches: list[int], at: int) -> int:
+  return min(pitches, key=lambda p: (abs(p - at), p))
+
+
+def _sing(motif: Motif, tones: list[int], scale: list[int], at: int) -> tuple[str, int]:
+  """A motif over a chord in mma's notation, "4cn;8d#+;...", and the pitch it ends on.
+
+  Pitches count semitones from the C of the octave. The first note, and each that is long, is
+  the nearest tone of the chord.
+  """
+  notes = []
+  for i, (length, step) in enumerate(motif):
+    symbol = _SYMBOLS[length]
+    if step is None:
+      notes.append(f"{symbol}r")
+      continue
+    place = scale.index(_nearest(scale, at)) + step
+    at = scale[min(max(place, 0), len(scale) - 1)]
+    if i == 0 or length == 2:
+      at = _nearest(tones, at)
     octave = "+" if at >= 12 else "-" if at < 0 else ""
-    rest = rng.random() < 0.12 and left != beats
-    notes.append(f"{symbol}r" if rest else f"{symbol}{_SHARPS[at % 12]}{octave}")
-    if symbol == "8":  # eighths come in pairs, so that the bar stays on the beat
-      at = int(rng.choice([p for p in scale if abs(p - at) <= 3] or [at]))
-      octave = "+" if at >= 12 else "-" if at < 0 else ""
-      notes.append(f"8{_SHARPS[at % 12]}{octave}")
-      length = 1
-    left -= length
+    notes.append(f"{symbol}{_SHARPS[at % 12]}{octave}")
   return ";".join(notes) + ";", at
 
 
@@ -152,19 +174,26 @@ def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") ->
   bars = max(4, int(PIECE_SECONDS * counted / 60 / groove.beats))
   chords = _progression(rng, groove.style, mode)
   scale = _pitches(_SCALES[mode], tonic)
-  lines = [f"Tempo {counted}", f"Groove {groove.name}"]
+  lines = [f"Tempo {counted}"]
+  lines += (
+    [f"Time {groove.beats}", groove.definition] if groove.definition else [f"Groove {groove.name}"]
+  )
   lines += [f"{track} Voice {chord_voice}" for track in groove.chord_tracks if chord_voice]
   if lead:
     lines += [f"Solo Voice {lead}", f"Solo Octave {LEAD_VOICES[lead]}", "Solo Volume f"]
     lines += ["Solo Articulate 90", "Solo Harmony None"]
   at = int(rng.choice(scale))
+  form = str(rng.choice(_FORMS))
+  motifs = {letter: _motif(rng, groove.beats) for letter in "ABC"}
   for bar in range(bars):
     degree, quality = chords[bar % len(chords)]
     root = (tonic + degree) % 12
     melody = ""
+    if bar and bar % 16 == 0:  # a second part, whose last phrase is remembered from the first
+      motifs |= {letter: _motif(rng, groove.beats) for letter in "AB"}
     if lead and bar and not (bar % 4 == 3 and rng.random() < 0.3):
       tones = _pitches(_CHORD_TONES[quality], root)
-      bar_text, at = _bar_of_melody(rng, groove.beats, tones, scale, at)
+      bar_text, at = _sing(motifs[form[bar % 4]], tones, scale, at)
       melody = f" {{{bar_text}}}"
     lines.append(f"{bar + 1} {KEYS[root]}{quality}{melody}")
   score = "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ soundfont, and every rendering of a held-out piece. Each test record says in `he
 which of these it tests.
 """
 
+import functools
 import hashlib
 import pathlib
 import re
@@ -13,10 +14,11 @@ import tempfile
 import numpy as np
 
 from data.rendered.composition import CHORD_VOICES, LEAD_VOICES, Piece, compose, generator
-from data.rendered.grooves import Groove, catalogue
+from data.rendered.grooves import Groove, library_grooves
 from data.rendered.midi import MidiFacts, read_facts
 from data.rendered.styles import STYLES
 from data.rendered.synthesis import HELD_OUT_SOUNDFONT, TRAIN_SOUNDFONT, render, run_mma, soundfont
+from data.rendered.textures import textures
 from data.rendered.voices import listener_name
 from data.rendered.words import describe_piece
 from data.splits import TEST, TRAIN, VALIDATION, assign_splits
@@ -29,8 +31,16 @@ HELD_OUT_STYLES = (
 """Styles of which no model hears a single piece."""
 
 MIDI_PACKAGE = "openttd-openmsx"
+# Nothing else in the corpora is one instrument alone: there are ten textures against 101 bands.
+_TEXTURE_SHARE = 4
 _GPL = "GPL-2"
 _FADE = SAMPLE_RATE // 2
+
+
+@functools.cache
+def catalogue() -> dict[str, tuple[Groove, ...]]:
+  """Maps every style to its grooves: those of mma's library, and the sparse textures."""
+  return library_grooves() | textures()
 
 
 def _hash(text: str) -> int:
@@ -49,7 +59,8 @@ class RenderedCorpus:
 
   Args:
     midi_files: {path inside the package: file} of the MIDI files to render as well.
-    per_style: pieces of a style in training; validation gets three tenths of that.
+    per_style: pieces of a style in training, four times as many of a texture; validation gets
+      three tenths of it.
   """
 
   name = "rendered"
@@ -88,13 +99,19 @@ class RenderedCorpus:
   def _counts(self, style: str) -> list[tuple[str, str, int]]:
     if style in HELD_OUT_STYLES:
       return [(TEST, "style", max(1, self._per_style * 6 // 10))]
+    pieces = self._per_style * (_TEXTURE_SHARE if style in textures() else 1)
     validation = max(1, self._per_style * 3 // 10)
     return [
-      (TRAIN, "piece", self._per_style),
+      (TRAIN, "piece", pieces),
       (VALIDATION, "piece", validation),
       (TEST, "soundfont", 1),
-      (TEST, "pair", 1 if _hash(style) % 2 else 0),
+      (TEST, "pair", 1 if _hash(style) % 2 and self._replaceable(style) else 0),
     ]
+
+  @staticmethod
+  def _replaceable(style: str) -> bool:
+    """Whether any groove of the style lets its chord instrument be replaced."""
+    return any(groove.chord_tracks for groove in catalogue()[style])
 
   def _track(self, style: str, split: str, kind: str, i: int) -> Track:
     name = f"mma/{style}/{split}-{kind}-{i:03d}"
@@ -143,8 +160,8 @@ class RenderedCorpus:
       chord_voice = forbidden
     else:
       chord_voice = str(rng.choice(allowed)) if groove.chord_tracks and rng.random() < 0.5 else ""
-    leads = [voice for voice in LEAD_VOICES if voice != forbidden]
-    lead = str(rng.choice(leads)) if rng.random() < 0.5 else ""
+    leads = [voice for voice in groove.leads or LEAD_VOICES if voice != forbidden]
+    lead = str(rng.choice(leads)) if leads and rng.random() < groove.lead_share else ""
     return groove, compose(track.id, groove, chord_voice, lead)
 
   def _held_out(self, track: Track) -> list[str]:

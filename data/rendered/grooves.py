@@ -1,4 +1,4 @@
-"""The catalogue of grooves that the installed `mma` carries."""
+"""The grooves that the installed `mma` carries."""
 
 import dataclasses
 import functools
@@ -34,6 +34,9 @@ class Groove:
     metre: "4/4", or "" where the library contradicts itself.
     chord_tracks: names of the tracks whose instrument may be replaced.
     voices: the instruments it asks for, in mma's spelling, lower case.
+    definition: mma text that makes it; "" for a groove of the library.
+    leads: instruments that may play a melody over it; empty: any.
+    lead_share: how often there is a melody, 0 to 1.
   """
 
   name: str
@@ -44,6 +47,9 @@ class Groove:
   metre: str
   chord_tracks: tuple[str, ...]
   voices: frozenset[str]
+  definition: str = ""
+  leads: tuple[str, ...] = ()
+  lead_share: float = 0.5
 
 
 def _first(pattern: str, text: str, default: str) -> str:
@@ -73,9 +79,10 @@ def _library_file(path: pathlib.Path) -> list[Groove]:
 
 
 @functools.cache
-def catalogue(library: pathlib.Path = LIBRARY) -> dict[str, tuple[Groove, ...]]:
-  """Maps every style in `STYLES` to its grooves; UserError if mma's library is not installed."""
+def library_grooves(library: pathlib.Path = LIBRARY) -> dict[str, tuple[Groove, ...]]:
+  """Maps every style of the library to its grooves; UserError if mma's library is not installed."""
   if not library.is_dir():
     raise UserError(f"no groove library at {library}: apt-get install mma")
-  found = {stem: tuple(_library_file(library / f"{stem}.mma")) for stem in STYLES}
+  paths = {stem: library / f"{stem}.mma" for stem in STYLES}
+  found = {stem: tuple(_library_file(path)) for stem, path in paths.items() if path.exists()}
   return {stem: grooves for stem, grooves in found.items() if grooves}

@@ -1,7 +1,8 @@
 """The accompaniment styles of `mma`: their names in plain English, usual tempi and tags.
 
 One row a library file: stem | name in a caption | slowest-fastest usual bpm | tags. Tempi
-are beats per minute as mma counts them (a dotted crotchet is 1.5 beats).
+are beats per minute as mma counts them (a dotted crotchet is 1.5 beats). Rows "texture-..." are
+made in `textures.py`.
 """
 
 import dataclasses
@@ -120,6 +121,16 @@ vienesewaltz | Viennese waltz | 160-200 | waltz, viennese, ballroom
 waltz | waltz | 90-140 | waltz, ballroom
 westernswing | western swing | 120-170 | country, swing
 zydeco | zydeco | 120-160 | zydeco, cajun, accordion
+texture-piano | solo piano piece | 60-120 | piano, solo, classical
+texture-guitar | solo acoustic guitar piece | 65-125 | acoustic guitar, solo, acoustic
+texture-strings | string ensemble piece | 55-110 | strings, orchestral, classical
+texture-choir | choral piece | 50-90 | choir, choral, classical
+texture-ambient | ambient soundscape | 40-70 | ambient, atmospheric, calm
+texture-organ | church organ piece | 50-90 | organ, church, solemn
+texture-harp | solo harp piece | 60-110 | harp, solo, gentle
+texture-flute | flute piece | 60-115 | flute, gentle, classical
+texture-techno | techno | 120-146 | techno, electronic, dance
+texture-drumsbass | drums and bass groove | 80-130 | drums, bass, groove
 """
 
 

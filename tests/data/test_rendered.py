@@ -50,7 +50,7 @@ def test_midi_facts(tmp_path):
 
 
 def test_tables_agree():
-  assert len(PROGRAMS) == 128 and len(STYLES) == 113
+  assert len(PROGRAMS) == 128 and len(STYLES) == 123
   assert {*CHORD_VOICES, *LEAD_VOICES} <= set(VOICE_PROGRAMS)
   assert listener_name("NylonGuitar") == "nylon guitar" and listener_name("") == ""
   assert set(rendered.HELD_OUT_STYLES) <= set(STYLES) and len(rendered.HELD_OUT_STYLES) == 12
