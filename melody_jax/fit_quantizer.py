@@ -68,7 +68,12 @@ def _collect(
 
 
 def fit_kmeans(
-  features_NxD: np.ndarray, n_centres: int, rng: jax.Array, passes: int, points: int
+  features_NxD: np.ndarray,
+  n_centres: int,
+  rng: jax.Array,
+  passes: int,
+  points: int,
+  scaled: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
   """Whitens features and fits centres by mini-batches, dead ones re-seeded.
 
@@ -78,6 +83,8 @@ def fit_kmeans(
     rng: key.
     passes: over all features, in a new random order each.
     points: features of a mini-batch (fewer where N is).
+    scaled: dimensions have their weights already (the musical teacher's): the spread of each is
+      kept, only the mean is taken off.
 
   Returns:
     ({"centroids" [K, D], "mean" [D], "std" [D]}, {"distortion": mean squared distance over D
@@ -92,6 +99,8 @@ def fit_kmeans(
   points = min(points, n)
   mean_D = features_NxD.mean(axis=0, dtype=np.float64).astype(np.float32)
   std_D = np.maximum(features_NxD.std(axis=0, dtype=np.float64), 1e-3).astype(np.float32)
+  if scaled:
+    std_D = np.ones_like(std_D)
   whitened = jax.jit(lambda x: whiten(x, mean_D, std_D))
   order_rng = np.random.default_rng(int(jax.random.randint(rng, (), 0, 2**31 - 1)))
   seed_rng, update_rng = jax.random.split(rng)
@@ -150,6 +159,7 @@ def fit_semantic(config: ml_collections.ConfigDict) -> dict[str, Any]:
     jax.random.key(config.seed),
     config.passes,
     config.points,
+    scaled=model_config.tokens_from == "teacher",
   )
   bundle.update(path, {"kmeans": kmeans}, {})
   # What is measured is what was stored, rounding included.

@@ -5,6 +5,7 @@ Encoder: strided convolutions with ConvNeXt-like blocks between. Decoders: HiFi-
 that nearly all of its work is matmul. Where the whole stride is one lapped transform
 (`gain_edges`) stem and head begin as an MDCT and its inverse; gains of all bands and shapes of
 the lowest bins pass around the networks (`lapped`): training starts from a low-passed copy.
+The form "spectral" (`spectral_codec`) keeps magnitudes alone and finds the phase after decoding.
 
 Shape letters: B batch, T samples, L latent frames, D latent channels, C channels.
 """
@@ -18,7 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax.models import lapped
-from melody_jax.models.layers import Conv1d, Dense, DepthwiseConv1d, LayerNorm, param_with_axes
+from melody_jax.models.convnext import ConvNextBlock
+from melody_jax.models.layers import Conv1d, Dense, LayerNorm, param_with_axes
+from melody_jax.models.spectral_codec import SpectralDecoder, SpectralEncoder, find_phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +36,14 @@ class VAEConfig:
     gain_edges: band edges, in bins, of the gains handed to the first latent channels; they rise
       from 0 to the hop. Empty: neither gains nor shapes.
     shape_bins: bins whose shape is handed to the channels after the gains.
-    decoder: "frame" (overlap-add head) or "hifigan".
-    decoder_width: channels of the frame decoder, or HiFi-GAN's first channels.
-    decoder_blocks: blocks of the frame decoder.
+    decoder: "frame" (overlap-add head), "hifigan", or "spectral" (with an encoder of its own).
+    decoder_width: channels of the frame or spectral decoder, or HiFi-GAN's first channels.
+    decoder_blocks: blocks of the frame or spectral decoder.
+    n_fft: samples of the spectral form's window.
+    window_std: standard deviation of its Gaussian, in samples.
+    stft_hop: samples between its spectra; divides the hop.
+    phase_iterations: iterations that find the phase after the spectral decoder.
+    sample_rate: in Hz; the spectral form weighs its bins by frequency.
     upsample_rates: HiFi-GAN's transposed convolutions; their product is the hop.
     resblock_kernels: kernels of HiFi-GAN's multi-receptive-field fusion.
     resblock_dilations: dilations of each residual block.
@@ -57,12 +65,19 @@ class VAEConfig:
   upsample_rates: tuple[int, ...] = ()
   resblock_kernels: tuple[int, ...] = (3, 7, 11)
   resblock_dilations: tuple[int, ...] = (1, 3, 5)
+  n_fft: int = 0
+  window_std: float = 0.0
+  stft_hop: int = 0
+  phase_iterations: int = 0
+  sample_rate: int = 24_000
   kernel_size: int = 7
   mlp_ratio: int = 4
   remat: bool = False
   dtype: str = "float32"
 
   def __post_init__(self):
+    if self.spectral:
+      self._check_spectral()
     if not self.gain_edges:
       return
     if len(self.encoder_strides) > 1 or self.gain_edges[-1] != self.hop_length:
@@ -74,6 +89,29 @@ class VAEConfig:
       raise ValueError(
         f"{self.direct_channels} gains and shapes do not fit latent_dim {self.latent_dim}"
       )
+
+  def _check_spectral(self) -> None:
+    sizes = self.n_fft, self.window_std, self.stft_hop, self.phase_iterations
+    if min(sizes) <= 0:
+      raise ValueError(
+        "the spectral form needs n_fft, window_std, stft_hop and phase_iterations above 0; they"
+        f" are {', '.join(map(str, sizes))}"
+      )
+    if len(self.encoder_strides) > 1 or self.hop_length % self.stft_hop:
+      raise ValueError(
+        f"the only stride of the spectral form must be a multiple of stft_hop {self.stft_hop};"
+        f" strides are {self.encoder_strides}"
+      )
+
+  @property
+  def spectral(self) -> bool:
+    """Whether latents hold magnitudes alone."""
+    return self.decoder == "spectral"
+
+  @property
+  def stacked_bins(self) -> int:
+    """Bins of all spectra of a latent frame."""
+    return self.hop_length // self.stft_hop * (self.n_fft // 2 + 1)
 
   @property
   def hop_length(self) -> int:
@@ -89,24 +127,6 @@ class VAEConfig:
   def direct_channels(self) -> int:
     """Latent channels that begin as gains and shapes."""
     return self.n_gains + self.shape_bins
-
-
-class ConvNextBlock(nn.Module):
-  """Depthwise convolution, norm, MLP, with a residual: [B, L, C] -> [B, L, C]."""
-
-  kernel_size: int
-  mlp_ratio: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    width = x.shape[-1]
-    y = DepthwiseConv1d(self.kernel_size, dtype=self.dtype, name="depthwise")(x)
-    y = LayerNorm(dtype=self.dtype, name="norm")(y)
-    y = Dense(self.mlp_ratio * width, ("embed", "mlp"), dtype=self.dtype, name="up")(y)
-    y = Dense(width, ("mlp", "embed"), dtype=self.dtype, name="down")(nn.gelu(y))
-    scale = param_with_axes(self, "layer_scale", nn.initializers.constant(0.1), (width,), ("norm",))
-    return x + y * scale.astype(self.dtype)[None, None, :]
 
 
 def _mdct_init(bins: int):
@@ -292,7 +312,7 @@ class VAE(nn.Module):
   config: VAEConfig
 
   def setup(self):
-    decoders = {"frame": FrameDecoder, "hifigan": HifiGanDecoder}
+    decoders = {"frame": FrameDecoder, "hifigan": HifiGanDecoder, "spectral": SpectralDecoder}
     if self.config.decoder not in decoders:
       raise ValueError(f"decoder is {self.config.decoder!r}: one of {', '.join(decoders)}")
     if (
@@ -302,21 +322,35 @@ class VAE(nn.Module):
       raise ValueError(
         f"upsample_rates {self.config.upsample_rates} do not multiply to {self.config.hop_length}"
       )
-    self.encoder = Encoder(self.config)
+    self.encoder = (SpectralEncoder if self.config.spectral else Encoder)(self.config)
     self.decoder = decoders[self.config.decoder](self.config)
 
   def encode(self, audio_BT):
     """[B, T] -> posterior mean, log-variance [B, T / hop, D]; T is a multiple of the hop."""
     return self.encoder(audio_BT)
 
-  def decode(self, latents_BLD):
-    """Unscaled latents [B, L, D] -> waveform [B, L * hop]."""
+  def decode(self, latents_BLD, start_B=None):
+    """Unscaled latents [B, L, D] -> waveform [B, L * hop].
+
+    `start_B`, int32, is the first frame of each row in its piece (None: 0); only the phase of the
+    spectral form depends on it.
+    """
+    decoded = self.decoder(latents_BLD)
+    if not self.config.spectral:
+      return decoded
+    c = self.config
+    start = None if start_B is None else start_B * (c.hop_length // c.stft_hop)
+    return find_phase(decoded, c, start)
+
+  def decode_spectrum(self, latents_BLD):
+    """Unscaled latents [B, L, D] -> log magnitudes [B, F, N]; of the spectral form alone."""
     return self.decoder(latents_BLD)
 
   def __call__(self, audio_BT, noise_BLD):
+    """What training compares: (waveform, or log magnitudes [B, F, N]; mean; log-variance)."""
     mean, log_variance = self.encode(audio_BT)
     latents = mean + jnp.exp(0.5 * log_variance) * noise_BLD
-    return self.decode(latents), mean, log_variance
+    return self.decoder(latents), mean, log_variance
 
 
 def scale_latents(mean_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
@@ -335,6 +369,9 @@ def unscale_latents(latents_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Ar
 def decoder_reach(config: VAEConfig) -> int:
   """How many latent frames on either side a frame's samples depend on, at most."""
   hop = config.hop_length
+  if config.spectral:
+    phase = config.phase_iterations * config.n_fft + config.n_fft // 2
+    return config.decoder_blocks * (config.kernel_size // 2) + -(-phase // hop)
   if config.decoder == "frame":
     # Stem, blocks, and the lapped transform, whose frames reach half a hop into their neighbours.
     return 1 + config.decoder_blocks * (config.kernel_size // 2) + 1

@@ -25,7 +25,8 @@ from melody_jax.models import layers
 from melody_jax.models.conformer import Conformer, ConformerConfig
 from melody_jax.models.quantizer import kmeans_assign
 
-FRONTS = ("conv", "gabor")
+FRONTS = ("conv", "gabor", "constant_q")
+TOKEN_SOURCES = ("block", "teacher")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,14 @@ class Wav2VecConfig:
     front: the first layer. "conv" is convolution, norm, GELU as in wav2vec 2.0; "gabor" reads
       its channels as learned quadrature filters, starting as windowed sinusoids on a mel
       scale, and hands on log magnitudes. It spares a small model the discovery of spectra.
-    front_pool: frames of the first layer that "gabor" averages power over (Hann-weighted).
+      "constant_q" is the same with centres a quarter tone apart and windows long enough to tell
+      them apart, as far as the kernel allows: with it a small model hears harmony.
+    front_pool: frames of the first layer that "gabor" and "constant_q" average power over
+      (Hann-weighted).
+    teacher_size: values a frame that the musical teacher asks for (`losses.musical_teacher`);
+      0 is no teacher.
+    tokens_from: "block" reads features for tokens after `tokens_layer` blocks; "teacher" reads
+      what the teacher's head says after all blocks.
     width, n_layers, n_heads, mlp_width, kernel_size, positions, conv_norm, dropout, remat:
       of the conformer, see ConformerConfig.
     n_groups, n_codes: Gumbel quantiser, G codebooks of V codes each.
@@ -61,6 +69,8 @@ class Wav2VecConfig:
   sample_rate: int = 24_000
   front: str = "conv"
   front_pool: int = 1
+  teacher_size: int = 0
+  tokens_from: str = "block"
   kernel_size: int = 31
   positions: str = "rotary"
   conv_norm: str = "layer"
@@ -80,6 +90,10 @@ class Wav2VecConfig:
       raise ValueError(f"conv_kernels {self.conv_kernels} skip samples at {self.conv_strides}")
     if self.front not in FRONTS:
       raise ValueError(f"front is {self.front!r}, it must be one of {FRONTS}")
+    if self.tokens_from not in TOKEN_SOURCES:
+      raise ValueError(f"tokens_from is {self.tokens_from!r}, it must be one of {TOKEN_SOURCES}")
+    if self.tokens_from == "teacher" and not self.teacher_size:
+      raise ValueError("tokens_from is 'teacher', which needs a teacher_size above 0")
     if not 1 <= self.tokens_layer <= self.n_layers:
       raise ValueError(f"tokens_layer {self.tokens_layer} is not in 1..{self.n_layers}")
     if self.code_size % self.n_groups:
@@ -110,6 +124,33 @@ def gabor_kernel(n_filters: int, kernel_size: int, sample_rate: int) -> np.ndarr
   mels = np.linspace(mel(40.0), mel(0.475 * sample_rate), n_filters)
   hz = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
   lengths = np.clip(1.5 * sample_rate / np.gradient(hz), kernel_size / 4, kernel_size)
+  return _quadrature_pairs(hz, lengths, kernel_size, sample_rate)
+
+
+QUARTER_TONES = 24  # filters an octave of the constant-Q front
+LOWEST_HZ = 65.4  # C2; lower tones show in their harmonics
+
+
+def constant_q_kernel(n_filters: int, kernel_size: int, sample_rate: int) -> np.ndarray:
+  """Windowed cosines, then sines, a quarter tone apart from C2: float32 [kernel, 1, 2 n_filters].
+
+  A window is as long as it takes to tell semitones apart (its main lobe is two semitones wide),
+  between a sixteenth of the kernel and all of it. Answers are scaled as in `gabor_kernel`.
+
+  Raises:
+    ValueError: if the filters reach the Nyquist frequency.
+  """
+  hz = LOWEST_HZ * 2.0 ** (np.arange(n_filters) / QUARTER_TONES)
+  if hz[-1] >= sample_rate / 2:
+    raise ValueError(f"{n_filters} quarter tones reach {hz[-1]:.0f} Hz, over the Nyquist frequency")
+  width_hz = hz * (2.0 ** (1 / 12) - 1.0)
+  lengths = np.clip(2.0 * sample_rate / width_hz, kernel_size / 16, kernel_size)
+  return _quadrature_pairs(hz, lengths, kernel_size, sample_rate)
+
+
+def _quadrature_pairs(
+  hz: np.ndarray, lengths: np.ndarray, kernel_size: int, sample_rate: int
+) -> np.ndarray:
   offset = np.arange(kernel_size) - 0.5 * (kernel_size - 1)
   place = np.clip(offset[:, None] / lengths[None, :], -0.5, 0.5)
   window = (0.5 + 0.5 * np.cos(2.0 * np.pi * place)) * (kernel_size / lengths)[None, :]
@@ -168,8 +209,8 @@ class FeatureEncoder(nn.Module):
     remaining = c.hop
     x = _zero_padding(x, lengths_B * remaining)
     for i, (channels, k, s) in enumerate(zip(c.conv_channels, c.conv_kernels, c.conv_strides)):
-      if i == 0 and c.front == "gabor":
-        x = self._gabor(x, channels, k, s, lengths_B * (remaining // s))
+      if i == 0 and c.front != "conv":
+        x = self._filters(x, channels, k, s, lengths_B * (remaining // s))
       else:
         x = StridedConv(channels, k, s, dtype=c.dtype, name=f"conv_{i}")(x)
         x = layers.LayerNorm(dtype=c.dtype, name=f"norm_{i}")(x)
@@ -178,11 +219,12 @@ class FeatureEncoder(nn.Module):
       x = _zero_padding(x, lengths_B * remaining)
     return x
 
-  def _gabor(
+  def _filters(
     self, x_BxSx1: jax.Array, n_filters: int, kernel_size: int, stride: int, lengths_B: jax.Array
   ) -> jax.Array:
     """Log of the filters' power, averaged over `front_pool` neighbouring frames."""
-    kernel = gabor_kernel(n_filters, kernel_size, self.config.sample_rate)
+    make = gabor_kernel if self.config.front == "gabor" else constant_q_kernel
+    kernel = make(n_filters, kernel_size, self.config.sample_rate)
     # The gain makes a full-scale sine's magnitude 1 while entries stay of order 1 for Adam.
     conv = StridedConv(
       2 * n_filters,
@@ -297,14 +339,23 @@ class Wav2Vec(nn.Module):
       self, "mask_embedding", nn.initializers.uniform(1.0), (c.width,), ("norm",)
     )
     self.quantizer = GumbelQuantizer(c)
+    if c.teacher_size:
+      # Small at birth: targets are, and a first error of a hundred times their size would rule
+      # the optimiser's memory for hundreds of steps.
+      small = nn.initializers.normal(0.01)
+      self.teacher = layers.Dense(c.teacher_size, ("embed", "embed_out"), kernel_init=small)
     self.context_projection = layers.Dense(c.projection_size, ("embed", "embed_out"))
     self.target_projection = layers.Dense(c.projection_size, ("embed", "embed_out"))
 
   def features(self, audio_BxS: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """Output of the last block, before the final norm, with nothing hidden: [B, T, D]."""
+    """What tokens are made of, with nothing hidden: [B, T, D].
+
+    The output of the last block before the final norm, or the teacher's [B, T, teacher_size].
+    """
     frames = self.feature_norm(self.feature_encoder(audio_BxS, lengths_B))
     mask_BxT = frame_mask(lengths_B, frames.shape[1])
-    return self.encoder(self.feature_projection(frames), mask_BxT)
+    x = self.encoder(self.feature_projection(frames), mask_BxT)
+    return self.teacher(self.encoder_norm(x)) if self.config.tokens_from == "teacher" else x
 
   def __call__(
     self,
@@ -325,15 +376,16 @@ class Wav2Vec(nn.Module):
 
     Returns:
       "context" and "targets" [B, T, projection_size], "codes" int32 [B, T, G],
-      "probabilities" [B, T, G, V].
+      "probabilities" [B, T, G, V]; with a teacher also "teacher" [B, T, teacher_size].
     """
     frames = self.feature_norm(self.feature_encoder(audio_BxS, lengths_B))
     vectors, codes, probabilities = self.quantizer(frames, temperature, rng)
     x = self.feature_projection(frames)
     x = jnp.where(hidden_BxT[:, :, None], self.mask_embedding.astype(x.dtype)[None, None, :], x)
-    x = self.encoder(x, frame_mask(lengths_B, x.shape[1]))
-    return {
-      "context": self.context_projection(self.encoder_norm(x)),
+    x = self.encoder_norm(self.encoder(x, frame_mask(lengths_B, x.shape[1])))
+    taught = {"teacher": self.teacher(x)} if self.config.teacher_size else {}
+    return taught | {
+      "context": self.context_projection(x),
       "targets": self.target_projection(vectors),
       "codes": codes,
       "probabilities": probabilities,
@@ -351,7 +403,7 @@ def semantic_features(
   audio_BxS: jax.Array,
   lengths: jax.Array | None = None,
 ) -> jax.Array:
-  """Features that become tokens: the output of block `config.tokens_layer`.
+  """Features that become tokens: the output of block `config.tokens_layer`, or the teacher's.
 
   Args:
     params: of Wav2Vec, without logical-axis boxes; further entries are ignored.
@@ -373,7 +425,7 @@ def semantic_features(
   else:
     lengths_B = jnp.minimum(jnp.asarray(lengths, jnp.int32) // config.hop, n_frames)
   # Later blocks are neither computed nor needed: the stacked parameters are cut instead.
-  n = config.tokens_layer
+  n = config.n_layers if config.tokens_from == "teacher" else config.tokens_layer
   cut = jax.tree.map(lambda p: p[:n], params["encoder"]["blocks"])
   params = {**params, "encoder": {**params["encoder"], "blocks": cut}}
   model = Wav2Vec(dataclasses.replace(config, n_layers=n))

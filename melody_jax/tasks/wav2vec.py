@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from melody_jax.errors import UserError
+from melody_jax.losses import musical_teacher
 from melody_jax.losses import wav2vec as losses
 from melody_jax.models.layers import config_from
 from melody_jax.models.wav2vec import Wav2Vec, Wav2VecConfig
@@ -18,7 +20,9 @@ class Wav2VecTask(BaseTask):
   Reads from `config.loss`: mask_start_probability, mask_span (frames), n_distractors,
   contrastive_temperature, diversity_weight, gumbel_start, gumbel_end, gumbel_decay (the
   Gumbel temperature is start * decay ** step, not below end), freeze_targets (the feature
-  encoder and the choice of codes stay as they were drawn).
+  encoder and the choice of codes stay as they were drawn), teacher_weight and
+  teacher_visible (weight of the musical teacher's squared error, and how much of it frames that
+  are not hidden get).
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
@@ -27,6 +31,9 @@ class Wav2VecTask(BaseTask):
     hop = self.model_config.hop
     self.n_frames = int(config.window_seconds * config.sample_rate) // hop
     self.n_samples = self.n_frames * hop
+    size = self.model_config.teacher_size
+    if size not in (0, musical_teacher.SIZE):
+      raise UserError(f"model.teacher_size is {size}: it must be 0 or {musical_teacher.SIZE}")
 
   def input_features(self) -> dict[str, WindowFeature]:
     samples = int(self.config.window_seconds * self.config.sample_rate)
@@ -71,13 +78,36 @@ class Wav2VecTask(BaseTask):
     diversity = losses.diversity_loss(perplexity_G, model_config.n_codes)
     chosen = jax.nn.one_hot(out["codes"], model_config.n_codes)
     loss = contrastive + c.diversity_weight * diversity
-    return loss, {
+    taught: Metrics = {}
+    if model_config.teacher_size:
+      taught = self._teacher_errors(audio_BxS, out["teacher"], hidden_BxT)
+      share = c.teacher_visible
+      error = taught["teacher_hidden"] + share * taught["teacher_visible"]
+      loss = loss + c.teacher_weight * error / (1.0 + share)
+    return loss, taught | {
       "loss": loss,
       "contrastive": contrastive,
       "diversity": diversity,
       "accuracy": accuracy,
       "perplexity": jnp.mean(perplexity_G),
       "chosen_perplexity": jnp.mean(losses.code_perplexity(chosen, hidden_BxT)),
+    }
+
+  def _teacher_errors(
+    self, audio_BxS: jax.Array, guess_BxTxM: jax.Array, hidden_BxT: jax.Array
+  ) -> Metrics:
+    """Mean squared error of hidden and of visible frames, over the targets' variance."""
+    config = self.model_config
+    target = musical_teacher.musical_targets(audio_BxS, config.sample_rate, config.hop)
+    error_BxT = jnp.sum(jnp.square(guess_BxTxM.astype(jnp.float32) - target), axis=-1)
+    variance = jnp.sum(jnp.var(target, axis=(0, 1))) + 1e-3
+
+    def mean(where: jax.Array) -> jax.Array:
+      return jnp.sum(jnp.where(where, error_BxT, 0.0)) / jnp.maximum(jnp.sum(where), 1)
+
+    return {
+      "teacher_hidden": mean(hidden_BxT) / variance,
+      "teacher_visible": mean(~hidden_BxT) / variance,
     }
 
   def optimizer_labels(self, params: Variables) -> Any:
