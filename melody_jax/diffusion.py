@@ -115,10 +115,16 @@ def preconditioning(
 def chunk_angles(rng: jax.Array, batch: int, length: int, chunks: int) -> jax.Array:
   """Training angles: delta_m ~ U[0, pi/2], independent per chunk, repeated to frames [B, L].
 
-  The L frames are cut into M equal chunks; when M does not divide L the last is shorter.
+  The L frames are cut into M chunks whose lengths differ by one at most. A row's M angles are
+  drawn apart from each other, those of the batch stratified: B M draws fall one each into B M equal
+  parts of [0, pi/2] (choice; the sum over a batch is less of an accident).
   """
-  delta_BxM = jax.random.uniform(rng, (batch, chunks), maxval=HALF_PI)
-  return jnp.repeat(delta_BxM, -(-length // chunks), axis=1)[:, :length]
+  part_rng, place_rng = jax.random.split(rng)
+  count = batch * chunks
+  part = jax.random.permutation(part_rng, count).reshape(batch, chunks)
+  place = jax.random.uniform(place_rng, (batch, chunks))
+  delta_BxM = HALF_PI * (part + place) / count
+  return delta_BxM[:, np.arange(length) * chunks // length]
 
 
 def guide(

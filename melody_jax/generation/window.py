@@ -257,15 +257,13 @@ def _noise(networks: Networks, keys_B: jax.Array, start_frame_B: jax.Array) -> j
 
 def _denoise(networks, params, how: Controls, tokens, noise, window: Window):
   """Clean latents [B, L, D] under the tokens, in [-1, 1] as in training, and the passes taken."""
-  rows = len(noise)
 
-  def apply(z, delta, tokens, conditional=None):
-    return networks.dpd.apply({"params": params}, z, delta, tokens, conditional)
+  def apply(z, delta, tokens):
+    return networks.dpd.apply({"params": params}, z, delta, tokens)
 
   def guided(z, delta):
     # Both halves in one pass: half the program to compile, one read of the weights.
-    z, delta, twice = (jnp.concatenate([x, x]) for x in (z, delta, tokens))
-    halves = jnp.split(apply(z, delta, twice, rows), 2)
+    halves = networks.dpd.apply({"params": params}, z, delta, tokens, method="with_and_without")
     return diffusion.guide(*halves, how.guidance_scale, how.guidance_rescale)
 
   def velocity(z, delta, angle):

@@ -14,6 +14,7 @@ import dataclasses
 import math
 from typing import Any
 
+import flax
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,18 @@ from melody_jax.diffusion import preconditioning
 from melody_jax.kernels.attention import attention
 from melody_jax.kernels.sru import sru
 from melody_jax.models.layers import (
+  Conv1d,
   Dense,
   Embed,
+  Initializer,
   RMSNorm,
   apply_rotary,
+  default_kernel_init,
   param_with_axes,
   rotary_angles,
 )
+
+NORMS = ("sums", "inputs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,12 @@ class DPDConfig:
     angle_width: size of e_start and e_end.
     latent_std: spread s of the clean latents that the network is preconditioned for
       (`diffusion.preconditioning`); 1 is the paper's plain form.
+    norms: "sums" puts a norm on every sum of a block, as the paper does; "inputs" leaves the sums
+      alone (a residual stream) and puts norms in front of both paths, which learns faster.
+    edge_kernel: taps over time of the first and last layer, odd; the paper's have one.
+    filter_taps: taps of a linear filter over time, a channel and an angle at a time, whose output
+      is added to the network's; odd, or 0 for none. It is the linear part of denoising, which
+      the network then need not learn.
     remat: recompute each block in the backward pass.
     dtype: of computation.
   """
@@ -72,14 +84,38 @@ class DPDConfig:
   film_width: int
   angle_width: int = 256
   latent_std: float = 1.0
+  norms: str = "sums"
+  edge_kernel: int = 1
+  filter_taps: int = 0
   remat: bool = False
   dtype: str = "float32"
 
   def __post_init__(self):
     if self.segment_size % 2:
       raise ValueError(f"segment_size {self.segment_size} is odd; segments overlap by half")
+    if self.norms not in NORMS:
+      raise ValueError(f"norms is {self.norms!r}: one of {', '.join(NORMS)}")
+    if not self.edge_kernel % 2 or (self.filter_taps and not self.filter_taps % 2):
+      raise ValueError(
+        f"edge_kernel {self.edge_kernel} and filter_taps {self.filter_taps} must be odd"
+      )
     if self.width % (2 * self.n_heads):
       raise ValueError(f"width {self.width} must be a multiple of 2 * n_heads = {2 * self.n_heads}")
+
+
+@flax.struct.dataclass
+class Condition:
+  """What the blocks hear of the semantic tokens, and which rows hear it.
+
+  Attributes:
+    tokens_BxTxW: embedded tokens; None: no row hears any.
+    rows_B: bool [B], the rows that do; None: all, or those of `first`.
+    first: how many of the first rows do, where the others' work is to be spared; None: no such cut.
+  """
+
+  tokens_BxTxW: jax.Array | None
+  rows_B: jax.Array | None = None
+  first: int | None = flax.struct.field(default=None, pytree_node=False)
 
 
 def segment_count(length: int, segment_size: int) -> int:
@@ -216,8 +252,7 @@ class CrossAttention(nn.Module):
   def __call__(
     self,
     x_BxCxSxW: jax.Array,
-    tokens_BxTxW: jax.Array | None,
-    conditional_B: jax.Array | int | None,
+    condition: Condition,
     positions_CxS: np.ndarray,
   ) -> jax.Array:
     c = self.config
@@ -246,17 +281,16 @@ class CrossAttention(nn.Module):
       y = attention(q.reshape(by_column), k.reshape(by_column), v.reshape(by_column))
       return y.reshape(q.shape)
 
-    if tokens_BxTxW is None:
+    tokens, n = condition.tokens_BxTxW, condition.first
+    if tokens is None:
       y = to_itself(q, x_BxCxSxW)
-    elif conditional_B is None:
-      y = to_tokens(q, tokens_BxTxW)
-    elif isinstance(conditional_B, int):
-      n = conditional_B  # each half does its own work only
-      y = jnp.concatenate([to_tokens(q[:n], tokens_BxTxW[:n]), to_itself(q[n:], x_BxCxSxW[n:])])
+    elif n is not None:
+      y = jnp.concatenate([to_tokens(q[:n], tokens[:n]), to_itself(q[n:], x_BxCxSxW[n:])])
+    elif condition.rows_B is None:
+      y = to_tokens(q, tokens)
     else:
-      y = jnp.where(
-        conditional_B[:, None, None, None], to_tokens(q, tokens_BxTxW), to_itself(q, x_BxCxSxW)
-      )
+      hears = condition.rows_B[:, None, None, None]
+      y = jnp.where(hears, to_tokens(q, tokens), to_itself(q, x_BxCxSxW))
     return Dense(c.width, ("heads", "embed"), False, c.dtype, branch_init, name="out")(
       y.reshape(x_BxCxSxW.shape)
     )
@@ -268,7 +302,9 @@ class RoFormerLayer(nn.Module):
   config: DPDConfig
 
   @nn.compact
-  def __call__(self, x_BxCxSxW, tokens_BxTxW, conditional_B, positions_CxS) -> jax.Array:
+  def __call__(
+    self, x_BxCxSxW: jax.Array, condition: Condition, positions_CxS: np.ndarray
+  ) -> jax.Array:
     c = self.config
 
     def norm(x, name):
@@ -277,7 +313,7 @@ class RoFormerLayer(nn.Module):
     x = x_BxCxSxW
     x = x + SelfAttention(c, name="self_attention")(norm(x, "self_norm"))
     x = x + CrossAttention(c, name="cross_attention")(
-      norm(x, "cross_norm"), tokens_BxTxW, conditional_B, positions_CxS
+      norm(x, "cross_norm"), condition, positions_CxS
     )
     y = Dense(c.ffn_width, ("embed", "mlp"), dtype=c.dtype, name="ffn_inner")(norm(x, "ffn_norm"))
     outer = Dense(c.width, ("mlp", "embed"), True, c.dtype, branch_init, name="ffn_outer")
@@ -333,19 +369,25 @@ class Block(nn.Module):
   index: int  # i of the paper, from 1
 
   @nn.compact
-  def __call__(self, h_KxBxSxW, film_BxSxW, tokens_BxTxW, conditional_B) -> jax.Array:
+  def __call__(
+    self, h_KxBxSxW: jax.Array, film_BxSxW: jax.Array, condition: Condition
+  ) -> jax.Array:
     c = self.config
     k, _, s, _ = h_KxBxSxW.shape
+
+    def norm(x: jax.Array, name: str, where: str) -> jax.Array:
+      return RMSNorm(dtype=c.dtype, name=name)(x) if c.norms == where else x
+
     factor = merge_factor(self.index, c.n_blocks)
     positions = column_positions(s, k, factor, c.frames_per_token)
-    merged = x = merge_columns(h_KxBxSxW, factor)
+    merged = x = merge_columns(norm(h_KxBxSxW, "coarse_norm", "inputs"), factor)
     for i in range(c.coarse_layers):
-      x = RoFormerLayer(c, name=f"coarse_{i}")(x, tokens_BxTxW, conditional_B, positions)
+      x = RoFormerLayer(c, name=f"coarse_{i}")(x, condition, positions)
     # What the path adds, without the merged copy of H that its residuals carry: H + C holds H
     # already, and six sums with its own average would leave nothing but the average.
     x = repeat_columns(x - merged, k, factor)
-    f = RMSNorm(dtype=c.dtype, name="coarse_norm")(h_KxBxSxW + x)
-    y = f
+    f = norm(h_KxBxSxW + x, "coarse_norm", "sums")
+    y = norm(f, "fine_norm", "inputs")
     for i in range(c.sru_layers):
       y = BidirectionalSRU(c.sru_width, c.dtype, name=f"sru_{i}")(y)
     gain = MLP(c.film_width, y.shape[-1], c.dtype, name="film_gain")(film_BxSxW)
@@ -355,7 +397,7 @@ class Block(nn.Module):
     y = MLP(c.film_width, c.width, c.dtype, BRANCH_SCALE, name="film_out")(
       y * gain[None] + offset[None]
     )
-    return RMSNorm(dtype=c.dtype, name="fine_norm")(f + y)
+    return norm(f + y, "fine_norm", "sums")
 
 
 class DPD(nn.Module):
@@ -363,30 +405,51 @@ class DPD(nn.Module):
 
   config: DPDConfig
 
-  @nn.compact
   def __call__(
     self,
     z_BxLxD: jax.Array,
     delta_BxL: jax.Array,
     semantic_tokens_BxT: jax.Array | None,
-    conditional_B: jax.Array | int | None = None,
+    conditional_B: jax.Array | None = None,
   ) -> jax.Array:
     """Predicts the velocity.
 
     Args:
       z_BxLxD: noisy latents; any L.
-      delta_BxL: noise angle of each frame, 0 clean, pi/2 noise.
+      delta_BxL: noise angle of each frame in radians, 0 clean, pi/2 noise.
       semantic_tokens_BxT: int32, about L / frames_per_token of them; None: no row has a condition.
-      conditional_B: bool [B], rows that have their condition; or how many of the first rows have
-        it, which saves the work that these and the others do not share; None: all of them.
+      conditional_B: bool [B], rows that have their condition; None: all of them.
 
     Returns:
       v_hat float32 [B, L, D].
     """
+    return self._velocity(z_BxLxD, delta_BxL, semantic_tokens_BxT, conditional_B)
+
+  def with_and_without(
+    self, z_BxLxD: jax.Array, delta_BxL: jax.Array, semantic_tokens_BxT: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """The velocity with the condition and without it, in one pass of 2 B rows.
+
+    It spares the work that the two do not share. Arguments as in `__call__`; both results are
+    float32 [B, L, D].
+    """
+    twice = (jnp.concatenate([x, x]) for x in (z_BxLxD, delta_BxL, semantic_tokens_BxT))
+    both = self._velocity(*twice, None, first=len(z_BxLxD))
+    return both[: len(z_BxLxD)], both[len(z_BxLxD) :]
+
+  @nn.compact
+  def _velocity(
+    self,
+    z_BxLxD: jax.Array,
+    delta_BxL: jax.Array,
+    semantic_tokens_BxT: jax.Array | None,
+    conditional_B: jax.Array | None,
+    first: int | None = None,
+  ) -> jax.Array:
     c = self.config
     length = z_BxLxD.shape[1]
     s = segment_count(length, c.segment_size)
-    angle = self._embed_angle(delta_BxL)
+    angle, ends = self._embed_angle(delta_BxL)
     film = angle[:, np.arange(s) * length // s]
     tokens = None
     if semantic_tokens_BxT is not None:
@@ -395,35 +458,59 @@ class DPD(nn.Module):
       )
       tokens = MLP(c.width, c.width, c.dtype, name="semantic_mlp")(table(semantic_tokens_BxT))
       summary = jnp.mean(tokens, axis=1, keepdims=True)
-      if conditional_B is not None:
-        rows = conditional_B
-        if isinstance(rows, int):
-          rows = jnp.arange(len(z_BxLxD)) < rows
+      rows = conditional_B if first is None else jnp.arange(len(z_BxLxD)) < first
+      if rows is not None:
         summary = jnp.where(rows[:, None, None], summary, 0.0)
       film = film + summary
+    condition = Condition(tokens, conditional_B, first)
     scale_in, skip, scale_out = preconditioning(delta_BxL, c.latent_std)
     z = (z_BxLxD * scale_in[..., None]).astype(c.dtype)
-    x = Dense(c.width, ("embed_out", "embed"), False, c.dtype, name="in")(z) + angle
+    x = self._edge(c.width, "in", ("embed_out", "embed"))(z) + angle
     h = segment(x, c.segment_size)
-    # A number of rows is no array: it must reach a recomputed block as it is.
-    static = (4,) if isinstance(conditional_B, int) else ()
-    block = nn.remat(Block, static_argnums=static) if c.remat else Block
+    block = nn.remat(Block) if c.remat else Block
     for i in range(1, c.n_blocks + 1):
-      h = block(c, i, name=f"block_{i}")(h, film, tokens, conditional_B)
+      h = block(c, i, name=f"block_{i}")(h, film, condition)
     x = RMSNorm(dtype=c.dtype, name="out_norm")(overlap_add(h, length))
     out_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-    v = Dense(c.latent_dim, ("embed", "embed_out"), False, c.dtype, out_init, name="out")(x)
-    return skip[..., None] * z_BxLxD + scale_out[..., None] * v.astype(jnp.float32)
+    v = self._edge(c.latent_dim, "out", ("embed", "embed_out"), out_init)(x).astype(jnp.float32)
+    if c.filter_taps:
+      v = v + self._filtered(z, ends)
+    return skip[..., None] * z_BxLxD + scale_out[..., None] * v
 
-  def _embed_angle(self, delta_BxL: jax.Array) -> jax.Array:
-    """E_delta = MLP(cos(delta) e_start + sin(delta) e_end): [B, L, W]."""
+  def _edge(
+    self, features: int, name: str, axes: tuple[str, str], init: Initializer = default_kernel_init
+  ) -> nn.Module:
+    """The first or last layer: dense, or a convolution over neighbouring frames."""
+    c = self.config
+    if c.edge_kernel == 1:
+      return Dense(features, axes, False, c.dtype, init, name=name)
+    return Conv1d(
+      features, c.edge_kernel, use_bias=False, dtype=c.dtype, kernel_init=init, name=name
+    )
+
+  def _filtered(self, z_BxLxD: jax.Array, ends_BxLxE: jax.Array) -> jax.Array:
+    """sum over k of taps_k(delta_l) z_{l + k}, each channel by itself: float32 [B, L, D]."""
+    c = self.config
+    zeros = nn.initializers.zeros_init()
+    size = c.filter_taps * c.latent_dim
+    taps = Dense(size, ("embed_out", "norm"), dtype="float32", kernel_init=zeros, name="filter")
+    taps_BxLxKxD = taps(ends_BxLxE).reshape(*z_BxLxD.shape[:2], c.filter_taps, c.latent_dim)
+    half, length = c.filter_taps // 2, z_BxLxD.shape[1]
+    z = jnp.pad(z_BxLxD.astype(jnp.float32), ((0, 0), (half, half), (0, 0)))
+    total = jnp.zeros(z_BxLxD.shape, jnp.float32)
+    for k in range(c.filter_taps):
+      total = total + taps_BxLxKxD[:, :, k] * z[:, k : k + length]
+    return total
+
+  def _embed_angle(self, delta_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """E_delta = MLP(cos(delta) e_start + sin(delta) e_end) [B, L, W], and the MLP's input."""
     c = self.config
     ends = param_with_axes(
       self, "angle_ends", nn.initializers.normal(1.0), (2, c.angle_width), ("position", "norm")
     )
     weights = jnp.stack([jnp.cos(delta_BxL), jnp.sin(delta_BxL)], axis=-1)
     mixed = jnp.dot(weights, ends).astype(c.dtype)
-    return MLP(c.width, c.width, c.dtype, name="angle_mlp")(mixed)
+    return MLP(c.width, c.width, c.dtype, name="angle_mlp")(mixed), mixed
 
 
 def init(config: DPDConfig, rng: jax.Array):
@@ -438,7 +525,11 @@ def init(config: DPDConfig, rng: jax.Array):
     rest_rng, jnp.zeros((1, k, config.latent_dim)), jnp.zeros((1, k)), jnp.zeros((1, 1), jnp.int32)
   )
   s = segment_count(k, k)
-  inputs = jnp.zeros((k, 1, s, width)), jnp.zeros((1, s, width)), jnp.zeros((1, 1, width)), None
+  inputs = (
+    jnp.zeros((k, 1, s, width)),
+    jnp.zeros((1, s, width)),
+    Condition(jnp.zeros((1, 1, width))),
+  )
   block = Block(config, 1)
   blocks = jax.vmap(lambda key: block.init(key, *inputs)["params"])(
     jax.random.split(block_rng, config.n_blocks)
