@@ -17,8 +17,13 @@ Ranges here state what the code needs. constraints.txt states versions that were
 """
 
 from pathlib import Path
+import re
 
 from setuptools import find_packages, setup
+
+# Read, not imported: building must not need the packages that the program needs.
+PROVENANCE = Path(__file__).parent / "melody_jax" / "provenance.py"
+(VERSION,) = re.findall('^VERSION = "(.+)"$', PROVENANCE.read_text(encoding="utf-8"), re.M)
 
 BASE = [
   "absl-py>=2.1",
@@ -60,7 +65,7 @@ EXTRAS = {
 
 setup(
   name="melody_jax",
-  version="0.1.0",
+  version=VERSION,
   description="MeLoDy (language-model-guided latent diffusion for music) in JAX",
   long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",

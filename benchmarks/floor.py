@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from benchmarks.device import matmul_peak, memory_bandwidth
 from benchmarks.generator import Generator
 from benchmarks.stages import QUARTERS, Piece, guided_velocity
-from melody_jax import encoders
+from melody_jax.encoders.codec import decode_latents
 from melody_jax.models import lm as lm_model
 from melody_jax.planning.flops import matmul_flops
 
@@ -206,7 +206,7 @@ def dpd_passes(
 def decoder_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
   """Of `stages.audio_program`: one a window."""
   params = generator.params["vae"]
-  decode = functools.partial(encoders.decode_latents, generator.vae)
+  decode = functools.partial(decode_latents, generator.vae)
   shape = (batch, piece.window_frames, generator.vae.latent_dim)
   latents = jax.ShapeDtypeStruct(shape, jnp.float32)
   audio = 4.0 * batch * piece.window_frames * generator.vae.hop_length

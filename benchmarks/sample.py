@@ -35,7 +35,7 @@ from benchmarks.measure import (
   out_of_memory,
 )
 from melody_jax.errors import UserError
-from melody_jax.generation.report import versions
+from melody_jax.provenance import versions
 
 BASELINES = ("cascade", "musicgen")
 

@@ -1,7 +1,7 @@
 """The stages of sampling as programs of their own: tokens, latents, audio.
 
 They are made of what the sampler is made of (`token_sampler.generate`, `diffusion.sample`,
-`encoders.decode_latents`), over the same windows: up to one window (10 s) a stage is one pass
+`encoders.codec.decode_latents`), over the same windows: up to one window (10 s) a stage is one pass
 over it; longer music slides the window by a quarter, of which the DPD knows the last three
 quarters (SPEC section 6), and decodes windows that overlap. Each stage counts the passes of its
 network while it runs.
@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.generator import Generator
-from melody_jax import diffusion, encoders
-from melody_jax.audio import SAMPLE_RATE
+from melody_jax import diffusion
+from melody_jax.audio_io import SAMPLE_RATE
+from melody_jax.encoders.codec import decode_latents
+from melody_jax.encoders.windows import Window, overlapping_windows
 from melody_jax.generation import token_sampler
 from melody_jax.models.dpd import DPD
-from melody_jax.windows import Window, overlapping_windows
 
 SEMANTIC_RATE = 25  # tokens a second
 CONTEXT_SECONDS = 0.64  # on either side of a window that is decoded in the midst of a piece
@@ -157,7 +158,7 @@ def audio_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
     def decode(start):
       passes[...] += 1
       part = jax.lax.dynamic_slice_in_dim(latents, start, piece.window_frames, axis=1)
-      return encoders.decode_latents(generator.vae, params, part)
+      return decode_latents(generator.vae, params, part)
 
     audio_WxBxT = jax.lax.map(decode, jnp.asarray([w.start for w in windows]))
     kept = [

@@ -20,11 +20,10 @@ import numpy as np
 
 from benchmarks.device import device_name
 from benchmarks.memory import ResidentMemory
-from melody_jax import Melody, Request, Settings
-from melody_jax import audio as audio_io
+from melody_jax import Melody, Request, Settings, audio_io
+from melody_jax.generation.leveller import StreamLeveller
 from melody_jax.generation.programs import use_compilation_cache
 from melody_jax.output_files import write_files
-from melody_jax.stream_level import StreamLeveller
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", "checkpoints/nano", "Bundle directory.")

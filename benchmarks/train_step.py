@@ -24,12 +24,12 @@ import numpy as np
 from benchmarks.device import device_name, matmul_peak, seconds_per_call
 from benchmarks.presets import load_config
 from melody_jax import sharding
-from melody_jax.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.planning.flops import useful_flops
-from melody_jax.steps import compile_train_step, make_train_step
 from melody_jax.task import TASKS, make_task
-from melody_jax.train_state import make_init, sharded_init, shardings_of_state
+from melody_jax.training.state import make_init, sharded_init, shardings_of_state
+from melody_jax.training.step import compile_train_step, make_train_step
 
 _peak = functools.cache(matmul_peak)
 _RATES = {"audio": 24_000, "semantic_tokens": 25, "style_tokens": 0.4}

@@ -4,7 +4,7 @@
         --config.data.path=DATASETS
     python -m melody_jax.export --config=configs/mulan.py:nano --workdir=runs/mulan \
         --config.export.bundle=checkpoints/nano
-    python -m melody_jax.fit_quantizer --config=configs/quantizer.py:style \
+    python -m melody_jax.fit --config=configs/fit.py:style \
         --config.bundle=checkpoints/nano --config.data.path=DATASETS
 
 Presets: paper (195.3 M parameters, not trained: cost and score not measured), nano, tiny (tests).

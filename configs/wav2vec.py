@@ -4,7 +4,7 @@
         --config.data.path=DATASETS
     python -m melody_jax.export --config=configs/wav2vec.py:nano --workdir=runs/wav2vec \
         --config.export.bundle=checkpoints/nano
-    python -m melody_jax.fit_quantizer --config=configs/quantizer.py:semantic \
+    python -m melody_jax.fit --config=configs/fit.py:semantic \
         --config.bundle=checkpoints/nano --config.data.path=DATASETS
 
 Presets: paper (198.4 M parameters, not trained: cost and score not measured), nano, tiny (tests).

@@ -7,33 +7,13 @@ TensorFlow is imported only when a TFDS dataset is asked for.
 import argparse
 from collections.abc import Callable
 import concurrent.futures
-import json
 import multiprocessing
 import os
 import pathlib
 
-from data.tracks import SAMPLE_RATE, Corpus, Ledger, Track, examples, is_free
-from melody_jax.array_dataset import Feature, ShardWriter
+from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
 from melody_jax.errors import UserError
-
-FEATURES = {"audio": Feature(SAMPLE_RATE, "int16")}
-
-
-def select_licences(tracks: list[Track], licences: str) -> list[Track]:
-  """Keeps every track ("all"), or the CC-BY / CC-BY-SA / public-domain subset ("free")."""
-  return tracks if licences == "all" else [t for t in tracks if is_free(t.licence)]
-
-
-def write_ledger(folder: pathlib.Path, ledger: Ledger) -> None:
-  """Writes manifest.jsonl (a row a track) and report.json into `folder`."""
-  rows = sorted(ledger.manifest, key=lambda row: row["track"])
-  for name, text in (
-    ("manifest.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)),
-    ("report.json", json.dumps(ledger.report(), indent=2, ensure_ascii=False) + "\n"),
-  ):
-    temporary = folder / f".{name}.tmp-{os.getpid()}"
-    temporary.write_text(text)
-    os.replace(temporary, folder / name)
+from melody_jax.input_pipeline.array_dataset import ShardWriter
 
 
 def _write_shards(
@@ -55,7 +35,7 @@ def _write_shards(
 def build_arrays(
   corpus: Corpus, root: str | os.PathLike, licences: str = "all", jobs: int = 1
 ) -> Ledger:
-  """Writes an array dataset (melody_jax.array_dataset), manifest.jsonl and report.json to `root`.
+  """Writes an array dataset, manifest.jsonl and report.json to `root`.
 
   Args:
     corpus: must be picklable where `jobs` > 1.

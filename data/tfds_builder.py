@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.build import FEATURES, select_licences, write_ledger
-from data.tracks import Corpus, Ledger, Track, examples
-from melody_jax.array_dataset import ArrayDataset, Feature
+from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature
 
 VERSION = "1.0.0"
 # Facts of a record that become fields of their own; the rest are texts in `facts`.

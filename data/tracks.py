@@ -7,6 +7,8 @@ file sends it to quarantine with a reason, and the build goes on.
 
 from collections.abc import Iterable, Iterator
 import dataclasses
+import json
+import os
 import pathlib
 import re
 import subprocess
@@ -19,12 +21,15 @@ import numpy as np
 import pyloudnorm
 import soundfile
 
+from melody_jax.input_pipeline.array_dataset import Feature
+
 SAMPLE_RATE = 24_000
 LOUDNESS = -20.0  # LUFS
 PEAK = 0.99
 MAX_SECONDS, MIN_SECONDS = 30, 10
 # Licences that allow redistribution of derived works on terms lighter than the GPL's.
 FREE_LICENCES = ("CC-BY", "CC0", "public-domain", "own")
+FEATURES = {"audio": Feature(SAMPLE_RATE, "int16")}  # of every built dataset
 
 _SILENT_PEAK = 1e-4
 _DRM_CODECS = ("drms", "drmi", "drmt")
@@ -126,6 +131,23 @@ def is_free(licence: str) -> bool:
   Dual licences are written "A or B"; one free alternative is enough.
   """
   return any(option.strip().startswith(FREE_LICENCES) for option in licence.split(" or "))
+
+
+def select_licences(tracks: list[Track], licences: str) -> list[Track]:
+  """Keeps every track ("all"), or the CC-BY / CC-BY-SA / public-domain subset ("free")."""
+  return tracks if licences == "all" else [t for t in tracks if is_free(t.licence)]
+
+
+def write_ledger(folder: pathlib.Path, ledger: Ledger) -> None:
+  """Writes manifest.jsonl (a row a track) and report.json into `folder`."""
+  rows = sorted(ledger.manifest, key=lambda row: row["track"])
+  for name, text in (
+    ("manifest.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)),
+    ("report.json", json.dumps(ledger.report(), indent=2, ensure_ascii=False) + "\n"),
+  ):
+    temporary = folder / f".{name}.tmp-{os.getpid()}"
+    temporary.write_text(text)
+    os.replace(temporary, folder / name)
 
 
 def load_audio(path: pathlib.Path, min_rate: int = 0) -> np.ndarray:

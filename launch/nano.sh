@@ -86,10 +86,10 @@ export_model() { # model
     --config.export.bundle="$BUNDLE" $(extra "export_$1")
 }
 
-fit() { # quantizer
+fit() { # what
   local size=
   [[ $PRESET != tiny ]] || size=_tiny
-  run "$PYTHON" -m melody_jax.fit_quantizer --config="configs/quantizer.py:$1$size" \
+  run "$PYTHON" -m melody_jax.fit --config="configs/fit.py:$1$size" \
     --config.bundle="$BUNDLE" --config.data.path="$AUDIO" $(extra "fit_$1")
 }
 

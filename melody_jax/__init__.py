@@ -7,6 +7,8 @@ music = Melody.load("checkpoints/nano").generate(Request(prompt="slow bossa nova
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from melody_jax.provenance import VERSION
+
 if TYPE_CHECKING:
   from melody_jax.generation.melody import Melody as Melody
   from melody_jax.generation.melody import Music as Music
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
   from melody_jax.generation.request import Request as Request
   from melody_jax.generation.request import Settings as Settings
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _PUBLIC = {
   "Melody": "melody_jax.generation.melody",

@@ -128,6 +128,22 @@ def load_model(
     ) from e
 
 
+def require(bundle: str | os.PathLike, model: str, params: dict[str, Any], *keys: str) -> Any:
+  """Takes what `melody_jax.fit` adds out of a model's parameters.
+
+  Raises:
+    UserError: if it was not fitted yet.
+  """
+  node: Any = params
+  for key in keys:
+    if key not in node:
+      raise UserError(
+        f"{path_of(bundle, model)} lacks {'/'.join(keys)}: fit it with python -m melody_jax.fit"
+      )
+    node = node[key]
+  return node
+
+
 def update(
   path: str | os.PathLike,
   params: dict[str, Any],

@@ -5,7 +5,7 @@ r"""Writes the features that LM and DPD train on, or plain audio for the encoder
 
 The source is an array dataset, or a TFDS dataset (`--config.tfds=NAME --config.source=TFDS_DIR`).
 Shards are written one by one and a finished shard is not encoded again, so the command resumes.
-Several hosts (`melody_jax.distributed`) take every n-th shard each; the devices of a host take
+Several hosts (`melody_jax.multihost`) take every n-th shard each; the devices of a host take
 windows of several records at a time.
 """
 
@@ -17,17 +17,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from melody_jax import cli, distributed
-from melody_jax.array_dataset import ArrayDataset, Feature, ShardWriter
-from melody_jax.audio import SAMPLE_RATE
+from melody_jax import cli
+from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.multihost.session import session
 
 # Clips [T] -> frames of each.
 Encoder = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def _style(config) -> tuple[Feature, Encoder]:
-  from melody_jax.encoders import StyleEncoder
+  from melody_jax.encoders.style import StyleEncoder
 
   style = StyleEncoder.load(config.bundle, text=False)
   hop = config.style_hop_seconds
@@ -37,14 +38,14 @@ def _style(config) -> tuple[Feature, Encoder]:
 
 
 def _semantic(config) -> tuple[Feature, Encoder]:
-  from melody_jax.encoders import SemanticTokenizer
+  from melody_jax.encoders.semantic import SemanticTokenizer
 
   tokenizer = SemanticTokenizer.load(config.bundle)
   return Feature(SAMPLE_RATE / tokenizer.config.hop, "int16"), tokenizer.encode_clips
 
 
 def _latents(config) -> tuple[Feature, Encoder]:
-  from melody_jax.encoders import Codec
+  from melody_jax.encoders.codec import Codec
 
   codec = Codec.load(config.bundle)
   rate = SAMPLE_RATE / codec.config.hop_length
@@ -116,7 +117,7 @@ def main(config) -> None:
   unknown = [name for name in names if name not in FEATURES]
   if unknown:
     raise UserError(f"config.features has {', '.join(unknown)}: it may have {', '.join(FEATURES)}")
-  with distributed.session(config.distributed):
+  with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
     for split in config.splits.split(","):
       encode_split(config, split, encoders)

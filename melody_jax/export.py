@@ -16,8 +16,8 @@ def export(config, workdir: str) -> None:
   The task may drop parameters that a public package provides, or add fitted constants,
   through an optional method `export_params(params) -> params`.
   """
-  from melody_jax.checkpoint import load_params
   from melody_jax.task import make_task
+  from melody_jax.training.checkpoint import load_params
 
   if not config.export.bundle:
     raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")

@@ -1,95 +1,135 @@
-"""Plans a training run on a slice that is not here: does it fit, and what bounds its speed?
+"""Plans a training step, or sampling, on a slice that is not here: does it fit, how fast is it?
 
     python -m melody_jax.plan --config=configs/lm.py:paper --topology=v5e:16x16 --out=plan.json
+    python -m melody_jax.plan --config=configs/sample.py --preset=paper --topology=v5e:2x2 \
+        --config.count=16 --config.steps=20 --config.dtype=bfloat16 --out=plan.json
 
-Compiles the very train step of the config for the named TPU slice (v4, v5e, v5p, v6e; needs the
-libtpu wheel, no TPU), or for virtual CPU devices (cpu:8), and prints per device: memory by use,
-FLOPs, bytes, collectives, a roofline of the step time and the bound of MFU that follows. Exits
-with status 1 where the config does not fit, naming the nearest setting that does.
+The config says what is planned. Either is compiled for the named TPU slice (v4, v5e, v5p, v6e;
+needs the libtpu wheel, no TPU), or for virtual CPU devices (cpu:8). Exits with status 1 where it
+does not fit.
+
+A training config: the very train step; memory by use, FLOPs, bytes, collectives, a roofline of the
+step time and the bound of MFU that follows, per device. Where it does not fit, the nearest setting
+that does is named.
+
+configs/sample.py: the sampler's program, at the sizes of a preset and with weights that need not
+exist, for one chip of the slice (chips of a slice sample side by side; `config.count` is the batch
+of one); its memory, the largest batch that fits, and the least time of each stage.
 """
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 import sys
+from typing import Any
 
 import ml_collections
 
 from melody_jax import cli
 from melody_jax.errors import UserError
+from melody_jax.generation.config import settings_of
 from melody_jax.output_files import check_writable, write_files
-from melody_jax.planning.topology import GIB, open_topology
+from melody_jax.planning.topology import open_topology
 
 EXIT_DOES_NOT_FIT = 1
 
 
-def _lines(plan) -> list[str]:
-  """A report for people."""
-  collectives = [
-    f"  {kind:20s} {int(c['count']):6d} x, {c['bytes'] / 2**20:10.1f} MiB"
-    for kind, c in sorted(plan.collectives.items())
-  ]
-  kernels = [f"  {name} x {times}" for name, times in sorted(plan.custom_calls.items())]
-  return [
-    f"{plan.topology}: {plan.devices} devices, mesh {plan.mesh}, batch {plan.batch_size}"
-    f" in {plan.accumulate} part(s); {plan.parameters / 1e6:.1f} M parameters",
-    "per device:",
-    f"  parameters           {plan.parameter_bytes / GIB:8.3f} GiB",
-    f"  optimiser state      {plan.optimizer_bytes / GIB:8.3f} GiB",
-    f"  averaged parameters  {plan.ema_bytes / GIB:8.3f} GiB",
-    f"  activations, others  {plan.activation_bytes / GIB:8.3f} GiB",
-    f"  peak                 {plan.peak_bytes / GIB:8.3f} of {plan.hbm_bytes / GIB:.0f} GiB:"
-    f" {'fits' if plan.fits else 'DOES NOT FIT'}",
-    f"  FLOPs                {plan.flops / 1e12:8.3f} T ({plan.model_flops / 1e12:.3f} T without"
-    " recomputation)",
-    f"  bytes from HBM       {plan.bytes_accessed / GIB:8.3f} GiB",
-    "collectives:" if collectives else "collectives: none",
-    *collectives,
-    *(["custom calls:", *kernels] if kernels else []),
-    f"at the chip's peaks: compute {plan.compute_seconds * 1e3:.2f} ms, HBM"
-    f" {plan.hbm_seconds * 1e3:.2f} ms, interconnect {plan.ici_seconds * 1e3:.2f} ms",
-    f"a step takes at least {plan.step_seconds * 1e3:.2f} ms, bound by {plan.binding}: MFU at most"
-    f" {100 * plan.mfu_bound:.0f} %",
-    f"(compiled in {plan.compile_seconds:.0f} s)",
-  ]
+def _report(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
 
 
-def plan(config: ml_collections.ConfigDict, topology: str, out: str) -> bool:
-  """Prints the plan, writes it to `out` as JSON; returns whether the config itself fits."""
-  if out:
-    check_writable(out, (".json",))
+def plan_step(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
+  """Prints the plan of a training step, and of the nearest setting that fits where it does not.
+
+  Returns:
+    the plan's values; "nearest" holds those of the setting that fits.
+  """
   slice_ = open_topology(topology)  # before anything else asks JAX for its devices
   from melody_jax.planning import train_plan
 
-  def report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
   found = train_plan.plan_step(config, slice_)
-  result = dataclasses.asdict(found)
-  print("\n".join(_lines(found)))
+  values = dataclasses.asdict(found)
+  print("\n".join(train_plan.lines(found)))
   if not found.fits:
-    nearest = train_plan.nearest_fit(config, slice_, report)
-    result["nearest"] = dataclasses.asdict(nearest) if nearest else None
+    nearest = train_plan.nearest_fit(config, slice_, _report)
+    values["nearest"] = dataclasses.asdict(nearest) if nearest else None
     if nearest:
       flags = " ".join(f"--config.{k}={v}" for k, v in nearest.settings.items())
       print(f"nearest setting that fits: {flags}")
-      print("\n".join(_lines(nearest)))
+      print("\n".join(train_plan.lines(nearest)))
     else:
       print("no setting tried fits: take a larger slice, or a smaller model")
-  if out:
-    write_files({pathlib.Path(out): json.dumps(result, indent=2).encode()})
-  return found.fits
+  return values
 
 
-def main(config: ml_collections.ConfigDict, topology: str, out: str) -> None:
-  """The command."""
+def plan_sampler(config: ml_collections.ConfigDict, topology: str, preset: str) -> dict[str, Any]:
+  """Prints the plan of the sampler at the sizes of a preset; returns its values."""
+  slice_ = open_topology(topology)  # before anything else asks JAX for its devices
+  settings = settings_of(config)
+  lm, dpd, vae = (_model_config(model, preset) for model in ("lm", "dpd", "vae"))
+
+  from melody_jax.planning import sample_plan
+
+  networks = sample_plan.networks_of(lm, dpd, vae, settings.dtype)
+  found = sample_plan.plan_sampler(networks, config.count, settings, slice_)
+  print("\n".join(sample_plan.lines(found)))
+  return dataclasses.asdict(found)
+
+
+def _model_config(model: str, preset: str) -> ml_collections.ConfigDict:
+  """`model` of configs/<model>.py:<preset>, of the checkout that this runs in.
+
+  Raises:
+    UserError: without that file, or for an unknown preset.
+  """
+  path = pathlib.Path("configs") / f"{model}.py"
+  spec = importlib.util.spec_from_file_location(f"configs_{model}", path)
+  if not path.is_file() or spec is None or spec.loader is None:
+    raise UserError(f"no {path}: run this from the checkout")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    return module.get_config(preset).model
+  except KeyError as e:
+    raise UserError(f"--preset is {preset!r}; it must be one of paper, nano, tiny") from e
+
+
+def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str) -> None:
+  """The command.
+
+  Raises:
+    UserError: for settings that cannot be planned; nothing is compiled then.
+  """
   if not topology:
     raise UserError("--topology=NAME is missing, for example --topology=v5e:16x16 or cpu:8")
-  if "task" not in config:
-    raise UserError("--config must be a training config, for example configs/lm.py:paper")
-  if not plan(config, topology, out):
+  trains, samples = "task" in config, "guidance_scale" in config
+  if not trains and not samples:
+    raise UserError(
+      "--config must be a training config, for example configs/lm.py:paper, or configs/sample.py"
+    )
+  if trains and preset:
+    raise UserError(
+      f"--preset={preset} goes with configs/sample.py: a training config names its own, as in"
+      f" configs/{config.task}.py:{preset}"
+    )
+  if out:
+    check_writable(out, (".json",))
+  values = (
+    plan_step(config, topology) if trains else plan_sampler(config, topology, preset or "nano")
+  )
+  if out:
+    write_files({pathlib.Path(out): json.dumps(values, indent=2).encode()})
+  if not values["fits"]:
     raise SystemExit(EXIT_DOES_NOT_FIT)
 
 
 if __name__ == "__main__":
-  cli.run(main, strings={"topology": "Slice, for example v5e:16x16.", "out": "JSON to write."})
+  cli.run(
+    main,
+    strings={
+      "topology": "Slice, for example v5e:16x16.",
+      "preset": "Sizes of the sampler: paper, nano (default) or tiny.",
+      "out": "JSON to write.",
+    },
+  )

@@ -15,9 +15,10 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from melody_jax import audio as audio_io
-from melody_jax import cli, output_files, sample_config
+from melody_jax import audio_io, cli, output_files
 from melody_jax.errors import UserError
+from melody_jax.generation import report
+from melody_jax.generation.config import check, read_clips, requests_of, settings_of
 
 
 class Stages:
@@ -42,13 +43,13 @@ def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
   Raises:
     UserError: for settings, files or checkpoints that are no good; nothing is written then.
   """
-  sample_config.check(config)
+  check(config)
   stages = Stages()
   # A bad clip or region is told apart before the models are loaded, which takes longer.
-  clips = sample_config.read_clips(config, stages)
-  requests, settings = [], sample_config.settings_of(config)
+  clips = read_clips(config, stages)
+  requests, settings = [], settings_of(config)
   if config.mode != "reconstruct" and not config.stream.resume:
-    requests = sample_config.requests_of(config, clips)
+    requests = requests_of(config, clips)
 
   from melody_jax.generation import programs
   from melody_jax.generation.melody import Melody
@@ -57,9 +58,9 @@ def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
   stages(f"loading {config.checkpoint}")
   melody = Melody.load(config.checkpoint, generates=config.mode != "reconstruct")
   if config.mode == "stream":
-    from melody_jax import sample_stream
+    from melody_jax.generation import stream_writer
 
-    return sample_stream.run(config, melody, requests, settings, clips, stages)
+    return stream_writer.run(config, melody, requests, settings, clips, stages)
   threading.Thread(target=audio_io.import_writers, daemon=True).start()
   if clips.audio is not None and config.mode == "reconstruct":
     pieces = [melody.reconstruct(clips.audio, stages)]
@@ -70,8 +71,6 @@ def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def _finish(config, melody, pieces, stages: Stages) -> dict[str, Any]:
   """Checks, levels and writes all pieces."""
-  from melody_jax.generation import report
-
   files: dict[pathlib.Path, bytes] = {}
   contents: dict[str, Any] = {}
   stages("writing")
@@ -106,48 +105,11 @@ def _title(config) -> str:
   return config.prompt.strip() or pathlib.Path(config.music_prompt or config.audio).name
 
 
-def asked(config) -> dict[str, Any]:
-  """The part of a report that says what was asked for."""
-  generates = config.mode != "reconstruct"
-  return {
-    "mode": config.mode,
-    "prompt": config.prompt.strip() if generates else "",
-    "music_prompt": config.music_prompt if generates else "",
-    "weights": config.weights,
-    "times": config.times,
-    "negative_prompt": config.negative_prompt.strip(),
-    "audio": config.audio,
-    "regions": config.regions,
-    "strength": config.strength,
-    "seed": config.seed,
-    "steps": config.steps,
-    "schedule": config.schedule,
-    "solver": config.solver,
-    "guidance_scale": config.guidance_scale,
-    "guidance_interval": f"{config.guidance_low:g} to {config.guidance_high:g}",
-    "guidance_rescale": config.guidance_rescale,
-    "dtype": config.dtype,
-    "lm": config.lm.to_dict(),
-  }
-
-
-def made_by(config, melody) -> dict[str, Any]:
-  """The part of a report that says what made it."""
-  from melody_jax.generation import report
-
-  return {
-    "device": report.device_name(),
-    "checkpoint": config.checkpoint,
-    "checkpoint_sha256": melody.digest,
-    "versions": report.versions(),
-  }
-
-
 def _report(config, melody, music, wave: np.ndarray, seed: int, batch: int) -> dict[str, Any]:
   """What was asked for, what it cost, and what made it."""
   seconds = len(wave) / melody.sample_rate
   return {
-    **asked(config),
+    **report.asked(config),
     "seed": seed,
     "batch": batch,
     "seconds": seconds,
@@ -158,7 +120,7 @@ def _report(config, melody, music, wave: np.ndarray, seed: int, batch: int) -> d
     # Over 1: faster than it plays. Of one piece; a batch makes all of its pieces in that time.
     "real_time_factor": seconds / music.generation_seconds,
     "loudness_lufs": audio_io.loudness(wave, melody.sample_rate),
-    **made_by(config, melody),
+    **report.made_by(config, melody),
   }
 
 

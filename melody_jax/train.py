@@ -11,12 +11,13 @@ def main(config, workdir: str) -> None:
 
   Ends with status 75 where the run was told to stop (SIGTERM) and saved: the same command goes on.
   """
-  from melody_jax import distributed, loop
+  from melody_jax.multihost import session
+  from melody_jax.training import loop
 
-  with distributed.session(config.distributed):
+  with session.session(config.distributed):
     step = int(loop.train(config, workdir).step)
   if step < config.train.steps:
-    raise SystemExit(distributed.EXIT_TRY_AGAIN)
+    raise SystemExit(session.EXIT_TRY_AGAIN)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from melody_jax import array_dataset, audio, bundle, cli, encode, export, fit_quantizer, loop
+from melody_jax import audio_io, bundle, cli, encode, export
+from melody_jax.fit import fit as fit_command
+from melody_jax.input_pipeline import array_dataset
 from melody_jax.sample import sample
+from melody_jax.training import loop
 
 RATE = 24_000
 # Enough for a change of every parameter; nothing is learnt here.
@@ -63,10 +66,10 @@ def test_every_stage_from_the_one_before(corpus, tmp_path, repository, monkeypat
     run(loop.train, config, f"--config.data.path={data}", *SHORT, *arguments, workdir=runs / model)
     run(export.export, config, f"--config.export.bundle={models}", *arguments, workdir=runs / model)
 
-  def fit(quantizer: str, *arguments: str) -> None:
-    config = f"--config=configs/quantizer.py:{quantizer}_tiny"
+  def fit(what: str, *arguments: str) -> None:
+    config = f"--config=configs/fit.py:{what}_tiny"
     where = (f"--config.bundle={models}", f"--config.data.path={corpus}")
-    run(fit_quantizer.fit_quantizer, config, *where, *arguments)
+    run(fit_command, config, *where, *arguments)
 
   stage("vae", corpus)
   fit("latents")
@@ -92,7 +95,7 @@ def test_every_stage_from_the_one_before(corpus, tmp_path, repository, monkeypat
     sample, "--config=configs/sample.py", "--config.prompt=chord number 2",
     f"--config.checkpoint={models}", f"--config.out={out}", "--config.steps=2",
   )  # fmt: skip
-  wave = audio.load(out)
+  wave = audio_io.load(out)
   assert len(wave) == 10 * RATE
   assert np.isfinite(wave).all() and np.std(wave) > 0
   report = json.loads(out.with_suffix(".json").read_text())

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from melody_jax.array_dataset import Feature, ShardWriter
 from melody_jax.errors import UserError
 from melody_jax.evaluate import EVALUATIONS, evaluate
+from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from tests import tiny_bundle
 from tests.configs import load_config
 

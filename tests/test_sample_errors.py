@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from melody_jax import audio, cli, output_files
+from melody_jax import audio_io, cli, output_files
 from melody_jax.sample import sample
 
 
@@ -110,12 +110,12 @@ def test_missing_config_file(monkeypatch, capsys):
 
 
 def write(path, samples) -> str:
-  path.write_bytes(audio.encode(samples, path.suffix))
+  path.write_bytes(audio_io.encode(samples, path.suffix))
   return str(path)
 
 
 def noise(seconds: float) -> np.ndarray:
-  n = int(seconds * audio.SAMPLE_RATE)
+  n = int(seconds * audio_io.SAMPLE_RATE)
   return (0.1 * np.random.default_rng(0).standard_normal(n)).astype(np.float32)
 
 

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import pathlib
 import re
+import sys
 from typing import Any
 
+import ml_collections
 import numpy as np
 
-from melody_jax.array_dataset import ArrayDataset
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import ArrayDataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,26 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
       "config.data is empty: name array datasets as --config.data=recorded=DIR,rendered=DIR"
     )
   return named
+
+
+def say(message: str) -> None:
+  """One line of progress, on standard error."""
+  print(message, file=sys.stderr, flush=True)
+
+
+def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, ArrayDataset]:
+  """The datasets of config.data that have `split`.
+
+  Raises:
+    UserError: if none has.
+  """
+  roots = named_roots(config.data)
+  found = {
+    name: ArrayDataset(root, split) for name, root in roots.items() if (root / split).is_dir()
+  }
+  if not found:
+    raise UserError(f"none of {', '.join(map(str, roots.values()))} has a split {split!r}")
+  return found
 
 
 def read_windows(

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import ml_collections
 import numpy as np
 
-from melody_jax.array_dataset import ArrayDataset
-from melody_jax.evaluation.clips import whole_tracks
-from melody_jax.evaluation.report import Finding, number, table
+from melody_jax.encoders.codec import Codec
+from melody_jax.errors import UserError
+from melody_jax.evaluation.clips import datasets_of, say, whole_tracks
+from melody_jax.evaluation.finding import Finding, number, table
+from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from melody_jax.metrics.reconstruction import log_spectral_distance, si_sdr
 
 RoundTrip = Callable[[np.ndarray], Any]
@@ -111,3 +114,26 @@ def _summary(tracks: list[dict[str, Any]]) -> dict[str, Any]:
     "si_sdr_worst": float(scores.min()),
     "log_spectral_distance": float(np.mean([t["log_spectral_distance"] for t in tracks])),
   }
+
+
+def codec(config: ml_collections.ConfigDict) -> Finding:
+  """Whole tracks of unseen packages through the codec alone."""
+  model = Codec.load(config.bundle)
+  datasets = datasets_of(config, config.codec.split)
+  if len(datasets) > 1 and "recorded" in datasets:
+    datasets = {"recorded": datasets["recorded"]}  # the rendered one holds out styles, not packages
+  if len(datasets) > 1:
+    raise UserError(
+      f"several datasets have a split {config.codec.split!r} and none is called recorded: "
+      "name one in config.data"
+    )
+  (dataset,) = datasets.values()
+  return evaluate_codec(
+    lambda audio: model.decode(model.encode(audio)),
+    dataset,
+    model.config.hop_length,
+    config.sample_rate,
+    config.codec.chunk_seconds,
+    config.codec.context_seconds,
+    say,
+  )

@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from melody_jax import bundle as bundles
 from melody_jax import diffusion
-from melody_jax.evaluation.clips import batches
-from melody_jax.evaluation.report import Finding, number, table
+from melody_jax.evaluation.clips import batches, datasets_of, say, stack
+from melody_jax.evaluation.features import Encoders, encoded_windows
+from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.metrics.diffusion import linear_predictor_gain
 from melody_jax.models.dpd import DPD, DPDConfig
 
@@ -243,3 +245,25 @@ def _by_angle(errors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         }
       )
   return out
+
+
+def dpd(config: ml_collections.ConfigDict) -> Finding:
+  """Velocity error of the DPD against predictors without a network, and with wrong tokens."""
+  velocity, chunks = load_denoiser(config.bundle)
+  encoders = Encoders(config.bundle, config.batch_size)
+  windows = {}
+  for name, dataset in datasets_of(config, config.split).items():
+    say(f"dpd: reading {name}")
+    clips = encoded_windows(
+      dataset,
+      encoders,
+      config.window_seconds,
+      ("latents", "semantic_tokens"),
+      config.dpd.windows,
+      config.seed,
+    )
+    tracks = np.unique([clip.track for clip in clips], return_inverse=True)[1]
+    windows[name] = (stack(clips, "latents"), stack(clips, "semantic_tokens"), tracks)
+  return evaluate_denoiser(
+    velocity, windows, chunks, config.dpd.draws, config.batch_size, config.seed, say
+  )

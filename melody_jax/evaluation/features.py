@@ -5,10 +5,12 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax.array_dataset import ArrayDataset
-from melody_jax.encoders import Codec, SemanticTokenizer, StyleEncoder
+from melody_jax.encoders.codec import Codec
+from melody_jax.encoders.semantic import SemanticTokenizer
+from melody_jax.encoders.style import StyleEncoder
 from melody_jax.errors import UserError
 from melody_jax.evaluation.clips import Clip, in_batches, read_windows, stack
+from melody_jax.input_pipeline.array_dataset import ArrayDataset
 
 ENCODED = ("style_tokens", "semantic_tokens", "latents")
 

@@ -4,12 +4,15 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import Clip
-from melody_jax.evaluation.report import Finding, number, table
+from melody_jax.evaluation.clips import Clip, datasets_of, read_windows, say, stack
+from melody_jax.evaluation.features import Encoders
+from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.metrics.retrieval import Retrieval, recall_at_k
+from melody_jax.models.quantizer import rvq_report
 
 
 def relevance(queries: list[str], clips: list[Clip]) -> np.ndarray:
@@ -143,4 +146,20 @@ def _rvq_markdown(rvq: dict[str, dict[str, Any]]) -> str:
   return (
     f"RVQ on held-out clips (embeddings: {sizes}; no more centres can be used than that): "
     f"reconstruction cosine {final}.\n\n" + table(tuple(header), rows)
+  )
+
+
+def mulan(config: ml_collections.ConfigDict) -> Finding:
+  """Text-to-music retrieval per dataset, and the RVQ by level."""
+  encoders = Encoders(config.bundle, config.batch_size)
+  clips, music, rvq = {}, {}, {}
+  for name, dataset in datasets_of(config, config.split).items():
+    say(f"mulan: embedding clips of {name}")
+    clips[name] = read_windows(
+      dataset, config.window_seconds, ("audio",), config.mulan.clips, config.seed
+    )
+    music[name] = encoders.embed_music(stack(clips[name], "audio"))
+    rvq[name] = rvq_report(encoders.style.params["rvq"]["codebooks"], music[name])
+  return evaluate_mulan(
+    encoders.embed_text, music, clips, rvq, config.mulan.k, config.mulan.draws, config.seed
   )

@@ -7,12 +7,21 @@ so its verdict shows that the chain carries the style; the tagger had no part in
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import pathlib
 from typing import Any
 
+import ml_collections
 import numpy as np
 
+from melody_jax import audio_io
 from melody_jax.errors import UserError
-from melody_jax.evaluation.report import Finding, table
+from melody_jax.evaluation.clips import say
+from melody_jax.evaluation.features import Encoders
+from melody_jax.evaluation.finding import Finding, table
+from melody_jax.evaluation.musicnn import tagger as musicnn
+from melody_jax.generation import programs
+from melody_jax.generation.melody import Melody
+from melody_jax.generation.request import Request, Settings
 from melody_jax.metrics.audio_checks import AudioChecks, check_audio
 from melody_jax.metrics.retrieval import RankTest, rank_test, ranks_of_classes
 
@@ -203,3 +212,51 @@ def _markdown(
   header = ("prompt", *(f"rank by {name}" for name in ranks), "level (dB)", "sound")
   lines += [table(header, per_prompt)]
   return "\n\n".join(lines)
+
+
+def prompts(config: ml_collections.ConfigDict) -> Finding:
+  """Generated clips: soundness, and the rank of the right prompt by MuLan and by musicnn."""
+  c = config.prompts
+  table = [Prompt(text, {"MTT": _tags(mtt), "MSD": _tags(msd)}) for text, mtt, msd in c.table]
+  # The tagger comes first: where it cannot be had, that is known before the long part.
+  taggers = _taggers() if c.musicnn else {}
+  programs.use_compilation_cache()
+  melody = Melody.load(config.bundle)
+  settings = Settings(
+    **{
+      **c.sampling,
+      "top_k": c.sampling.top_k or None,
+      "top_p": c.sampling.top_p if c.sampling.top_p < 1 else None,
+    }
+  )
+
+  def generate(texts: list[str], seeds: list[int]) -> np.ndarray:
+    requests = [Request(t, seconds=c.seconds, seed=s) for t, s in zip(texts, seeds, strict=True)]
+    return np.stack([music.audio for music in melody.generate(requests, settings)])
+
+  raw = generate_all(generate, table, c.seeds, config.batch_size, say)
+  # Judged as `melody_jax.sample` writes it.
+  clips = np.stack([audio_io.normalise_loudness(clip, melody.sample_rate) for clip in raw])
+  encoders = Encoders(config.bundle, config.batch_size)
+  cosine = encoders.embed_music(clips) @ encoders.embed_text([p.text for p in table]).T
+  scores = {"MuLan": cosine, "MuLan, centred": centred(cosine)}
+  if taggers:
+    probabilities = {name: tagger(clips, melody.sample_rate)[0] for name, tagger in taggers.items()}
+    names = {name: tagger.tags for name, tagger in taggers.items()}
+    scores["musicnn"] = tag_scores(probabilities, names, table)
+  if c.keep_audio:
+    folder = pathlib.Path(config.out) / "clips"
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, clip in enumerate(clips):
+      stem = f"{i // len(c.seeds):02d}-{c.seeds[i % len(c.seeds)]}"
+      (folder / f"{stem}.flac").write_bytes(audio_io.encode(clip, ".flac", melody.sample_rate))
+  finding = judge(clips, melody.sample_rate, table, c.seeds, scores, c.permutations, config.seed)
+  return with_raw_levels(finding, raw)
+
+
+def _tags(line: str) -> tuple[str, ...]:
+  return tuple(tag.strip() for tag in line.split(",") if tag.strip())
+
+
+def _taggers() -> dict[str, Any]:
+  return {model: musicnn.load(model) for model in musicnn.MODELS}

@@ -4,10 +4,13 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any
 
+import ml_collections
 import numpy as np
 
-from melody_jax.evaluation.clips import in_batches
-from melody_jax.evaluation.report import Finding, number, table
+from melody_jax.evaluation.clips import datasets_of, in_batches, say, stack
+from melody_jax.evaluation.features import Encoders, encoded_windows
+from melody_jax.evaluation.finding import Finding, number, table
+from melody_jax.evaluation.language_model import row_cross_entropy
 from melody_jax.metrics.tokens import token_use
 
 
@@ -74,3 +77,17 @@ def evaluate_tokens(
       f"{number(last['per_cent_under_unigram'])} % under the unigram entropy of the same tokens."
     )
   return Finding("tokens", values, text + "\n\n" + table(tuple(header), rows))
+
+
+def tokens(config: ml_collections.ConfigDict) -> Finding:
+  """Use of the semantic vocabulary, and the LM against the unigram entropy."""
+  score, model = row_cross_entropy(config.bundle)
+  encoders = Encoders(config.bundle, config.batch_size)
+  windows = {}
+  for name, dataset in datasets_of(config, config.split).items():
+    say(f"tokens: reading {name}")
+    clips = encoded_windows(
+      dataset, encoders, config.window_seconds, ("semantic_tokens", "style_tokens")
+    )
+    windows[name] = (stack(clips, "semantic_tokens"), stack(clips, "style_tokens"))
+  return evaluate_tokens(windows, model.semantic_vocab, score, config.batch_size)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from melody_jax.audio import SAMPLE_RATE
+from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.generation.request import REDRAW_STRENGTH, Request
 from melody_jax.generation.style import Styles, StyleTrack
 from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW

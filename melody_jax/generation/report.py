@@ -1,33 +1,45 @@
 """The JSON report that lies beside every sample: what was asked, what it cost, what ran it."""
 
-import importlib.metadata
 import json
 import math
-import os
-import platform
 from typing import Any
 
-_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "librosa")
+from melody_jax import provenance
 
 
-def versions() -> dict[str, str]:
-  """Versions of this program, of Python and of the packages that shape the result."""
-  import melody_jax
+def asked(config) -> dict[str, Any]:
+  """The part of a report that says what was asked for."""
+  generates = config.mode != "reconstruct"
+  return {
+    "mode": config.mode,
+    "prompt": config.prompt.strip() if generates else "",
+    "music_prompt": config.music_prompt if generates else "",
+    "weights": config.weights,
+    "times": config.times,
+    "negative_prompt": config.negative_prompt.strip(),
+    "audio": config.audio,
+    "regions": config.regions,
+    "strength": config.strength,
+    "seed": config.seed,
+    "steps": config.steps,
+    "schedule": config.schedule,
+    "solver": config.solver,
+    "guidance_scale": config.guidance_scale,
+    "guidance_interval": f"{config.guidance_low:g} to {config.guidance_high:g}",
+    "guidance_rescale": config.guidance_rescale,
+    "dtype": config.dtype,
+    "lm": config.lm.to_dict(),
+  }
 
-  found = {"melody_jax": melody_jax.__version__, "python": platform.python_version()}
-  for package in _PACKAGES:
-    found[package] = importlib.metadata.version(package)
-  return found
 
-
-def device_name() -> str:
-  """What computes, for people: platform, kind, and cores where it is the CPU."""
-  import jax
-
-  device = jax.devices()[0]
-  if device.platform == "cpu":
-    return f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
-  return f"{device.platform} ({device.device_kind})"
+def made_by(config, melody) -> dict[str, Any]:
+  """The part of a report that says what made it."""
+  return {
+    "device": provenance.device_name(),
+    "checkpoint": config.checkpoint,
+    "checkpoint_sha256": melody.digest,
+    "versions": provenance.versions(),
+  }
 
 
 def to_json(report: dict[str, Any]) -> bytes:

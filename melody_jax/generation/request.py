@@ -1,7 +1,7 @@
 """What a user asks for: one `Request` an item, one `Settings` a call.
 
 Plain data, checked here, without JAX. Times are seconds, audio is mono float32 [samples] in
-[-1, 1] at 24 kHz (`melody_jax.audio.load_clip` reads any file so).
+[-1, 1] at 24 kHz (`melody_jax.audio_io.load_clip` reads any file so).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from melody_jax.audio import SAMPLE_RATE
+from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.errors import UserError
 
 DEFAULT_SECONDS = 10.0

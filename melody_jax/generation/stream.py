@@ -15,21 +15,19 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax
 import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.generation import piece as piece_plan
+from melody_jax.generation.engine import Engine
 from melody_jax.generation.piece import Piece, Steering
 from melody_jax.generation.request import Request, Settings
 from melody_jax.generation.style import StyleTrack
 from melody_jax.models import vae as vae_model
 from melody_jax.output_files import write_files
-
-if TYPE_CHECKING:
-  from melody_jax.generation.melody import Melody
 
 _KIND = "melody_jax stream"  # marks its files
 
@@ -76,13 +74,13 @@ class Stream(Iterator[np.ndarray]):
   """
 
   def __init__(
-    self, melody: "Melody", settings: Settings, single: bool, state: StreamState | None = None,
+    self, engine: Engine, settings: Settings, single: bool, state: StreamState | None = None,
     first: Sequence[Piece] = (), position: Sequence[int] = (),
   ):  # fmt: skip
     """Use `Melody.stream` or `Melody.resume`."""
-    if melody.networks is None:
+    if engine.networks is None:
       raise UserError("this bundle was loaded for its codec alone")
-    self._melody, self._networks = melody, melody.networks
+    self._engine, self._networks = engine, engine.networks
     self._first, self._position = tuple(first), np.asarray(position, np.int64)
     self.settings, self.single, self.state = settings, single, state
     self._reach = vae_model.decoder_reach(self._networks.codec)
@@ -92,17 +90,17 @@ class Stream(Iterator[np.ndarray]):
         StyleTrack(*track) for track in zip(state.style_times, state.style_points, strict=True)
       ]
     hop = self._networks.codec.hop_length
-    self.chunk_seconds = self._networks.chunk_frames * hop / melody.sample_rate
+    self.chunk_seconds = self._networks.chunk_frames * hop / engine.sample_rate
 
   @classmethod
   def begin(
-    cls, melody: "Melody", pieces: Sequence[Piece], requests: Sequence[Request],
+    cls, engine: Engine, pieces: Sequence[Piece], requests: Sequence[Request],
     settings: Settings, single: bool,
   ) -> "Stream":  # fmt: skip
     """A stream before its first chunk, from the first windows of `pieces`."""
-    hop = melody.codec.config.hop_length
+    hop = engine.codec.config.hop_length
     position = [0 if r.audio is None else len(r.audio) // hop for r in requests]
-    return cls(melody, settings, single, first=pieces, position=position)
+    return cls(engine, settings, single, first=pieces, position=position)
 
   def __next__(self) -> np.ndarray:
     if self.state is None:
@@ -124,7 +122,7 @@ class Stream(Iterator[np.ndarray]):
       prompts: for one request a `PromptLike`, for several a list with one an item.
     """
     of_items: list[Any] = [prompts] if self.single else list(prompts)
-    tracks = [self._melody.styles.track(prompt) for prompt in of_items]
+    tracks = [self._engine.styles.track(prompt) for prompt in of_items]
     if len(tracks) != len(self._tracks):
       raise UserError(f"{len(tracks)} prompts for a stream of {len(self._tracks)} items")
     self._tracks = tracks
@@ -148,7 +146,7 @@ class Stream(Iterator[np.ndarray]):
       if len(listed) != len(state.seeds) or not all(0 <= s < 2**32 for s in listed):
         raise UserError(f"seeds are {listed}: one an item is needed, each from 0 to {2**32 - 1}")
       state = dataclasses.replace(state, seeds=np.asarray(listed, np.uint32))
-    return Stream(self._melody, self.settings, self.single, state)
+    return Stream(self._engine, self.settings, self.single, state)
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes state and settings to a safetensors file; `Melody.resume` reads it.
@@ -166,14 +164,14 @@ class Stream(Iterator[np.ndarray]):
     }
     metadata = {
       "kind": _KIND,
-      "bundle": self._melody.digest,
+      "bundle": self._engine.digest,
       "single": json.dumps(self.single),
       "settings": json.dumps(dataclasses.asdict(self.settings)),
     }
     write_files({pathlib.Path(path): save(arrays, metadata)})
 
   @classmethod
-  def restore(cls, melody: "Melody", path: str | os.PathLike) -> "Stream":
+  def restore(cls, engine: Engine, path: str | os.PathLike) -> "Stream":
     """See `Melody.resume`."""
     from safetensors import SafetensorError, safe_open
 
@@ -188,16 +186,16 @@ class Stream(Iterator[np.ndarray]):
     fields = {field.name for field in dataclasses.fields(StreamState)}
     if metadata.get("kind") != _KIND or set(arrays) != fields:
       raise UserError(f"{path} is a safetensors file but not a saved stream")
-    if metadata["bundle"] != melody.digest:
+    if metadata["bundle"] != engine.digest:
       raise UserError(f"stream {path} was saved with another checkpoint than this one")
     settings = json.loads(metadata["settings"])
     settings["guidance_interval"] = tuple(settings["guidance_interval"])
     single = json.loads(metadata["single"])
-    return cls(melody, Settings(**settings), single, StreamState(**arrays))
+    return cls(engine, Settings(**settings), single, StreamState(**arrays))
 
   def _first_window(self) -> StreamState:
     windows = [piece.window(self._networks, 0) for piece in self._first]
-    made = self._melody.run(piece_plan.stack(windows), self.settings)
+    made = self._engine.run(piece_plan.stack(windows), self.settings)
     return StreamState(
       seeds=np.stack([w["seeds"] for w in windows]),
       start_frame=np.asarray([w["start_frame"] for w in windows], np.int64),
@@ -228,7 +226,7 @@ class Stream(Iterator[np.ndarray]):
       first = networks.token_of(start)
       kept = networks.tokens - (first - networks.token_of(start - chunk))
       known = np.arange(networks.frames) < networks.frames - chunk
-      steering = Steering(self._melody.styles, track, state.negative_style[b])
+      steering = Steering(self._engine.styles, track, state.negative_style[b])
       windows.append(
         {
           "seeds": state.seeds[b],
@@ -243,7 +241,7 @@ class Stream(Iterator[np.ndarray]):
           "end_frame": np.int32(piece_plan.NEVER),
         }
       )
-    made = self._melody.run(piece_plan.stack(windows), self.settings)
+    made = self._engine.run(piece_plan.stack(windows), self.settings)
     return dataclasses.replace(
       state,
       start_frame=state.start_frame + networks.chunk_frames * moves_B,

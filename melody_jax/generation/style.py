@@ -14,7 +14,7 @@ import os
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax import encoders
+from melody_jax.encoders.style import StyleEncoder
 from melody_jax.errors import UserError
 from melody_jax.generation.programs import Programs
 from melody_jax.generation.request import Mixture, Prompt, PromptLike, mixture
@@ -63,7 +63,7 @@ class Styles:
     Raises:
       UserError: if it is missing, damaged or not fitted.
     """
-    encoder = encoders.StyleEncoder.load(directory, text=False)
+    encoder = StyleEncoder.load(directory, text=False)
     self._config, self._params = encoder.config, encoder.params
     self._programs = programs
     self._of_text: dict[str, np.ndarray] = {}

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax import diffusion, encoders
-from melody_jax.audio import SAMPLE_RATE
+from melody_jax import diffusion
+from melody_jax.audio_io import SAMPLE_RATE
+from melody_jax.encoders.codec import decode_latents
 from melody_jax.generation import token_sampler
 from melody_jax.generation.request import MAX_STEPS, Settings
 from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW
@@ -233,7 +234,7 @@ def run(networks: Networks, params: dict[str, Any], window: Window, how: Control
   latents, dpd_passes = _denoise(networks, params["dpd"], how, tokens, noise, window)
   frames_BL = window.start_frame[:, None] + jnp.arange(networks.frames)[None]
   heard = jnp.where((frames_BL < window.end_frame[:, None])[..., None], latents, window.latents)
-  audio = encoders.decode_latents(networks.codec, params["vae"], heard)
+  audio = decode_latents(networks.codec, params["vae"], heard)
   return Made(tokens, latents, audio.astype(jnp.float32), lm_passes + dpd_passes)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from melody_jax.array_dataset import ArrayDataset
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from melody_jax.task import WindowFeature
 
 TEXT_FEATURES = ("text_ids", "text_mask")

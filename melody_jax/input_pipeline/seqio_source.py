@@ -20,8 +20,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from melody_jax.array_dataset import Feature
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import Feature
 from melody_jax.input_pipeline.array_source import TEXT_FEATURES
 from melody_jax.input_pipeline.tfds_records import TfdsDataset, check_split, open_dataset
 from melody_jax.task import WindowFeature

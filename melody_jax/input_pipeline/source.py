@@ -7,10 +7,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from melody_jax import distributed
-from melody_jax.array_dataset import ArrayDataset
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from melody_jax.input_pipeline.array_source import TEXT_FEATURES, ArraySource
+from melody_jax.multihost import session
 from melody_jax.task import WindowFeature
 
 
@@ -76,7 +76,7 @@ def make_source(
       host,
       tokenize,
     )
-    distributed.every_host_has_data(source.windows, f"windows of split {split}")
+    session.every_host_has_data(source.windows, f"windows of split {split}")
     return source
   if config.data.source == "seqio":
     from melody_jax.input_pipeline.seqio_source import SeqioSource

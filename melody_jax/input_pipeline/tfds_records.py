@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from melody_jax.array_dataset import Feature
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import Feature
 
 Reader = Callable[[Iterable[int]], Iterator[tuple[dict[str, Any], np.ndarray]]]
 _LISTS = ("captions", "tags")

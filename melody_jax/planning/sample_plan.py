@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from melody_jax.encoders.codec import decode_latents
 from melody_jax.generation import window as window_program
 from melody_jax.generation.request import Settings
 from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW, Reads
@@ -27,7 +28,7 @@ from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
 from melody_jax.models.layers import config_from
 from melody_jax.planning.flops import matmul_flops
-from melody_jax.planning.topology import Topology
+from melody_jax.planning.topology import GIB, Topology
 from melody_jax.planning.train_plan import HBM_SHARE, needed_bytes
 from melody_jax.sharding import MESH_AXES
 
@@ -176,7 +177,7 @@ def _stages(networks: Networks, params: Any, batch: int, settings: Settings) -> 
     of("float32", rows, length), of("int32", rows, w),
   )  # fmt: skip
   decode = matmul_flops(
-    lambda p, z: window_program.encoders.decode_latents(networks.codec, p, z),
+    lambda p, z: decode_latents(networks.codec, p, z),
     params["vae"], of("float32", batch, length, networks.codec.latent_dim),
   )  # fmt: skip
   # Looking up an embedding reads a row, not the table.
@@ -238,3 +239,21 @@ def plan_sampler(
     real_time_factor_bound=batch * networks.seconds / seconds,
     compile_seconds=time.monotonic() - began,
   )  # fmt: skip
+
+
+def lines(plan: SamplePlan) -> list[str]:
+  """A report for people."""
+  stages = [
+    f"  {s.name:8s} {s.passes:4d} passes, {s.flops / 1e12:9.3f} TFLOP,"
+    f" {s.weight_bytes / GIB:8.2f} GiB of weights: at least {1e3 * s.seconds:8.2f} ms ({s.bound})"
+    for s in plan.stages
+  ]
+  peak = f"{plan.peak_bytes / GIB:.2f} of {plan.hbm_bytes / GIB:.0f} GiB"
+  return [
+    f"one {plan.chip} chip, batch {plan.batch_size}, {plan.steps} steps, {plan.dtype}",
+    f"  parameters {plan.parameter_bytes / GIB:.2f} GiB, peak {peak}:"
+    f" {'fits' if plan.fits else 'DOES NOT FIT'}; largest batch {plan.largest_batch or 'unknown'}",
+    *stages,
+    f"  at most {plan.real_time_factor_bound:.0f} seconds of audio a second",
+    f"(compiled in {plan.compile_seconds:.0f} s)",
+  ]

@@ -15,10 +15,10 @@ from melody_jax import sharding
 from melody_jax.errors import UserError
 from melody_jax.planning.flops import matmul_flops, useful_flops
 from melody_jax.planning.hlo import Program
-from melody_jax.planning.topology import Topology
-from melody_jax.steps import compile_train_step, make_train_step
+from melody_jax.planning.topology import GIB, Topology
 from melody_jax.task import Task, make_task
-from melody_jax.train_state import TrainState, abstract_state, make_init, shardings_of_state
+from melody_jax.training.state import TrainState, abstract_state, make_init, shardings_of_state
+from melody_jax.training.step import compile_train_step, make_train_step
 
 HBM_SHARE = 0.95  # of a chip's memory that a program may use; the runtime keeps some
 
@@ -230,3 +230,34 @@ def nearest_fit(config: ml_collections.ConfigDict, topology: Topology, report: A
     if plan.fits:
       return plan
   return None
+
+
+def lines(plan: Plan) -> list[str]:
+  """A report for people."""
+  collectives = [
+    f"  {kind:20s} {int(c['count']):6d} x, {c['bytes'] / 2**20:10.1f} MiB"
+    for kind, c in sorted(plan.collectives.items())
+  ]
+  kernels = [f"  {name} x {times}" for name, times in sorted(plan.custom_calls.items())]
+  return [
+    f"{plan.topology}: {plan.devices} devices, mesh {plan.mesh}, batch {plan.batch_size}"
+    f" in {plan.accumulate} part(s); {plan.parameters / 1e6:.1f} M parameters",
+    "per device:",
+    f"  parameters           {plan.parameter_bytes / GIB:8.3f} GiB",
+    f"  optimiser state      {plan.optimizer_bytes / GIB:8.3f} GiB",
+    f"  averaged parameters  {plan.ema_bytes / GIB:8.3f} GiB",
+    f"  activations, others  {plan.activation_bytes / GIB:8.3f} GiB",
+    f"  peak                 {plan.peak_bytes / GIB:8.3f} of {plan.hbm_bytes / GIB:.0f} GiB:"
+    f" {'fits' if plan.fits else 'DOES NOT FIT'}",
+    f"  FLOPs                {plan.flops / 1e12:8.3f} T ({plan.model_flops / 1e12:.3f} T without"
+    " recomputation)",
+    f"  bytes from HBM       {plan.bytes_accessed / GIB:8.3f} GiB",
+    "collectives:" if collectives else "collectives: none",
+    *collectives,
+    *(["custom calls:", *kernels] if kernels else []),
+    f"at the chip's peaks: compute {plan.compute_seconds * 1e3:.2f} ms, HBM"
+    f" {plan.hbm_seconds * 1e3:.2f} ms, interconnect {plan.ici_seconds * 1e3:.2f} ms",
+    f"a step takes at least {plan.step_seconds * 1e3:.2f} ms, bound by {plan.binding}: MFU at most"
+    f" {100 * plan.mfu_bound:.0f} %",
+    f"(compiled in {plan.compile_seconds:.0f} s)",
+  ]

@@ -72,7 +72,7 @@ class LMTask(BaseTask):
     if path:
       mulan, _ = bundle.load(path)
       if "rvq" not in mulan:
-        raise UserError(f"{path} has no rvq/codebooks: run melody_jax.fit_quantizer first")
+        raise UserError(f"{path} has no rvq/codebooks: run melody_jax.fit first")
       rows = lm.rows_from_codebooks(c, jax.random.fold_in(rng, 1), mulan["rvq"]["codebooks"])
       table = params["embed"]["table"]["embedding"]
       value = jax.lax.dynamic_update_slice(table.value, rows, (0, 0))

@@ -9,8 +9,8 @@ from data import debian
 from data.build import build_arrays, common_arguments, default_data_dir
 from data.captions import article, join_words, tempo_word, tidy
 from data.music_folder.corpus import FolderCorpus
-from melody_jax.array_dataset import ArrayDataset
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import ArrayDataset
 
 
 def test_shards_hold_every_record_once(sounds, tmp_path):

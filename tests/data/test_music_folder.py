@@ -6,8 +6,8 @@ import pytest
 
 from data.build import build_arrays
 from data.music_folder.corpus import FolderCorpus, read_captions
-from melody_jax.array_dataset import ArrayDataset
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import ArrayDataset
 
 GOOD = {"a.wav", "b.flac", "album/c.ogg", "d.mp3"}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from melody_jax.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.errors import UserError
 from melody_jax.evaluation import clips
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
 
 RATE = 8
 

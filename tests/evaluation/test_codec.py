@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from melody_jax.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.evaluation.codec import evaluate_codec, reconstruct
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
 
 
 def _smooth(audio):

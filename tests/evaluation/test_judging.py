@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from melody_jax.errors import UserError
-from melody_jax.evaluation import report
 from melody_jax.evaluation.clips import Clip
+from melody_jax.evaluation.finding import Finding, number, write
 from melody_jax.evaluation.mulan import evaluate_mulan, relevance
 from melody_jax.evaluation.prompts import Prompt, centred, generate_all, judge, tag_scores
 from melody_jax.evaluation.tokens import evaluate_tokens
@@ -119,10 +119,8 @@ def test_judge_reports_faults_and_ranks():
 
 
 def test_report_files(tmp_path):
-  finding = report.Finding(
-    "codec", {"x": np.float32(1.5), "y": float("inf"), "z": [np.int64(3)]}, "text"
-  )
-  report.write(finding, str(tmp_path / "out"), {"seed": 0})
+  finding = Finding("codec", {"x": np.float32(1.5), "y": float("inf"), "z": [np.int64(3)]}, "text")
+  write(finding, str(tmp_path / "out"), {"seed": 0})
   read = json.loads((tmp_path / "out" / "codec.json").read_text())
   assert read == {"what": "codec", "seed": 0, "x": 1.5, "y": None, "z": [3]}
   assert (tmp_path / "out" / "codec.md").read_text() == "text\n"
@@ -142,4 +140,4 @@ def test_report_files(tmp_path):
   ],
 )
 def test_numbers_have_three_digits(value, text):
-  assert report.number(value) == text
+  assert number(value) == text

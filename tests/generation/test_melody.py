@@ -6,11 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from melody_jax import Melody, Prompt, Request, bundle
-from melody_jax import audio as audio_io
+from melody_jax import Melody, Prompt, Request, audio_io, bundle
+from melody_jax.encoders.windows import overlapping_windows
 from melody_jax.errors import UserError
 from melody_jax.models.vae import decoder_reach
-from melody_jax.windows import overlapping_windows
 from tests.configs import load_config
 
 RATE = 24_000
@@ -138,7 +137,7 @@ def test_known_latents_and_tokens_pass_through_unchanged(melody, settings, clip)
   from melody_jax.generation import piece as piece_plan
 
   request = Request(TEXT, audio=clip, regions=[(3, 4.2)])
-  planned = melody._plan(request, settings, lambda message: None)
+  planned = melody.plan(request, settings, lambda message: None)
   latents, known = planned.latents[:500].copy(), planned.known[:500] == 1
   tokens, tokens_known = planned.tokens[:250].copy(), planned.tokens_known[:250].copy()
   made = melody.run(piece_plan.stack([planned.window(melody.networks, 0)]), settings)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from melody_jax import Prompt, Request, Settings, diffusion, sample_config
+from melody_jax import Prompt, Request, Settings, diffusion
 from melody_jax.errors import UserError
 from melody_jax.generation import request as requests
+from melody_jax.generation.config import settings_of
 from tests.configs import load_config
 
 CLIP = np.zeros(5 * 24_000, np.float32)
@@ -87,4 +88,4 @@ def test_names_are_those_of_the_maths():
 
 
 def test_the_command_and_python_sample_alike_by_default():
-  assert sample_config.settings_of(load_config("sample")) == Settings()
+  assert settings_of(load_config("sample")) == Settings()

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from melody_jax import Melody, Request
-from melody_jax import audio as audio_io
+from melody_jax import Melody, Request, audio_io
 from melody_jax.errors import UserError
-from melody_jax.stream_level import MAX_STEP_DB, StreamLeveller, soft_limit
+from melody_jax.generation import stream_writer
+from melody_jax.generation.leveller import MAX_STEP_DB, StreamLeveller, soft_limit
 from tests.configs import load_config
 
 RATE, CHUNK = 24_000, 60_000
@@ -227,16 +227,15 @@ def test_the_command_writes_pcm_until_its_reader_leaves(directory, repository):
 
 
 def test_an_interrupted_file_is_whole(loaded, directory, tmp_path, monkeypatch):
-  from melody_jax import sample_stream
   from melody_jax.sample import sample
 
-  write = sample_stream.FileSink.write
+  write = stream_writer.FileSink.write
 
   def interrupted(self, audio):
     write(self, audio)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(sample_stream.FileSink, "write", interrupted)
+  monkeypatch.setattr(stream_writer.FileSink, "write", interrupted)
   report = sample(configured(directory, out=str(tmp_path / "x.wav"), seconds=0.0))
   assert report["seconds"] == 2.5 and len(audio_io.load(tmp_path / "x.wav")) == CHUNK
   assert {p.name for p in tmp_path.iterdir()} == {"x.wav", "x.json"}
@@ -253,7 +252,7 @@ def test_nothing_is_left_where_nothing_was_made(loaded, directory, tmp_path, mon
 
 
 def test_pcm_is_little_endian_and_clipped():
-  from melody_jax.sample_stream import PcmSink
+  from melody_jax.generation.stream_writer import PcmSink
 
   buffer = io.BytesIO()
   PcmSink(buffer).write(np.asarray([0.0, 1.0, -2.0, 0.5], np.float32))

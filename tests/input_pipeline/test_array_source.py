@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from melody_jax.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.input_pipeline.array_source import ArraySource
 from melody_jax.task import WindowFeature
 

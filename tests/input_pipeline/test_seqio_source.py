@@ -11,8 +11,8 @@ pytest.importorskip("seqio", reason="TFDS and seqio need the [data] extra")
 
 from data.music_folder.corpus import FolderCorpus
 from data.tfds_builder import build_tfds, build_tfds_from_arrays
-from melody_jax.array_dataset import Feature, ShardWriter
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from melody_jax.input_pipeline.seqio_source import SeqioSource
 from melody_jax.input_pipeline.tfds_records import open_split
 from melody_jax.task import WindowFeature

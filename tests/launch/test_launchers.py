@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from melody_jax.multihost import session
 from tests.conftest import REPOSITORY
 
 LAUNCH = REPOSITORY / "launch"
@@ -242,9 +243,8 @@ def test_xpk():
 
 
 def test_exit_status_of_a_restart_is_the_one_that_the_program_uses():
-  from melody_jax import distributed
 
-  assert f"--restart-on-exit-codes={distributed.EXIT_TRY_AGAIN} " in (
+  assert f"--restart-on-exit-codes={session.EXIT_TRY_AGAIN} " in (
     (LAUNCH / "tpu_xpk.sh").read_text().replace("\\\n", "")
   )
 

@@ -5,7 +5,8 @@ import json
 import jax
 import pytest
 
-from melody_jax import Settings, plan_sampler
+from melody_jax import Settings
+from melody_jax import plan as plan_command
 from melody_jax.errors import UserError
 from melody_jax.planning import sample_plan
 from tests.configs import load_config
@@ -43,18 +44,18 @@ def test_stages_count_their_passes(networks):
 
 def test_the_command_plans_for_a_virtual_device(repository, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(repository)
-  monkeypatch.setattr(plan_sampler, "open_topology", _here)
+  monkeypatch.setattr(plan_command, "open_topology", _here)
   config = load_config("sample")
   config.update(count=2, steps=3)
-  plan_sampler.main(config, "tiny", "cpu:1", str(tmp_path / "x.json"))
+  plan_command.main(config, "cpu:1", "tiny", str(tmp_path / "x.json"))
   plan = json.loads((tmp_path / "x.json").read_text())
   assert plan["fits"] and plan["batch_size"] == 2 and plan["largest_batch"] > 2
   assert 0 < plan["parameter_bytes"] < plan["peak_bytes"] < plan["hbm_bytes"]
   assert plan["real_time_factor_bound"] > 0 and "fits" in capsys.readouterr().out
   with pytest.raises(UserError, match="must be one of paper"):
-    plan_sampler.main(config, "huge", "cpu:1", "")
+    plan_command.main(config, "cpu:1", "huge", "")
   with pytest.raises(UserError, match="topology"):
-    plan_sampler.main(config, "tiny", "", "")
+    plan_command.main(config, "", "tiny", "")
 
 
 def _here(name):

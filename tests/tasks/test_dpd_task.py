@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax.steps import make_train_step
 from melody_jax.task import make_task
-from melody_jax.train_state import make_init
+from melody_jax.training.state import make_init
+from melody_jax.training.step import make_train_step
 from tests.configs import load_config
 
 # Loss of the first and the second step; changes only where the maths or the draws change.

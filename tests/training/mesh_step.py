@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 import numpy as np
 
 from melody_jax import sharding
-from melody_jax.steps import compile_train_step, make_train_step
 from melody_jax.task import make_task
-from melody_jax.train_state import make_init, sharded_init, shardings_of_state
+from melody_jax.training.state import make_init, sharded_init, shardings_of_state
+from melody_jax.training.step import compile_train_step, make_train_step
 from tests.configs import load_config
 
 INTEGERS = {"semantic_tokens": 1024, "style_tokens": 1024, "text_ids": 1000}

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from melody_jax.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 

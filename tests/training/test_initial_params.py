@@ -6,9 +6,9 @@ import pytest
 
 from melody_jax import bundle
 from melody_jax.errors import UserError
-from melody_jax.initial_params import with_params_of
 from melody_jax.task import make_task
-from melody_jax.train_state import make_init
+from melody_jax.training.initial_params import with_params_of
+from melody_jax.training.state import make_init
 from tests import tiny_bundle
 from tests.configs import load_config
 

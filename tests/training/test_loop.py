@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from melody_jax import bundle, loop
-from melody_jax.array_dataset import Feature, ShardWriter
-from melody_jax.checkpoint import load_params
+from melody_jax import bundle
 from melody_jax.errors import UserError
 from melody_jax.export import export
+from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from melody_jax.task import make_task
-from melody_jax.train_state import make_init
+from melody_jax.training import loop
+from melody_jax.training.checkpoint import load_params
+from melody_jax.training.state import make_init
 from tests.configs import load_config
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from melody_jax.checkpoint import load_params
+from melody_jax.training.checkpoint import load_params
 from tests.training.processes import start, train_arguments, write_token_dataset
 
 STEPS = 6

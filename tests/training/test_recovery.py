@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melody_jax import loop, sharding
-from melody_jax.checkpoint import load_params
+from melody_jax import sharding
 from melody_jax.errors import UserError
 from melody_jax.tasks.lm import LMTask
+from melody_jax.training import loop
+from melody_jax.training.checkpoint import load_params
 from tests.configs import load_config
 from tests.training.processes import start, train_arguments, write_token_dataset
 

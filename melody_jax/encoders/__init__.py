@@ -1,0 +1,1 @@
+"""The trained models as functions over waveforms: one wrapper a model, used everywhere."""

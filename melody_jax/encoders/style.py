@@ -1,0 +1,69 @@
+"""The style encoder: audio or text to a unit embedding and style tokens."""
+
+from collections.abc import Sequence
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax import bundle
+from melody_jax.encoders.rows import map_rows
+from melody_jax.models import mulan, quantizer
+from melody_jax.text import load_tokenizer
+
+
+class StyleEncoder:
+  """MuLan and its RVQ: audio or text to a unit embedding and 12 style tokens."""
+
+  def __init__(self, config: Any, params: dict[str, Any]):
+    self.config = config
+    self.params = jax.device_put(params)
+    self.embed_music = jax.jit(lambda p, audio: mulan.embed_music(p, config, audio))
+    self._embed_text = jax.jit(lambda p, ids, mask: mulan.embed_text(p, config, ids, mask))
+    self._tokens = jax.jit(quantizer.rvq_encode)
+
+  @classmethod
+  def load(
+    cls, directory: str | os.PathLike, fitted: bool = True, text: bool = True
+  ) -> "StyleEncoder":
+    """From a bundle.
+
+    Args:
+      directory: the bundle.
+      fitted: demand the RVQ's codebooks.
+      text: also load the text tower's body from its public package where the bundle omits it.
+    """
+    config, params = bundle.load_model(directory, "mulan", mulan.MuLanConfig)
+    if fitted:
+      bundle.require(directory, "mulan", params, "rvq", "codebooks")
+    return cls(config, mulan.with_text_body(params, config) if text else params)
+
+  def audio(self, audio_BT: np.ndarray) -> jax.Array:
+    """[B, T] -> unit embeddings [B, C]."""
+    return self.embed_music(self.params, jnp.asarray(audio_BT))
+
+  def tokens_of_clips(self, clips: Sequence[np.ndarray], hop_seconds: float) -> list[np.ndarray]:
+    """Clips [T] -> int32 [windows, 12] each: tokens of the windows that start every hop.
+
+    A clip shorter than a window is one window, padded with silence.
+    """
+    length, hop = self.config.window_samples, round(hop_seconds * self.config.sample_rate)
+    rows, counts = [], []
+    for clip in clips:
+      starts = range(0, max(len(clip) - length, 0) + 1, hop)
+      rows += [np.pad(clip[s : s + length], (0, max(0, length - len(clip)))) for s in starts]
+      counts.append(len(starts))
+    tokens = map_rows(lambda audio: self.tokens(self.audio(audio)), np.stack(rows))
+    return np.split(tokens, np.cumsum(counts)[:-1])
+
+  def text(self, prompts: list[str]) -> jax.Array:
+    """Prompts -> unit embeddings [B, C]."""
+    tokenize = load_tokenizer(self.config.text_length, self.config.text_init)
+    ids, mask = (np.stack(x) for x in zip(*(tokenize(p) for p in prompts), strict=True))
+    return self._embed_text(self.params, ids, mask)
+
+  def tokens(self, embeddings_BC: jax.Array) -> jax.Array:
+    """Unit embeddings [B, C] -> style tokens int32 [B, 12]."""
+    return self._tokens(self.params["rvq"]["codebooks"], embeddings_BC)

@@ -1,0 +1,42 @@
+"""Fits constants on a corpus and adds them to a model's file in a bundle.
+
+    python -m melody_jax.fit --config=configs/fit.py:semantic \
+        --config.bundle=DIR --config.data.path=DATASETS
+
+What is fitted: `semantic` and `style`, the quantisers of semantic features and of music embeddings;
+`prior`, the map from captions to their music; `latents`, the scale of the VAE's latents.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from melody_jax import cli
+from melody_jax.errors import UserError
+from melody_jax.fitting.latents import fit_latents
+from melody_jax.fitting.prior import fit_prior
+from melody_jax.fitting.semantic import fit_semantic
+from melody_jax.fitting.style import fit_style
+
+FITS: dict[str, Callable[[ml_collections.ConfigDict], dict[str, Any]]] = {
+  "semantic": fit_semantic,
+  "style": fit_style,
+  "prior": fit_prior,
+  "latents": fit_latents,
+}
+
+
+def fit(config: ml_collections.ConfigDict) -> None:
+  """Runs the fit that `config.what` names.
+
+  Raises:
+    UserError: for a name that FITS lacks, and for data or a bundle that do not suit it.
+  """
+  if config.what not in FITS:
+    raise UserError(f"config.what is {config.what!r}; it must be one of {', '.join(FITS)}")
+  FITS[config.what](config)
+
+
+if __name__ == "__main__":
+  cli.run(fit)

@@ -1,0 +1,37 @@
+"""Mean and spread of the VAE's posterior means, which scale latents into [-1, 1] (SPEC section 7).
+
+Writes latent_scale/center_D and latent_scale/sigma_D into the file of the VAE.
+"""
+
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from melody_jax import bundle
+from melody_jax.encoders.codec import Codec
+from melody_jax.fitting.batches import clip_batches, collect
+
+
+def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Measures and stores the scale of the latents; returns and stores the share that clips."""
+  codec = Codec.load(config.bundle, fitted=False)
+  means = collect(
+    lambda audio: codec.encode_mean(codec.params, audio),
+    clip_batches(config, config.data.split, config.windows, True),
+    "latents",
+  )
+  means = means.reshape(-1, means.shape[-1])
+  center = np.asarray(means.mean(axis=0, dtype=np.float64), np.float32)
+  sigma = np.asarray(means.std(axis=0, dtype=np.float64), np.float32)
+  clipped = float((np.abs(means - center[None, :]) > 3.0 * sigma[None, :]).mean())
+  path = bundle.path_of(config.bundle, "vae")
+  report = {"frames": len(means), "clipped_share": clipped}
+  bundle.update(
+    path, {"latent_scale": {"center_D": center, "sigma_D": sigma}}, {"latents_report": report}
+  )
+  print(
+    f"{path}: sigma of {len(sigma)} channels from {sigma.min():.3f} to {sigma.max():.3f}"
+    f" over {len(means)} frames, {clipped:.2%} of values clip"
+  )
+  return report

@@ -1,0 +1,190 @@
+"""`Engine`: the models of a bundle and the programs that they run in.
+
+What `melody.Melody` and `stream.Stream` both stand on: it turns a request into a piece with windows
+still to be made, and runs the one program of `window` on a batch of them.
+
+Shape letters: B items, T samples, N latent frames, D latent channels, M semantic tokens.
+"""
+
+from collections.abc import Callable
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from melody_jax import bundle
+from melody_jax.audio_io import SAMPLE_RATE
+from melody_jax.encoders.codec import Codec, decode_latents, encode_latents
+from melody_jax.encoders.semantic import SemanticTokenizer
+from melody_jax.encoders.windows import overlapping_windows
+from melody_jax.errors import UserError
+from melody_jax.generation import piece as piece_plan
+from melody_jax.generation import window as window_program
+from melody_jax.generation.programs import Programs
+from melody_jax.generation.request import Prompt, Request, Settings, mixture
+from melody_jax.generation.style import Styles
+from melody_jax.generation.window import Networks
+from melody_jax.models import dpd as dpd_model
+from melody_jax.models import lm as lm_model
+
+CONTEXT_SECONDS = 0.64  # on either side of a window that the codec reads in the midst of a piece
+CODEC_SECONDS = 10.0  # of such a window
+
+
+class Engine:
+  """Models of a bundle, loaded, and their compiled programs.
+
+  Attributes:
+    sample_rate: of all audio, Hz.
+    digest: SHA-256 of the bundle's files.
+    programs: all that was compiled so far, and how long it took.
+    codec: the VAE.
+    styles: MuLan and its RVQ; only where the generator was read.
+    networks: models of the compiled program; None where only the codec was read.
+  """
+
+  def __init__(self, directory: str | os.PathLike, generates: bool = True):
+    """Reads the bundle.
+
+    Args:
+      directory: as written by melody_jax.export and melody_jax.fit.
+      generates: False reads the codec alone.
+
+    Raises:
+      UserError: if a model is missing, damaged, or does not fit the others.
+    """
+    self.sample_rate = SAMPLE_RATE
+    self.digest = bundle.digest(directory)
+    self.programs = Programs()
+    self.codec = Codec.load(directory)
+    self._directory = directory
+    self._params: dict[str, Any] = {"float32": {"vae": jax.device_put(self.codec.params)}}
+    self.networks: Networks | None = None
+    if generates:
+      self._load_generator()
+
+  def _load_generator(self) -> None:
+    self.styles = Styles(self._directory, self.programs)
+    lm_config, lm_params = bundle.load_model(self._directory, "lm", lm_model.LMConfig)
+    dpd_config, dpd_params = bundle.load_model(self._directory, "dpd", dpd_model.DPDConfig)
+    lm, dpd = lm_model.SemanticLM(lm_config), dpd_model.DPD(dpd_config)
+    if self.styles.levels != lm.config.style_levels:
+      raise UserError(
+        f"{self._directory}: mulan has {self.styles.levels} style levels, lm"
+        f" {lm.config.style_levels}; export both from the same recipe"
+      )
+    if dpd.config.latent_dim != self.codec.config.latent_dim:
+      raise UserError(
+        f"{self._directory}: vae has {self.codec.config.latent_dim} latent channels, dpd"
+        f" {dpd.config.latent_dim}; export both from the same recipe"
+      )
+    self.networks = Networks(lm, dpd, self.codec.config)
+    if self.networks.frames % window_program.CHUNKS_PER_WINDOW:
+      raise UserError(
+        f"{self._directory}: a window of {self.networks.frames} frames has no quarters; choose a"
+        " hop and a window of the LM that divide"
+      )
+    self._params["float32"] |= jax.device_put({"lm": lm_params, "dpd": dpd_params})
+
+  def run(self, inputs: window_program.Window, settings: Settings) -> window_program.Made:
+    """One call of the compiled program on a batch of windows."""
+    networks = self._generator.in_dtype(settings.dtype)
+    program = functools.partial(window_program.run, networks)
+    params, controls = self.params_in(settings.dtype), window_program.controls(settings)
+    name = f"window:{settings.dtype}"
+    return self.programs.call(name, program, params, inputs, controls, batch=len(inputs.seeds))
+
+  @property
+  def _generator(self) -> Networks:
+    if self.networks is None:
+      raise UserError(f"{self._directory} was loaded for its codec alone")
+    return self.networks
+
+  def plan(
+    self, request: Request, settings: Settings, say: Callable[[str], None]
+  ) -> piece_plan.Piece:
+    """A piece of which nothing is made yet: what of it is known, and its windows.
+
+    Args:
+      request: what is asked for.
+      settings: how to sample.
+      say: told what happens, a line at a time.
+
+    Raises:
+      UserError: for prompts that cancel out, or a negative prompt that cannot work.
+    """
+    networks = self._generator
+    if request.negative and settings.lm_guidance_scale == 1:
+      raise UserError(
+        "a negative prompt works through guidance of the LM: set lm_guidance_scale above 1, e.g. 2"
+      )
+    # Music that goes on or is changed keeps its own style unless another is asked for.
+    style = request.prompt
+    if not style and not request.timeline:
+      style = Prompt(audio=request.audio)
+    track = self.styles.track(style, request.timeline)
+    negative = np.full(networks.lm.config.style_levels, networks.lm.config.null_style, np.int32)
+    if request.negative:
+      negative = self.styles.tokens(self.styles.embed(mixture(request.negative)))
+    steering = piece_plan.Steering(self.styles, track, negative)
+    if request.audio is None:
+      return piece_plan.plan(networks, request, steering, None, None)
+    say("encoding the audio")
+    latents, tokens = self.encode(request.audio), self._semantic_tokens(request.audio)
+    return piece_plan.plan(networks, request, steering, latents, tokens)
+
+  def params_in(self, dtype: str) -> Any:
+    """The program's parameters; matrices, which networks cast anyway, are kept in `dtype`."""
+    if dtype not in self._params:
+
+      def cast(path, x):
+        return jnp.asarray(x, dtype) if path[-1].key in ("kernel", "embedding") else x
+
+      self._params[dtype] = jax.tree_util.tree_map_with_path(cast, self._params["float32"])
+    return self._params[dtype]
+
+  @functools.cached_property
+  def _tokenizer(self) -> SemanticTokenizer:
+    return SemanticTokenizer.load(self._directory)
+
+  def _semantic_tokens(self, audio_T: np.ndarray) -> np.ndarray:
+    """int32 [M] of a clip."""
+    windows = len(audio_T) // round(CODEC_SECONDS * self.sample_rate)
+    return self.programs.first_counts_as_compiling(
+      ("semantic", windows), lambda: self._tokenizer.encode(audio_T)
+    )
+
+  def encode(self, audio_T: np.ndarray) -> np.ndarray:
+    """Latents [N, D] of a clip and of the silence that fills its last frame, or a window."""
+
+    def program(params, audio):
+      return encode_latents(self.codec.config, params, audio)
+
+    return self._overlapped("encode", program, audio_T, self.codec.config.hop_length, 1)
+
+  def decode(self, latents_ND: np.ndarray) -> np.ndarray:
+    """Audio [N hop] of latents."""
+
+    def program(params, latents):
+      return decode_latents(self.codec.config, params, latents)
+
+    return self._overlapped("decode", program, latents_ND, 1, self.codec.config.hop_length)
+
+  def _overlapped(self, name, function, x: np.ndarray, scale_in: int, scale_out: int) -> np.ndarray:
+    """Applies `function` to overlapping windows of `x` and joins what lies inside them."""
+    hop = self.codec.config.hop_length
+    length = round(CODEC_SECONDS * self.sample_rate) // hop
+    context = round(CONTEXT_SECONDS * self.sample_rate) // hop
+    n_frames = max(-(-len(x) // scale_in), length)
+    x = np.pad(x, ((0, n_frames * scale_in - len(x)),) + ((0, 0),) * (x.ndim - 1))
+    pieces = []
+    for w in overlapping_windows(n_frames, length, context):
+      read = x[None, w.start * scale_in : (w.start + length) * scale_in]
+      y = self.programs.call(name, function, self._params["float32"]["vae"], read)
+      pieces.append(
+        np.asarray(y)[0, (w.begin - w.start) * scale_out : (w.end - w.start) * scale_out]
+      )
+    return np.concatenate(pieces)

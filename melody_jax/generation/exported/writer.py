@@ -1,0 +1,107 @@
+"""Writes the whole sampler to one file that samples without this package.
+
+The file, a zip archive, holds the compiled program of `generation.window` (StableHLO, by
+`jax.export`), the parameters, the style tokens of some prompts, and a loader that needs jax and
+numpy only (`loader`, which says how to use it).
+"""
+
+import inspect
+import io
+import json
+import pathlib
+from typing import Any
+import zipfile
+
+import jax
+from jax import export as jax_export
+import ml_collections
+import numpy as np
+
+from melody_jax import bundle, output_files
+from melody_jax.errors import UserError
+from melody_jax.generation import window as window_program
+from melody_jax.generation.config import check, settings_of
+from melody_jax.generation.exported import loader
+from melody_jax.generation.melody import Melody
+from melody_jax.generation.request import Prompt
+from melody_jax.models.vae import decoder_reach
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+SUFFIX = ".sampler"
+
+
+def export(config: ml_collections.ConfigDict, out: str, platforms: tuple[str, ...]) -> None:
+  """Writes the file.
+
+  Args:
+    config: the keys of configs/sample.py: checkpoint, texts, batch size (`count`) and settings.
+    out: the file, *.sampler.
+    platforms: of PLATFORMS.
+
+  Raises:
+    UserError: for settings or checkpoints that are no good; nothing is written then.
+  """
+  output_files.check_writable(out, (SUFFIX,))
+  unknown = [p for p in platforms if p not in PLATFORMS]
+  if unknown or not platforms:
+    raise UserError(f"--platforms is {','.join(platforms)!r}; it takes some of cpu,cuda,tpu")
+  config = ml_collections.ConfigDict(config.to_dict() | {"out": out.removesuffix(SUFFIX) + ".wav"})
+  check(config)
+  if config.mode != "generate" or config.music_prompt or config.times:
+    raise UserError("an exported sampler makes music from texts: leave config.mode as it is")
+  texts = [text.strip() for text in config.prompt.split("|") if text.strip()]
+
+  melody = Melody.load(config.checkpoint)
+  styles = {t: melody.styles.tokens(melody.styles.embed((Prompt(t),))).tolist() for t in texts}
+  program, params, meta = _exported(melody, config, platforms)
+  contents = io.BytesIO()
+  with zipfile.ZipFile(contents, "w") as archive:
+    archive.writestr("program.jax", bytes(program))
+    arrays = io.BytesIO()
+    np.savez(arrays, **params)  # type: ignore[arg-type]
+    archive.writestr("params.npz", arrays.getvalue())
+    archive.writestr("meta.json", json.dumps({**meta, "styles": styles}, indent=1))
+    archive.writestr("loader.py", inspect.getsource(loader))
+  output_files.write_files({pathlib.Path(out): contents.getvalue()})
+
+
+def _exported(melody, config, platforms) -> tuple[bytearray, dict[str, np.ndarray], dict[str, Any]]:
+  """Serialised program, flat parameters, and what the loader must know."""
+  settings = settings_of(config)
+  networks = melody.networks.in_dtype(settings.dtype)
+  params = jax.device_get(melody.params_in(settings.dtype))
+  params = {**params, "vae": {k: v for k, v in params["vae"].items() if k != "encoder"}}
+  controls, structure = jax.tree_util.tree_flatten_with_path(window_program.controls(settings))
+  names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in controls]
+  # Python's numbers come as 64 bits, which the program does not compute in.
+  narrow = {"float64": np.float32, "int64": np.int32}
+  arrays = [np.asarray(x) for _, x in controls]
+  leaves = [x.astype(narrow.get(str(x.dtype), x.dtype)) for x in arrays]
+
+  def program(flat, window, numbers):
+    window = window_program.Window(
+      **{**window, "reads": window_program.token_sampler.Reads(**window["reads"])}
+    )
+    how = jax.tree.unflatten(structure, [numbers[name] for name in names])
+    made = window_program.run(networks, bundle.unflatten(flat), window, how)
+    return {"tokens": made.tokens, "latents": made.latents, "audio": made.audio, "nfe": made.nfe}
+
+  flat = bundle.flatten(params)
+  meta = {
+    "batch": config.count,
+    "bundle_sha256": melody.digest,
+    "controls": {n: (str(x.dtype), x.tolist()) for n, x in zip(names, leaves, strict=True)},
+    "schedule": settings.schedule,
+    "sample_rate": melody.sample_rate,
+    "tokens": networks.tokens,
+    "frames": networks.frames,
+    "hop": networks.codec.hop_length,
+    "latent_dim": networks.codec.latent_dim,
+    "reach": decoder_reach(networks.codec),
+    "null_style": networks.lm.config.null_style,
+  }
+  example = loader.first_window(meta, [0] * networks.lm.config.style_levels, 0)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), (flat, example))
+  numbers = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in zip(names, leaves, strict=True)}
+  made = jax_export.export(jax.jit(program), platforms=platforms)(*shapes, numbers)
+  return made.serialize(), flat, meta

@@ -1,0 +1,178 @@
+"""The command's mode "stream": chunks to a file or to standard output while they are made."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+import time
+from typing import Any, Protocol
+
+import numpy as np
+
+from melody_jax import audio_io, output_files
+from melody_jax.errors import UserError
+from melody_jax.generation import report
+from melody_jax.generation.config import STDOUT, prompt_of
+from melody_jax.generation.leveller import StreamLeveller
+from melody_jax.generation.stream import Stream
+
+
+class Sink(Protocol):
+  """Where chunks go.
+
+  Attributes:
+    samples: taken so far.
+  """
+
+  samples: int
+
+  def write(self, audio_T: np.ndarray) -> None:
+    """Takes the next samples."""
+
+  def close(self, keep: bool) -> None:
+    """Ends what was written; nothing more comes. Where nothing was made, nothing is kept."""
+
+
+class FileSink:
+  """An audio file that grows under a hidden name and gets its own at the end."""
+
+  def __init__(self, path: str, sample_rate: int):
+    import soundfile
+
+    self._path = pathlib.Path(path)
+    self._part = self._path.with_name(f".{self._path.stem[:100]}.part{self._path.suffix}")
+    container, subtype = audio_io.FORMATS[self._path.suffix.lower()]
+    self._file = soundfile.SoundFile(
+      self._part, "w", samplerate=sample_rate, channels=1, format=container, subtype=subtype
+    )
+    self.samples = 0
+
+  def write(self, audio_T: np.ndarray) -> None:
+    try:
+      self._file.write(audio_T)
+      self._file.flush()
+    except (OSError, RuntimeError) as e:
+      raise UserError(f"cannot write {self._path}: {e}; what was made so far is kept") from e
+    self.samples += len(audio_T)
+
+  def close(self, keep: bool) -> None:
+    self._file.close()
+    if keep:
+      os.replace(self._part, self._path)
+    self._part.unlink(missing_ok=True)
+
+
+class PcmSink:
+  """16-bit little-endian samples to a binary stream such as standard output."""
+
+  def __init__(self, stream):
+    self._stream = stream
+    self.samples = 0
+
+  def write(self, audio_T: np.ndarray) -> None:
+    self._stream.write((np.clip(audio_T, -1.0, 1.0) * 32767.0).astype("<i2").tobytes())
+    self._stream.flush()
+    self.samples += len(audio_T)
+
+  def close(self, keep: bool) -> None:
+    with contextlib.suppress(BrokenPipeError):
+      self._stream.flush()
+
+
+@contextlib.contextmanager
+def _stops_at_sigterm() -> Iterator[None]:
+  """SIGTERM ends a stream as Ctrl-C does."""
+
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  before = signal.signal(signal.SIGTERM, interrupt)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def run(config, melody, requests, settings, clips, say) -> dict[str, Any]:
+  """Streams until config.seconds, an interrupt, or a closed pipe; then writes the report.
+
+  Returns:
+    the report.
+
+  Raises:
+    UserError: for a state that cannot be read, samples that are not finite, a full disk.
+  """
+  if config.stream.resume:
+    stream = melody.resume(config.stream.resume)
+    stream.settings = settings
+    if config.prompt.strip() or config.music_prompt:
+      stream.steer(prompt_of(config, clips).get("prompt", ()))
+  else:
+    stream = melody.stream(requests[0], settings, say)
+  to_stdout = config.out == STDOUT
+  sink: Sink
+  sink = PcmSink(sys.stdout.buffer) if to_stdout else FileSink(config.out, melody.sample_rate)
+  say("streaming; Ctrl-C ends it" if not config.seconds else "streaming")
+  began, compiled = time.monotonic(), melody.programs.compile_seconds
+  first_chunk, slowest = 0.0, 0.0
+  try:
+    with _stops_at_sigterm():
+      for wave, seconds in _levelled(config, melody, stream):
+        if not sink.samples:
+          first_chunk = seconds
+          say(f"first chunk after {seconds:.2f} s")
+        else:
+          slowest = max(slowest, seconds)
+        sink.write(wave)
+  except (KeyboardInterrupt, BrokenPipeError):
+    say("interrupted: the stream ends here")
+  finally:
+    sink.close(keep=sink.samples > 0)
+  compile_seconds = melody.programs.compile_seconds - compiled
+  seconds = max(time.monotonic() - began - compile_seconds, 1e-9)
+  cost = {
+    "seconds": sink.samples / melody.sample_rate,
+    "sample_rate": melody.sample_rate,
+    "nfe": int(stream.state.nfe) if stream.state is not None else 0,
+    "compile_seconds": compile_seconds,
+    "generation_seconds": seconds,
+    "real_time_factor": sink.samples / melody.sample_rate / seconds,
+    "chunk_seconds": stream.chunk_seconds,
+    "first_chunk_seconds": first_chunk,
+    "slowest_later_chunk_seconds": slowest,
+  }
+  return _finish(config, melody, stream, cost, say)
+
+
+def _levelled(config, melody, stream: Stream) -> Iterator[tuple[np.ndarray, float]]:
+  """Chunks ready to be written, with the seconds each took; the last one is cut to length."""
+  left = round(config.seconds * melody.sample_rate) if config.seconds else sys.maxsize
+  level = StreamLeveller(melody.sample_rate, config.loudness if config.normalise else None)
+  while left > 0:
+    began = time.monotonic()
+    wave = next(stream)
+    took = time.monotonic() - began
+    if not np.isfinite(wave).all():
+      raise UserError(
+        f"{config.checkpoint} gave samples that are not finite: train or export it again"
+      )
+    assert stream.state is not None
+    yield level(wave, stream.state.audio[0])[:left], took
+    left -= len(wave)
+
+
+def _finish(config, melody, stream: Stream, cost: dict[str, Any], say) -> dict[str, Any]:
+  """Writes what lies beside the audio; returns the report."""
+  contents = {**report.asked(config), **cost, **report.made_by(config, melody)}
+  if config.out != STDOUT:
+    path = pathlib.Path(config.out).with_suffix(".json")
+    output_files.write_files({path: report.to_json(contents)})
+  if config.stream.save and stream.state is not None:
+    stream.save(config.stream.save)
+  say(
+    f"{config.out}: {cost['seconds']:.1f} s of audio in {cost['generation_seconds']:.1f} s"
+    f" ({cost['real_time_factor']:.1f}x real time), compiling {cost['compile_seconds']:.1f} s"
+  )
+  return contents

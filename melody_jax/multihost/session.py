@@ -1,0 +1,285 @@
+"""Several processes, on one or many hosts, as one run.
+
+`session` is what a command wraps around its work: it finds out who takes part, connects the
+processes before anything touches a device, and sees to it that none of them waits for ever. A
+process that fails tells the others why; one that is killed is missed within half a minute; either
+way all end with one line and a status other than 0.
+
+Who takes part: `melody_jax.multihost.membership`. A process that runs alone sets up nothing.
+"""
+
+import atexit
+from collections.abc import Iterator, Mapping
+import contextlib
+import os
+import pathlib
+import re
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any, NoReturn
+
+import jax
+
+from melody_jax.errors import UserError
+from melody_jax.multihost.membership import Plan, Settings, detect
+from melody_jax.multihost.roll_call import roll_call
+from melody_jax.multihost.stderr_filter import install
+
+EXIT_BAD_INPUT = 2
+EXIT_BUG = 1
+EXIT_TRY_AGAIN = 75  # "temporary failure" of sysexits.h: the same command may well succeed
+
+_KEYS = "melody_jax"  # of this module in the coordination service's store
+_POLL = 2.0  # s between looks at what the others have left there
+_CONNECT_TIMEOUT = 120  # s; the roll call has just seen every process
+_END_TIMEOUT = 7 * 24 * 3600  # s; failures and deaths end this wait, work of another host does not
+# How the collectives of CPU, GPU and TPU word a peer that went away.
+_LOST = re.compile(
+  r"gloo|nccl|connection (reset|closed|refused)|socket closed|unavailable|coordination service",
+  re.IGNORECASE,
+)
+
+
+def _on_tpu_vm() -> bool:
+  # JAX knows since its import, and says so nowhere public.
+  from jax._src import cloud_tpu_init
+
+  return bool(getattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False))
+
+
+def _state() -> Any:
+  """JAX's own state: client (None in a process that runs alone), process_id, num_processes.
+
+  The public functions would start the devices, before some are there.
+  """
+  from jax._src import distributed
+
+  return distributed.global_state
+
+
+def _client() -> Any:
+  return _state().client
+
+
+def _program() -> str:
+  return pathlib.Path(sys.argv[0]).stem
+
+
+def initialize(settings: Mapping[str, Any] | None = None) -> Plan:
+  """Connects the processes of this run; before anything touches a device.
+
+  Args:
+    settings: config.distributed, or None.
+
+  Raises:
+    UserError: for bad settings, or processes that do not show up in time, on all that did.
+  """
+  chosen = Settings(**dict(settings or {}))
+  plan = detect(os.environ, chosen, _on_tpu_vm())
+  if plan.environment == "single" or _client() is not None:
+    return plan
+  # The CPU's only collectives between processes; other platforms do not look at it.
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  hosts: list[str] = []
+  where: dict[str, Any] = {}
+  if plan.coordinator:
+    # gRPC would ask an HTTP proxy for the way to a neighbour; JAX only warns of that.
+    jax.config.update("jax_check_proxy_envs", False)
+    name = plan.coordinator.rsplit(":", 1)[0].strip("[]")
+    others = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy", "")  # noqa: SIM112
+    os.environ["no_grpc_proxy"] = ",".join(filter(None, (others, name)))  # noqa: SIM112
+    hosts = roll_call(plan.coordinator, plan.num_processes, plan.process_id, chosen.start_timeout)
+    where = dict(
+      coordinator_address=plan.coordinator,
+      num_processes=plan.num_processes,
+      process_id=plan.process_id,
+      cluster_detection_method="deactivate",
+      local_device_ids=plan.local_device_ids,
+    )
+  install(_program(), hosts)
+  try:
+    jax.distributed.initialize(
+      initialization_timeout=_CONNECT_TIMEOUT if hosts else chosen.start_timeout,
+      heartbeat_timeout_seconds=chosen.heartbeat_timeout,
+      **where,
+    )
+  except (OSError, RuntimeError, ValueError) as error:
+    if plan.environment == "tpu" and not plan.num_processes and isinstance(error, ValueError):
+      return Plan("single")  # TPU chips, and no metadata that knows of other hosts
+    raise UserError(f"the hosts of this run could not connect: {_first_line(error)}") from error
+  client = _client()
+  client.key_value_set(f"{_KEYS}/host/{_state().process_id}", socket.gethostname())
+  _watch.start(client)
+  return plan
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def is_lead() -> bool:
+  """Whether this is process 0, which writes what is written once."""
+  return _state().process_id == 0
+
+
+def _names(ids: list[int]) -> str:
+  """Processes by id and host, for a message."""
+  known = dict(_client().key_value_dir_get(f"{_KEYS}/host/"))
+  shown = [f"process {i} ({known.get(f'{_KEYS}/host/{i}', 'unknown host')})" for i in ids[:20]]
+  return ", ".join(shown) + (" ..." if len(ids) > 20 else "")
+
+
+_calls: dict[str, int] = {}
+
+
+def _meet(name: str, value: str, timeout: float) -> dict[int, str]:
+  """Waits until every process has called this with `name`; returns their values by id."""
+  # The same name may be met at again: all processes count alike.
+  _calls[name] = _calls.get(name, 0) + 1
+  place = f"{_KEYS}/{name}/{_calls[name]}"
+  client = _client()
+  client.key_value_set(f"{place}/{_state().process_id}", value)
+  try:
+    client.wait_at_barrier(place, int(timeout * 1000))
+    late = None
+  except jax.errors.JaxRuntimeError as error:
+    late = error
+  came = {int(k.rsplit("/", 1)[-1]): v for k, v in client.key_value_dir_get(f"{place}/")}
+  if late is not None:
+    missing = [i for i in range(_state().num_processes) if i not in came]
+    who = _names(missing) if missing else _first_line(late)
+    raise UserError(f"waited {timeout:g} s at {name!r} for {who}: see its log") from late
+  return came
+
+
+def barrier(name: str, timeout: float = 600.0) -> None:
+  """Waits until every process has come to the barrier `name`.
+
+  Raises:
+    UserError: naming those that did not come in `timeout` seconds.
+  """
+  if _state().num_processes > 1:
+    _meet(name, "", timeout)
+
+
+def every_host_has_data(n_local: int, what: str, timeout: float = 600.0) -> None:
+  """Makes sure that no process has nothing to do, which would leave the others waiting for it.
+
+  Args:
+    n_local: how many this process has.
+    what: of them, in the plural: "shards", "training windows".
+    timeout: seconds to wait for the other processes.
+
+  Raises:
+    UserError: on all processes alike, naming those that have none.
+  """
+  if _state().num_processes == 1:
+    counts = {0: n_local}
+  else:
+    counts = {i: int(v) for i, v in _meet(f"data: {what}", str(n_local), timeout).items()}
+  without = sorted(i for i, n in counts.items() if n < 1)
+  if not without:
+    return
+  if len(counts) == 1:
+    raise UserError(f"no {what}: check the path of the data")
+  raise UserError(
+    f"no {what} for {_names(without)}, {sum(counts.values())} in all for {len(counts)} processes:"
+    " check that the data are mounted on every host, or start fewer processes"
+  )
+
+
+class _Watch:
+  """Looks for the note that a failing process leaves, and ends this process with it."""
+
+  def __init__(self) -> None:
+    self._stop = threading.Event()
+    self._thread: threading.Thread | None = None
+
+  def start(self, client: Any) -> None:
+    self._thread = threading.Thread(target=self._run, args=(client,), name="watch", daemon=True)
+    self._thread.start()
+    # Before JAX disconnects, which is registered earlier and thus runs later.
+    atexit.register(self.stop)
+
+  def stop(self) -> None:
+    """Returns when the thread no longer uses the connection."""
+    self._stop.set()
+    if self._thread is not None and self._thread is not threading.current_thread():
+      self._thread.join(timeout=2 * _POLL)
+
+  def _run(self, client: Any) -> None:
+    while not self._stop.wait(_POLL):
+      try:
+        notes = client.key_value_dir_get(f"{_KEYS}/failed/")
+      except jax.errors.JaxRuntimeError:
+        return  # the service is gone: the runtime ends this process
+      for key, note in notes:
+        status, _, message = note.partition(" ")
+        who = _names([int(key.rsplit("/", 1)[-1])])
+        _end(int(status), f"stopped, because {who} failed: {message}")
+
+
+_watch = _Watch()
+
+
+def _end(status: int, message: str) -> NoReturn:
+  """Ends at once: an orderly exit would wait for processes that wait for this one."""
+  with contextlib.suppress(OSError, ValueError):
+    sys.stdout.flush()
+    print(f"{_program()}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+  os._exit(status)
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
+  """Exit status and line for what ended the work."""
+  if isinstance(error, UserError):
+    return EXIT_BAD_INPUT, str(error)
+  if isinstance(error, KeyboardInterrupt):
+    return EXIT_BAD_INPUT, "interrupted"
+  if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
+    return EXIT_TRY_AGAIN, (
+      f"lost another host ({_first_line(error)}); see the logs of all. Run the same command on all"
+      " hosts again: training goes on from its last checkpoint"
+    )
+  return EXIT_BUG, f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _leave(error: BaseException) -> NoReturn:
+  """Tells the other processes what happened here, and ends this one."""
+  _watch.stop()
+  status, message = _verdict(error)
+  with contextlib.suppress(Exception):
+    if status == EXIT_BUG:
+      traceback.print_exception(error)
+  with contextlib.suppress(Exception):
+    note = f"{status} {' '.join(message.split())}"
+    _client().key_value_set(f"{_KEYS}/failed/{_state().process_id}", note)
+    if is_lead():
+      time.sleep(2 * _POLL)  # the notes live in this process
+  _end(status, message)
+
+
+@contextlib.contextmanager
+def session(settings: Mapping[str, Any] | None = None) -> Iterator[Plan]:
+  """Connects the processes of a run, and ends all of them if one fails.
+
+  Args:
+    settings: config.distributed, or None.
+
+  Raises:
+    UserError: like `initialize`. In a run of several processes an error of the work ends them
+      all instead of leaving here.
+  """
+  plan = initialize(settings)
+  if _client() is None:
+    yield plan
+    return
+  try:
+    yield plan
+    # JAX's own meeting at exit gives a slower process five minutes.
+    barrier("end", _END_TIMEOUT)
+  except BaseException as error:
+    _leave(error)

@@ -1,0 +1,192 @@
+"""The only training loop; it knows no model.
+
+Order of one turn: evaluate, save, next batch, step, log; so that a checkpoint always
+matches its position in the data.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+import jax
+import ml_collections
+
+from melody_jax import sharding
+from melody_jax.errors import UserError
+from melody_jax.input_pipeline.prefetch import Prefetch
+from melody_jax.input_pipeline.source import make_source
+from melody_jax.multihost.preemption import PreemptionNotice
+from melody_jax.task import Task, make_task
+from melody_jax.training.checkpoint import Checkpointer
+from melody_jax.training.initial_params import with_params_of
+from melody_jax.training.metric_logger import MetricLogger
+from melody_jax.training.state import (
+  TrainState,
+  abstract_state,
+  make_init,
+  sharded_init,
+  shardings_of_state,
+)
+from melody_jax.training.step import compile_train_step, make_eval_step, make_train_step
+
+NONFINITE_POLICIES = ("stop", "skip")
+
+
+def _to_device(batch, row_sharding):
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(row_sharding, x), batch)
+
+
+class _Evaluation:
+  """Mean metrics over a fixed set of validation batches."""
+
+  def __init__(self, config, task, mesh, part):
+    self._source = make_source(config, task, config.data.eval_split, part=part)
+    self._prepare = task.prepare
+    self._step = jax.jit(sharding.under_mesh(mesh, make_eval_step(task)))
+    self._batches = config.train.eval_batches
+    self._rows = sharding.batch_sharding(mesh)
+
+  def __call__(self, state: TrainState) -> tuple[dict[str, float], Any]:
+    self._source.set_state({"position": 0})
+    total: dict[str, float] = {}
+    batch = None
+    for i in range(self._batches):
+      batch = _to_device(self._prepare(next(self._source)), self._rows)
+      for name, value in jax.device_get(self._step(state, batch, i)).items():
+        total[name] = total.get(name, 0.0) + float(value) / self._batches
+    return total, batch
+
+
+class _FinitenessWatch:
+  """Finds the steps whose gradients were not finite, without waiting for any step.
+
+  Args:
+    policy: "stop" raises at the next check; "skip" reports and goes on.
+    workdir: named in the message.
+  """
+
+  def __init__(self, policy: str, workdir: str | os.PathLike):
+    if policy not in NONFINITE_POLICIES:
+      raise UserError(f"train.on_nonfinite is {policy!r}: one of {', '.join(NONFINITE_POLICIES)}")
+    self._policy = policy
+    self._workdir = workdir
+    self._pending: list[tuple[int, dict[str, Any], jax.Array]] = []
+    self.skipped = 0
+
+  def add(self, step: int, position: dict[str, Any], finite: jax.Array) -> None:
+    """Remembers a step, the position of the batch it read, and its (future) flag."""
+    self._pending.append((step, position, finite))
+
+  def check(self) -> None:
+    """Reads all flags; UserError under policy "stop" if one is zero."""
+    flags = jax.device_get([finite for _, _, finite in self._pending])
+    bad = [p[:2] for p, flag in zip(self._pending, flags, strict=True) if not flag]
+    self._pending = []
+    self.skipped += len(bad)
+    if not bad:
+      return
+    step, position = bad[0]
+    message = f"step {step}: loss or gradients are not finite on the batch at data {position}"
+    if self._policy == "stop":
+      raise UserError(
+        f"{message}; the parameters are those before it. Lower optimizer.learning_rate and run"
+        f" again to go on from the last checkpoint in {self._workdir}, or set"
+        " train.on_nonfinite=skip"
+      )
+    if jax.process_index() == 0:
+      print(f"{message}: skipped ({self.skipped} so far)", file=sys.stderr, flush=True)
+
+
+class _Run:
+  """What one call of `train` holds: task, mesh, data, checkpoints, log."""
+
+  def __init__(self, config: ml_collections.ConfigDict, workdir: str | os.PathLike):
+    self.config = config
+    self.workdir = workdir
+    self.task: Task = make_task(config)
+    self.mesh = sharding.make_mesh(config.mesh)
+    self.rows = sharding.batch_sharding(self.mesh)
+    self.watch = _FinitenessWatch(config.train.on_nonfinite, workdir)
+    part = sharding.batch_part_of_host(self.mesh, config.train.batch_size)
+    source = make_source(config, self.task, config.data.split, part=part)
+    self.checkpointer = Checkpointer(workdir, config.train.save_every, config.train.keep)
+    init, optimizer, boxed = make_init(config, self.task)
+    shardings = shardings_of_state(self.mesh, init, boxed)
+    restored = self.checkpointer.restore(abstract_state(init, shardings))
+    if restored is None:
+      self.state = sharded_init(self.mesh, init, shardings)(jax.random.key(config.seed))
+      if config.train.init_from:
+        self.state = with_params_of(self.state, config.train.init_from, self.task, config.task)
+    else:
+      self.state, position = restored
+      source.set_state(position)
+    self.source = Prefetch(source, self.task.prepare)
+    self.train_step = compile_train_step(
+      make_train_step(config, self.task, optimizer), self.mesh, shardings
+    )
+    self.evaluate = None
+    if config.train.eval_every:
+      self.evaluate = _Evaluation(config, self.task, self.mesh, part)
+    self.media = jax.jit(sharding.under_mesh(self.mesh, self.task.media))
+    self.logger = MetricLogger(workdir, config)
+
+  def evaluation(self, step: int) -> None:
+    """Validation metrics, sound and pictures."""
+    assert self.evaluate is not None
+    metrics, batch = self.evaluate(self.state)
+    self.logger.evaluation(step, metrics)
+    if self.config.train.media:
+      params = self.state.params if self.state.ema is None else self.state.ema
+      self.logger.media(step, self.media(params, batch, jax.random.key(0)))
+
+  def save(self, step: int, force: bool) -> None:
+    self.checkpointer.save(step, self.state, self.source.get_state(), force=force)
+
+  def step(self, step: int, log: bool) -> None:
+    """Takes step number `step` (from 1), and reports it where `log`."""
+    position = self.source.get_state()
+    batch = _to_device(next(self.source), self.rows)
+    self.state, metrics = self.train_step(self.state, batch)
+    self.watch.add(step, position, metrics.pop("finite"))
+    if log:
+      self.watch.check()
+      values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+      self.logger.train(step, values, time.monotonic())
+
+  def close(self) -> None:
+    self.source.close()
+    self.checkpointer.close()
+    self.logger.close()
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> TrainState:
+  """Trains `config.task` to `config.train.steps`, resuming from `workdir` where it can.
+
+  A SIGTERM saves after the step under way and returns early.
+
+  Raises:
+    UserError: for data or settings that do not fit, a loss that is not finite, a full disk.
+  """
+  run = _Run(config, workdir)
+  last, every = config.train.steps, config.train.eval_every
+  start = step = int(run.state.step)
+  run.logger.started(step)
+  try:
+    with PreemptionNotice() as notice:
+      while True:
+        if step > start:
+          preempted = notice.reached(step)
+          if run.evaluate and not preempted and (step % every == 0 or step == last):
+            run.evaluation(step)
+          run.save(step, force=preempted or step == last)
+          if preempted:
+            run.logger.preempted(step)
+            break
+        if step >= last:
+          break
+        step += 1
+        run.step(step, log=step % config.train.log_every == 0 or step in (start + 1, last))
+  finally:
+    run.close()
+  return run.state

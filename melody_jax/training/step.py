@@ -1,0 +1,98 @@
+"""One step of training and one of evaluation, as pure functions of a state and a batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import ml_collections
+import optax
+
+from melody_jax import sharding
+from melody_jax.errors import UserError
+from melody_jax.task import Batch, Metrics, Task
+from melody_jax.training.state import TrainState
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def _gradients(task: Task, parts: int, state: TrainState, batch: Batch, rng: jax.Array):
+  """((loss, metrics), gradients) of the batch: means over `parts` equal parts, one by one."""
+  gradient = jax.value_and_grad(task.loss, has_aux=True)
+  if parts == 1:
+    return gradient(state.params, batch, rng, state.step)
+  # Part i takes rows i, i + parts, ...: every part then lies on all devices.
+  split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+  first = jax.tree.map(lambda x: x[0], split)
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(gradient, state.params, first, rng, state.step),
+  )
+
+  def add(total, inputs):
+    part, i = inputs
+    values = gradient(state.params, part, jax.random.fold_in(rng, i), state.step)
+    return jax.tree.map(lambda t, v: t + v / parts, total, values), None
+
+  return lax.scan(add, zeros, (split, jnp.arange(parts)))[0]
+
+
+def make_train_step(
+  config: ml_collections.ConfigDict, task: Task, optimizer: optax.GradientTransformation
+) -> Step:
+  """Returns train_step(state, batch) -> (state, metrics).
+
+  A step whose gradients are not finite changes nothing but the step count: neither policy of
+  `config.train.on_nonfinite` ever lets a NaN into the parameters. Metrics: those of the task,
+  `grad_norm`, and `finite`, 1 or 0.
+
+  Raises:
+    UserError: a batch size that does not divide by `config.train.accumulate`.
+  """
+  decay, parts = config.train.ema_decay, config.train.accumulate
+  if parts < 1 or config.train.batch_size % parts:
+    raise UserError(
+      f"train.accumulate {parts} must divide train.batch_size {config.train.batch_size}"
+    )
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    (loss, metrics), grads = _gradients(task, parts, state, batch, rng)
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if decay:
+      rate = 1.0 - jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+      ema = jax.tree.map(lambda e, p: e + rate * (p - e), ema, params)
+    new = (params, opt_state, ema)
+    old = (state.params, state.opt_state, state.ema)
+    params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    metrics = dict(metrics, grad_norm=grad_norm, finite=finite.astype(jnp.float32))
+    return TrainState(state.step + 1, params, opt_state, ema, state.rng), metrics
+
+  return train_step
+
+
+def make_eval_step(task: Task):
+  """Returns eval_step(state, batch, index) -> metrics; the same draws at every evaluation."""
+
+  def eval_step(state: TrainState, batch: Batch, index: Any) -> Metrics:
+    rng = jax.random.fold_in(jax.random.key(0), index)
+    params = state.params if state.ema is None else state.ema
+    return task.loss(params, batch, rng, state.step, train=False)[1]
+
+  return eval_step
+
+
+def compile_train_step(step: Step, mesh: Mesh, shardings: TrainState) -> Any:
+  """The step under jit: explicit shardings in and out, the old state's memory reused."""
+  return jax.jit(
+    sharding.under_mesh(mesh, step),
+    in_shardings=(shardings, sharding.batch_sharding(mesh)),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
