@@ -1,4 +1,4 @@
-"""Picks the input source that a training config names."""
+"""Makes the input source that a training config names."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -15,13 +15,16 @@ from melody_jax.task import WindowFeature
 
 
 class NeedsFeatures(Protocol):
-  """Whatever says what a batch must hold: a Task, or less."""
+  """Anything that says what a batch must hold: a Task, or a smaller object."""
 
   def input_features(self) -> dict[str, WindowFeature]: ...
 
 
 class Source(Protocol, Iterator[dict[str, np.ndarray]]):
-  """Endless batches with a position that can be saved and restored."""
+  """Endless batches with a position that can be saved and restored.
+
+  A batch is {feature: array [rows of this host, *shape]}, in numpy on the host.
+  """
 
   def get_state(self) -> dict[str, Any]: ...
 
@@ -29,6 +32,7 @@ class Source(Protocol, Iterator[dict[str, np.ndarray]]):
 
 
 def _tokenizer(config: ml_collections.ConfigDict):
+  # Imported here, since most models read no text.
   from melody_jax import text
 
   return text.load_tokenizer(config.model.text_length, config.model.text_init)
@@ -41,18 +45,18 @@ def make_source(
   shuffle: bool = True,
   part: tuple[int, int] | None = None,
 ) -> Source:
-  """The source of `split` for `task`, reading this host's rows only.
+  """Makes the source of one split. It reads the rows of this host only.
 
   Args:
-    config: of a run.
-    task: what a batch must hold.
-    split: of the data.
-    shuffle: random windows without end; False: in order.
-    part: (index, count) of the part of every batch that this host reads, as
-      `sharding.batch_part_of_host` gives it; None: that of the process among all.
+    config: Config of the run.
+    task: Task whose batches are wanted.
+    split: Name of the split.
+    shuffle: True gives random windows without end. False gives them in order.
+    part: (index, count) of the part of each batch that this host reads, from
+      `sharding.batch_part_of_host`. None takes the index of this process among all.
 
   Raises:
-    UserError: if config.data names no data, or data that lack what the task needs.
+    UserError: config.data names no data, or data without what the task needs.
   """
   features = task.input_features()
   host = part or (jax.process_index(), jax.process_count())
@@ -76,9 +80,11 @@ def make_source(
       host,
       tokenize,
     )
+    # A host without data would leave all others waiting in the first step.
     session.every_host_has_data(source.windows, f"windows of split {split}")
     return source
   if config.data.source == "seqio":
+    # TensorFlow takes seconds to import and need not be installed.
     from melody_jax.input_pipeline.seqio_source import SeqioSource
 
     return SeqioSource(config, features, split, shuffle, host, tokenize)
