@@ -312,7 +312,7 @@ def windows_in_split(dataset: TfdsDataset, split: str, window_seconds: float) ->
     split: Name of the split.
     window_seconds: Length of a window in seconds.
   """
-  # Only the field `seconds` is decoded; the audio would take minutes.
+  # Only the field `seconds` is decoded. The audio as well would take far longer.
   lengths = dataset.builder.as_dataset(
     split=split, decoders=tfds.decode.PartialDecoding({"seconds": True}), shuffle_files=False
   )
@@ -380,7 +380,7 @@ class SeqioSource:
     return seqio.MixtureRegistry.add(mixture, list(zip(tasks, weights, strict=True)))
 
   def _batches(self, epoch: int, skip: int) -> Iterator[dict[str, np.ndarray]]:
-    # seqio wants a seed of 31 bits; the shift also keeps neighbouring epochs apart.
+    # SeedSequence makes seeds of neighbouring epochs unrelated; the shift keeps them positive.
     seed = int(np.random.SeedSequence((self._seed, epoch)).generate_state(1)[0] >> 1)
     rows = self._provider.get_dataset(
       sequence_length=None, split=self._split, shuffle=self._shuffle, seed=seed,
@@ -389,7 +389,7 @@ class SeqioSource:
     batches = rows.batch(self._batch, drop_remainder=True).skip(skip)
     options = tf.data.Options()
     options.deterministic = True
-    # Autotune grows its buffers until the memory of a small machine is full.
+    # Autotune would choose buffers by timing, so that memory would differ from run to run.
     options.autotune.enabled = False
     return tfds.as_numpy(batches.with_options(options).prefetch(2)).__iter__()
 
