@@ -1,4 +1,4 @@
-"""Softmax attention by the library call that suits each backend.
+"""Softmax attention, by the library call that suits each platform.
 
 | compiled for | call | where |
 | --- | --- | --- |
@@ -6,8 +6,8 @@
 | CUDA | cuDNN flash attention | bfloat16 or float16, no mask, head size a multiple of 8 up to 128 |
 | all else, CPU too | `attention_reference` | |
 
-Flash attention (Dao et al., 2022, arXiv 2205.14135) never writes the scores, B H T S numbers a
-layer, to memory. Their gradients are those of the libraries.
+Flash attention (Dao et al., 2022, arXiv 2205.14135) never writes the scores to memory; they would
+be B x H x T x S numbers a layer. The libraries also give the gradients.
 
 Shape letters: B batch, T queries, S keys, H heads, E head size.
 """
@@ -23,9 +23,9 @@ from jax.sharding import PartitionSpec
 
 from melody_jax.kernels.layout import layout_in_context
 
-TPU_TILE = 128  # lanes of a register: a tile of scores is a multiple of it in both directions
-TPU_LARGEST_BLOCK = 512  # one block of scores in float32 then fills 1 MiB of on-chip memory
-MASKED = -1e30
+TPU_TILE = 128  # lanes of a register; both sides of a tile of scores are multiples of it
+TPU_LARGEST_BLOCK = 512  # a block of scores in float32 then fills 1 MiB of on-chip memory
+MASKED = -1e30  # finite: minus infinity makes NaN gradients in a row where all is masked
 
 
 def attention(
@@ -36,16 +36,17 @@ def attention(
   mask_BxS: jax.Array | None = None,
   is_causal: bool = False,
 ) -> jax.Array:
-  """softmax(q k / sqrt(E)) v, softmax in float32.
+  """Attention, softmax(q k / sqrt(E)) v, with the softmax in float32.
 
   On several TPUs a mesh must be in context while this is traced (`sharding.under_mesh`).
 
   Args:
-    q_BxTxHxE: queries.
-    k_BxSxHxE: keys.
-    v_BxSxHxE: values.
-    mask_BxS: true on the keys that may be attended to; at least one in each row.
-    is_causal: query t sees keys 0..t only; asks for T = S.
+    q_BxTxHxE: Queries, float [B, T, H, E].
+    k_BxSxHxE: Keys, float [B, S, H, E].
+    v_BxSxHxE: Values, float [B, S, H, E].
+    mask_BxS: Keys that may be attended to, bool [B, S]. At least one in each row is true. None
+      means all.
+    is_causal: Whether query t sees keys 0 to t only. Then T must equal S.
 
   Returns:
     [B, T, H, E] in the dtype of v.
@@ -62,6 +63,8 @@ def attention(
     calls["cuda"] = partial(_cudnn_attention, is_causal=is_causal)
   if not calls:
     return reference(*inputs)
+  # Chosen when the program is compiled, not when it is traced: an export for TPU made on a CPU has
+  # the TPU's kernel.
   return lax.platform_dependent(*inputs, **calls, default=reference)
 
 
@@ -73,7 +76,7 @@ def attention_reference(
   mask_BxS: jax.Array | None = None,
   is_causal: bool = False,
 ) -> jax.Array:
-  """The formula as matmuls and a softmax; arguments as in `attention`."""
+  """The formula as two matmuls and a softmax. Arguments and result are those of `attention`."""
   t, s = q_BxTxHxE.shape[1], k_BxSxHxE.shape[1]
   scale = 1.0 / math.sqrt(q_BxTxHxE.shape[-1])
   scores = jnp.einsum(
@@ -88,10 +91,9 @@ def attention_reference(
 
 
 def _suits_tpu_kernel(q: jax.Array, k: jax.Array) -> bool:
-  """Short sequences (80 segments in the DPD) stay with XLA.
+  """Whether the TPU kernel pays. Short sequences (80 segments in the DPD) stay with XLA.
 
-  Tiles would be mostly padding, 2.6 times the scores at 80, and each grid cell would hold two
-  products of a few registers.
+  Their tiles would be mostly padding: at 80 positions, 2.6 times the scores.
   """
   head_size = q.shape[-1]
   fits = head_size <= TPU_TILE or head_size % TPU_TILE == 0
@@ -99,18 +101,19 @@ def _suits_tpu_kernel(q: jax.Array, k: jax.Array) -> bool:
 
 
 def _suits_cudnn(q: jax.Array, mask: jax.Array | None) -> bool:
-  # cuDNN takes lengths rather than masks, and its call cannot be traced where it is not installed.
+  # cuDNN takes lengths, not masks. Its call cannot even be traced where it is not installed, so
+  # the platform of this process decides as well.
   half = q.dtype in (jnp.bfloat16, jnp.float16)
   fits = q.shape[-1] <= 128 and q.shape[-1] % 8 == 0
   return half and fits and mask is None and jax.default_backend() == "gpu"
 
 
 def _cudnn_attention(q, k, v, mask, *, is_causal: bool) -> jax.Array:
-  """Lengths are made even: jax 0.10 refuses gradients of odd ones."""
+  """Calls cuDNN. Odd lengths are padded, because jax 0.10 refuses their gradients."""
   del mask
   t, s = q.shape[1], k.shape[1]
   q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
-  # As below, a causal query never sees the padding.
+  # Padding follows all keys, so a causal query never sees it. Other queries need the true length.
   lengths = jnp.full((len(k),), s, jnp.int32) if s % 2 and not is_causal else None
   y = jax.nn.dot_product_attention(
     q, k, v, is_causal=is_causal, key_value_seq_lengths=lengths, implementation="cudnn"
@@ -119,7 +122,7 @@ def _cudnn_attention(q, k, v, mask, *, is_causal: bool) -> jax.Array:
 
 
 def _tpu_flash_attention(q, k, v, mask, *, is_causal: bool) -> jax.Array:
-  """The kernel on each device's share of B and H."""
+  """Runs the kernel on the part of B and H that each device holds."""
   inputs = (q, k, v) if mask is None else (q, k, v, mask)
   layout = layout_in_context(rows=q.shape[0], columns=q.shape[2], column_name="heads")
   on_shard = partial(_tpu_shard, is_causal=is_causal)
@@ -141,7 +144,8 @@ def _tpu_shard(q, k, v, mask=None, *, is_causal: bool) -> jax.Array:
 
   q, k, v = prepared(q), prepared(k), prepared(v)
   segment_ids = None
-  # Keys of the padding, if any, follow all others: a causal query never sees them.
+  # The kernel has no mask, only segments that cannot see each other: real positions are segment 1,
+  # all others 0. A causal query never sees the padding, which follows all keys.
   if mask is not None or (k.shape[2] != s and not is_causal):
     visible = jnp.ones((batch, s), jnp.int32) if mask is None else mask.astype(jnp.int32)
     padded = jnp.pad(visible, ((0, 0), (0, k.shape[2] - s)))
@@ -157,7 +161,7 @@ def _tpu_shard(q, k, v, mask=None, *, is_causal: bool) -> jax.Array:
 
 
 def _tpu_blocks(block_sizes: Any, t: int, s: int) -> Any:
-  """The largest blocks that divide the padded sequences; one block of keys needs no running sum."""
+  """Largest blocks that divide the padded sequences: the fewer blocks, the less overhead."""
 
   def largest(size):
     return max(b for b in range(TPU_TILE, TPU_LARGEST_BLOCK + 1, TPU_TILE) if size % b == 0)

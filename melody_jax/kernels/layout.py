@@ -1,12 +1,14 @@
-"""How a kernel's arrays lie over the mesh in context.
+"""How the arrays of a kernel are spread over the mesh in context.
 
-A compiler partitions everything but kernels; those here are easy to partition by hand, as their
-rows are independent, and so are their columns (hidden units, heads). Rows go over every axis that
-is no tensor axis, columns over the tensor axis: batches and matrices are laid out like that
-already, so nothing moves. A dimension that its mesh axes do not divide stays whole.
+XLA can divide every operation among devices, but not a kernel. The kernels here are easy to divide
+by hand, because their rows do not depend on each other, and neither do their columns (hidden units
+or heads). Rows are spread over all mesh axes but the tensor axis, columns over the tensor axis.
+Batches and matrices already lie like that, so no data move. A dimension that its mesh axes do not
+divide stays whole.
 
-The mesh is the one in context while a function is traced (`sharding.under_mesh`). Without one a
-kernel serves one device; on several, jax refuses to compile a TPU kernel and replicates a GPU one.
+The mesh is the one in context while a function is traced (`sharding.under_mesh`). Without a mesh a
+kernel serves one device. On several devices jax would then refuse to compile a TPU kernel, and
+would run a GPU kernel on all data on each device.
 """
 
 from collections.abc import Callable
@@ -22,7 +24,14 @@ from melody_jax.sharding import mesh_axes_of
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Which mesh axes rows and columns are laid over (none: whole), of those that are free."""
+  """Mesh axes over which the rows and columns of a kernel's arrays are spread.
+
+  Attributes:
+    mesh: Mesh in context.
+    free_axes: Axes that no surrounding `shard_map` has taken already.
+    row_axes: Free axes for the rows. Empty: the rows stay whole.
+    column_axes: Free axes for the columns. Empty: the columns stay whole.
+  """
 
   mesh: AbstractMesh
   free_axes: tuple[str, ...]
@@ -30,27 +39,37 @@ class Layout:
   column_axes: tuple[str, ...]
 
   def shard_map(self, function: Callable[..., Any], in_specs: Any, out_specs: Any):
-    """`function` on the shards of its arguments."""
+    """Makes a function that runs `function` on the shard of each device.
+
+    Args:
+      function: Function of arrays.
+      in_specs: Partition spec of each argument.
+      out_specs: Partition specs of the results.
+    """
     return jax.shard_map(
       function,
       mesh=self.mesh,
       in_specs=in_specs,
       out_specs=out_specs,
       axis_names=set(self.free_axes),
-      check_vma=False,  # kernels do not say over which axes their results vary
+      check_vma=False,  # a kernel does not declare over which axes its results vary
     )
 
 
 def layout_in_context(rows: int, columns: int, column_name: str) -> Layout | None:
-  """The layout of arrays with so many rows and columns; None: one device has all.
+  """Finds the layout for a kernel in the mesh in context.
 
   Args:
-    rows: of the whole arrays.
-    columns: likewise.
-    column_name: logical axis of the matrix whose products the columns are.
+    rows: Number of rows of the whole arrays.
+    columns: Number of columns of the whole arrays.
+    column_name: Logical axis of the columns ("mlp", "heads"). It tells the mesh axis.
+
+  Returns:
+    The layout, or None if one device has everything.
   """
   mesh = jax.sharding.get_abstract_mesh()
   kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+  # Axes of a surrounding shard_map are manual: there the arrays are shards already.
   free = tuple(name for name, kind in kinds if kind == AxisType.Auto)
   tensor = mesh_axes_of((column_name,))[0]
 

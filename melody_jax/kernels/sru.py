@@ -1,29 +1,29 @@
 """The SRU recurrence (Lei et al., 2018, arXiv 1709.02755), both directions in one call.
 
-With u = x W split into candidate u_c, forget u_f and reset u_r, per direction:
+u = x W is split into the candidate u_c, the forget gate's u_f and the reset gate's u_r. In each
+direction:
 
     f_k = sigmoid(u_f[k] + v_f c_{k-1} + b_f)
     c_k = f_k c_{k-1} + (1 - f_k) u_c[k]              c_{-1} = 0
     r_k = sigmoid(u_r[k] + v_r c_{k-1} + b_r)
     h_k = r_k c_k + (1 - r_k) skip[k]
 
-`sru` is what models call: its arguments are the outputs of one matmul, its result the input of
-the next. On TPUs and GPUs it is one fused kernel (`sru_pallas`), elsewhere `sru_scan`.
-`sru_reference` is the same maths as one plain scan, the truth that both are tested against.
+Models call `sru`. On TPUs and GPUs it runs one fused kernel (`sru_pallas`), elsewhere `sru_scan`.
+`sru_reference` has the same maths as one plain scan; the tests compare the other two with it.
 
-Only c is sequential. `sru_scan` therefore scans f and c alone and computes r and h for all k
-at once. Its gradient does not differentiate the scan: given c, every f_k is known at once,
-and the gradient of c obeys a LINEAR recurrence with known coefficients,
+Only c must be computed step by step. `sru_scan` therefore scans f and c alone, and computes r and h
+for all k at once. Its gradient does not differentiate the scan. Once c is known, so is every f_k, and
+the gradient d of c follows a LINEAR recurrence with known coefficients:
 
-    d_{k-1} = g_{k-1} + a_k d_k,     a_k = f_k + (c_{k-1} - u_c[k]) f_k (1 - f_k) v_f,
+    d_{k-1} = g_{k-1} + a_k d_k,     a_k = f_k + (c_{k-1} - u_c[k]) f_k (1 - f_k) v_f
 
-one multiply-add per step, and nothing but c is kept from the forward pass. With its matmul
-(192 wide, 264 rows, K = 32, float32, one core of an AMD EPYC) that takes a quarter less
-processor time with gradients than differentiating the plain scan; unrolling either by 2, 4,
-8 or fully did not pay and multiplies compile time.
+That is one multiply-add a step, and only c is kept from the forward pass. Measured with its matmul
+(192 wide, 264 rows, K = 32, float32, one core of an AMD EPYC), it takes a quarter less processor
+time with gradients than differentiating the plain scan. Unrolling either by 2, 4, 8 or fully saved
+nothing and multiplied the compile time.
 
-Shape letters: K sequence, R rows, H hidden size of one direction. Time comes first, so
-that each step reads and writes contiguous memory.
+Shape letters: K sequence, R rows, H hidden size of one direction. Time is the first axis, so that
+each step reads and writes contiguous memory.
 """
 
 from functools import partial
@@ -49,30 +49,31 @@ def sru(
 ) -> jax.Array:
   """Bidirectional SRU over axis 0.
 
-  The last axis holds the H of the forward direction, then the H of the reverse one. On several
-  TPUs or GPUs a mesh must be in context while this is traced (`sharding.under_mesh`); `layout`
-  says why.
+  The last axis holds the H features of the forward direction, then those of the reverse one. On
+  several TPUs or GPUs a mesh must be in context while this is traced (`sharding.under_mesh`;
+  `layout` says why).
 
   Args:
-    candidate_KxRx2H: u_c.
-    forget_KxRx2H: u_f.
-    reset_KxRx2H: u_r.
-    skip_KxRx2H: what the reset gate mixes in: x itself, or a projection of it.
-    cell_2x2H: v_f and v_r.
-    bias_2x2H: b_f and b_r.
-    implementation: "auto" takes that of the platform the program is compiled for.
-    interpret: run a named kernel as plain JAX operations (tests).
+    candidate_KxRx2H: u_c, float [K, R, 2 H].
+    forget_KxRx2H: u_f, float [K, R, 2 H].
+    reset_KxRx2H: u_r, float [K, R, 2 H].
+    skip_KxRx2H: The skip of the formula, float [K, R, 2 H]: x itself, or a projection of it.
+    cell_2x2H: v_f and v_r, float [2, 2 H].
+    bias_2x2H: b_f and b_r, float [2, 2 H].
+    implementation: "scan", "pallas_tpu", "pallas_gpu", or "auto" for the one of the platform that
+      the program is compiled for.
+    interpret: Whether to run a named kernel as plain JAX operations (for tests).
 
   Returns:
-    h [K, R, 2 H] in the dtype of `skip`; computed in float32.
+    h [K, R, 2 H] in the dtype of `skip`. It is computed in float32.
 
   Raises:
-    ValueError: for an unknown implementation.
+    ValueError: The implementation is unknown.
   """
   arrays = (candidate_KxRx2H, forget_KxRx2H, reset_KxRx2H, skip_KxRx2H, cell_2x2H, bias_2x2H)
   if implementation == "scan":
     return sru_scan(*arrays)
-  # Imported late: the scan does without Pallas.
+  # Imported here, since the scan needs no Pallas.
   from melody_jax.kernels.sru_pallas import fused_sru
 
   kernels = {
@@ -101,12 +102,13 @@ def sru_scan(
   cell_2x2H: jax.Array,
   bias_2x2H: jax.Array,
 ) -> jax.Array:
-  """The fast form of this file, with its own gradient; arguments as in `sru`."""
+  """SRU by a scan over c alone, with a gradient of its own. Arguments and result as in `sru`."""
   candidate, forget, reset, skip = (
     x.astype(jnp.float32) for x in (candidate_KxRx2H, forget_KxRx2H, reset_KxRx2H, skip_KxRx2H)
   )
   forget = forget + bias_2x2H[0][None, None]
-  # Splits (not slices) everywhere: their gradients are concatenations, not padded sums.
+  # Splits instead of slices: the gradient of a split is a concatenation, that of slices a padded
+  # sum.
   halves = zip(*(jnp.split(x, 2, axis=-1) for x in (candidate, forget, cell_2x2H[0])), strict=True)
   c_forward, c_reverse = (_cells(i == 1, *arguments) for i, arguments in enumerate(halves))
   c = jnp.concatenate([c_forward, c_reverse], axis=-1)
@@ -123,13 +125,14 @@ def sru_reference(
   cell_2x2H: jax.Array,
   bias_2x2H: jax.Array,
 ) -> jax.Array:
-  """The formula of this file as one plain scan per direction; arguments as in `sru`."""
+  """SRU by one plain scan for each direction. Arguments and result as in `sru`."""
   hidden = skip_KxRx2H.shape[-1] // 2
   sequences = (candidate_KxRx2H, forget_KxRx2H, reset_KxRx2H, skip_KxRx2H)
   outputs = []
   for half, reverse in ((slice(None, hidden), False), (slice(hidden, None), True)):
     (v_f, v_r), (b_f, b_r) = cell_2x2H[:, None, half], bias_2x2H[:, None, half]
 
+    # Defaults bind the vectors of this direction; a closure would see those of the last one.
     def step(c, inputs, v_f=v_f, v_r=v_r, b_f=b_f, b_r=b_r):
       u_c, u_f, u_r, skip = inputs
       f = jax.nn.sigmoid(u_f + v_f * c + b_f)
@@ -143,7 +146,7 @@ def sru_reference(
 
 
 def _shift(c_KxRxH: jax.Array, reverse: bool) -> jax.Array:
-  """c_{k-1} in the direction of travel; zero before the first step."""
+  """States before each step in the direction of travel; zero before the first step."""
   zero = jnp.zeros_like(c_KxRxH[:1])
   parts = [c_KxRxH[1:], zero] if reverse else [zero, c_KxRxH[:-1]]
   return jnp.concatenate(parts, axis=0)
@@ -163,7 +166,7 @@ def _run_cells(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cells(reverse: bool, candidate: jax.Array, forget: jax.Array, cell: jax.Array) -> jax.Array:
-  """All c_k [K, R, H] from u_c, u_f + b_f [K, R, H] and v_f [H]."""
+  """Computes all c_k [K, R, H] from u_c [K, R, H], u_f + b_f [K, R, H] and v_f [H]."""
   return _run_cells(reverse, candidate, forget, cell)
 
 
@@ -174,6 +177,7 @@ def _cells_forward(reverse, candidate, forget, cell):
 
 def _cells_backward(reverse, residuals, gradient):
   c, candidate, forget, cell = residuals
+  # f is computed again from c: to keep it would take a second array of this size.
   previous = _shift(c, reverse)
   f = jax.nn.sigmoid(forget + cell[None, None] * previous)
   through_gate = (previous - candidate) * f * (1.0 - f)

@@ -1,16 +1,16 @@
-"""The SRU recurrence as one fused kernel: TPU (Mosaic) and GPU (Triton), with its own gradient.
+"""The SRU as one fused kernel, for TPU (Mosaic) and GPU (Triton), with a gradient of its own.
 
-`fused_sru` has the arguments of `sru.sru`. Both directions and both gates run in one pass: h
-costs one read of the four sequences and one write. The backward kernel recomputes c from the
-same four sequences, so that nothing else is kept from the forward pass, and writes their four
-gradients at once; gradients of the vectors leave it as one sum per row tile.
+Both directions and both gates run in one pass: the four input sequences are read once and h is
+written once. The backward kernel computes c again from the same four sequences, so nothing else is
+kept from the forward pass. It writes the four gradients at once. For the gradients of the vectors
+it writes one sum for each tile of rows.
 
-A grid cell owns [K, row tile, column tile] with all of K on chip; `sru_steps` says what it does,
-`sru_tiling` how large it is. K, R and H need not divide by anything.
+A cell of the grid owns a tile [K, rows, columns] with all K steps on chip. `sru_steps` says what it
+does, `sru_tiling` how large it is. K, R and H may be any numbers.
 
-Sharding (`layout`): R over every axis that is no tensor axis, 2H over the tensor axis, K whole;
-gradients of the vectors are summed over the row axes. A shard of 2H may hold columns of one
-direction or of both: each column carries its direction with it.
+Sharding (`layout`): R is spread over all mesh axes but the tensor axis, 2H over the tensor axis; K
+stays whole. Gradients of the vectors are summed over the row axes. A shard of 2H may hold columns
+of one direction or of both, so each column carries its direction with it.
 
 Shape letters: K sequence, R rows, H hidden size of one direction, C columns of one shard, V the
 vectors of `sru_steps`.
@@ -32,15 +32,22 @@ from melody_jax.kernels import sru_steps
 from melody_jax.kernels.layout import Layout, layout_in_context
 from melody_jax.kernels.sru_tiling import Tiling, gpu_tiling, tpu_tiling
 
-TPU_UNROLL = 4
-GPU_WARPS = 4
+TPU_UNROLL = 4  # steps a loop iteration; not measured on a TPU
+GPU_WARPS = 4  # of 32 threads for a tile of 512 elements; `sru_tiling` says why
 
 Backend = Literal["tpu", "gpu"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Static choices of one call; no layout: one device."""
+  """Static choices of one call.
+
+  Attributes:
+    backend: Platform of the kernel.
+    interpret: Whether to run it as plain JAX operations.
+    hidden: H, the features of one direction.
+    layout: How the arrays lie over the mesh; None for one device.
+  """
 
   backend: Backend
   interpret: bool
@@ -60,13 +67,23 @@ def fused_sru(
   backend: Backend,
   interpret: bool = False,
 ) -> jax.Array:
-  """h [K, R, 2 H] in the dtype of `skip`, state in float32; arrays as in `sru.sru`.
+  """Bidirectional SRU over axis 0 by the fused kernel.
 
   Args:
-    backend: whose kernel.
-    interpret: run it as plain JAX operations, on any platform (tests).
+    candidate_KxRx2H: u_c, float [K, R, 2 H].
+    forget_KxRx2H: u_f, float [K, R, 2 H].
+    reset_KxRx2H: u_r, float [K, R, 2 H].
+    skip_KxRx2H: The skip of the formula, float [K, R, 2 H].
+    cell_2x2H: v_f and v_r, float [2, 2 H].
+    bias_2x2H: b_f and b_r, float [2, 2 H].
+    backend: "tpu" or "gpu".
+    interpret: Whether to run the kernel as plain JAX operations, on any platform (for tests).
+
+  Returns:
+    h [K, R, 2 H] in the dtype of `skip`. The state is float32.
   """
   _, rows, both = skip_KxRx2H.shape
+  # A row of the vectors rather than a number: a shard of the columns takes its part along.
   direction = jnp.repeat(jnp.arange(2.0, dtype=jnp.float32), both // 2)[None]
   vectors = (cell_2x2H.astype(jnp.float32), bias_2x2H.astype(jnp.float32), direction)
   options = Options(backend, interpret, both // 2, layout_in_context(rows, both, "mlp"))
@@ -96,7 +113,7 @@ _fused.defvjp(_fused_forward, _fused_backward)
 
 
 def _by_shards(options: Options, function, inputs: tuple, output_ranks: tuple[int, ...]) -> Any:
-  """function(options, *inputs) on shards; sequences have rank 3, vectors rank 2."""
+  """Runs function(options, *inputs) on shards. Sequences have rank 3, vectors rank 2."""
   layout = options.layout
   if layout is None:
     return function(options, *inputs)
@@ -121,22 +138,24 @@ def _backward_shard(options: Options, *inputs):
   outputs = _launch(options, sru_steps.backward, inputs, dtypes, has_sums=True)
   sums_Tx4x1xC = outputs[4]
   d_vectors = jnp.sum(sums_Tx4x1xC, axis=0)[:, 0, : inputs[0].shape[-1]]
+  # Rows are spread over these axes, and every device has summed only its own.
   if options.layout is not None:
     d_vectors = jax.lax.psum(d_vectors, options.layout.row_axes)
   return (*outputs[:4], d_vectors)
 
 
 def _launch(options: Options, kernel, inputs, dtypes, has_sums: bool):
-  """The kernel over its grid: sequences of `dtypes`, then with `has_sums` one sum per row tile.
+  """Runs a kernel over its grid.
 
-  `has_sums` also gives the kernel its float32 scratch: on a TPU in VMEM, on a GPU, where a block
-  has no memory of that size, in an output that nobody reads.
+  Its outputs are sequences of `dtypes`. With `has_sums` a sum for each tile of rows follows, and
+  the kernel gets float32 scratch memory. On a TPU that is VMEM. A GPU block has no memory of that
+  size, so there it is an output that nobody reads.
   """
   *sequences, vectors_VxC = inputs
   shape = k, rows, columns = sequences[0].shape
   is_tpu = options.backend == "tpu"
   bits = [jnp.dtype(x.dtype).itemsize for x in sequences] + [d.itemsize for d in dtypes]
-  boundary = options.hidden % columns  # where in this shard columns turn around, if at all
+  boundary = options.hidden % columns  # column at which the direction changes; 0: nowhere
   if is_tpu:
     tiling = tpu_tiling(shape, boundary, bits, has_scratch=has_sums)
   else:
@@ -145,7 +164,7 @@ def _launch(options: Options, kernel, inputs, dtypes, has_sums: bool):
   grid = (pl.cdiv(rows, tiling.rows), pl.cdiv(columns, tiling.columns))
   padded = grid[1] * tiling.columns
   pad = ((0, 0), (0, padded - columns))
-  # By repeating the last column: a tile's unused columns must not seem to add a direction.
+  # Padded by repeating the last column: unused columns of a tile must not add a direction to it.
   vectors = jnp.pad(vectors_VxC, pad, mode="edge")[:, None]
   sequence_block = pl.BlockSpec(tile, lambda i, j: (0, i, j))
   vectors_block = pl.BlockSpec((len(vectors), 1, tiling.columns), lambda i, j: (0, 0, j))
@@ -186,6 +205,7 @@ def _compiler_params(is_tpu: bool, tiling: Tiling):
 
 
 def _cost(shape: tuple[int, ...], itemsizes: list[int], is_backward: bool) -> pl.CostEstimate:
+  # XLA cannot look into a kernel. It needs these to plan what runs beside it.
   size = math.prod(shape)
   return pl.CostEstimate(
     flops=size * (50 if is_backward else 15),
@@ -195,7 +215,10 @@ def _cost(shape: tuple[int, ...], itemsizes: list[int], is_backward: bool) -> pl
 
 
 def _tpu_memory(options: Options, tiling: Tiling, shape: tuple[int, ...]) -> sru_steps.Memory:
-  """Blocks lie in VMEM; reads beyond the array's end give anything, writes there are dropped."""
+  """Memory of a TPU. Blocks lie in VMEM.
+
+  A read beyond the end of the array gives any value, and a write there is dropped.
+  """
   rows = shape[1]
   valid = None
   if rows % tiling.rows:
@@ -203,7 +226,7 @@ def _tpu_memory(options: Options, tiling: Tiling, shape: tuple[int, ...]) -> sru
     valid = index < rows - pl.program_id(0) * tiling.rows
 
   def store(ref, k, value, mask):
-    if mask is not None:
+    if mask is not None:  # what the pass of the other direction wrote must stay
       value = jnp.where(mask, value, ref[k].astype(jnp.float32))
     ref[k] = value.astype(ref.dtype)
 
@@ -217,7 +240,10 @@ def _tpu_memory(options: Options, tiling: Tiling, shape: tuple[int, ...]) -> sru
 
 
 def _gpu_memory(options: Options, tiling: Tiling, shape: tuple[int, ...]) -> sru_steps.Memory:
-  """Blocks are addresses in global memory: every access masks what lies beyond the array's end."""
+  """Memory of a GPU. Blocks are addresses in global memory.
+
+  Each access must mask what lies beyond the end of the array.
+  """
   _, rows, columns = shape
   tile = (tiling.rows, tiling.columns)
   row = pl.program_id(0) * tiling.rows + jax.lax.broadcasted_iota(jnp.int32, tile, 0)

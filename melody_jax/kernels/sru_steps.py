@@ -1,12 +1,12 @@
-"""What one grid cell of the fused SRU kernels does: forward and backward over all K steps.
+"""The work of one grid cell of the fused SRU kernels: forward and backward over all K steps.
 
-The code is shared by the TPU and the GPU kernels of `sru_pallas`, which differ only in how a
-step's [rows, columns] are read and written; a `Memory` hides that.
+The TPU and the GPU kernels of `sru_pallas` share this code. They differ only in how the
+[rows, columns] of a step are read and written; a `Memory` hides the difference.
 
-A tile holds all K steps of some rows and columns. Columns know their direction (row DIRECTION of
-the vectors), so a tile may hold forward columns, reverse ones, or both. Each direction present is
-one pass over the tile in its own order of time; `mixed` says that tiles with both may exist, and
-passes then write their own columns only.
+A tile holds all K steps of some rows and columns. Row DIRECTION of the vectors tells the direction
+of each column, so a tile may hold forward columns, reverse columns, or both. Each direction in the
+tile takes one pass over it, in its own order of time. `mixed` says that some tiles may hold both.
+Then a pass writes its own columns only.
 
 Shape letters: K sequence, R rows and C columns of the tile, V the vectors below.
 """
@@ -20,24 +20,25 @@ from jax import lax
 from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
-# Rows of the vectors [V, 1, C]: v_f, v_r, b_f, b_r, and 0 for forward columns, 1 for reverse ones.
+# The rows of the vectors [V, 1, C] are v_f, v_r, b_f, b_r and the direction: 0 forward, 1 reverse.
 DIRECTION = 4
 N_VECTORS = 5
-N_GRADIENTS = 4  # of them that have a gradient: all but the direction
+N_GRADIENTS = 4  # the first four have a gradient, the direction has none
 
 Ref = Any  # Pallas has no public type for its references
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """How a kernel reaches its blocks.
+  """How a kernel reads and writes its blocks.
 
   Attributes:
-    load: (ref, k) -> step k, float32 [R, C].
-    store: (ref, k, value [R, C], mask [1, C] or None) -> None; keeps what the mask excludes.
-    valid: [R, C], false beyond the array's end; None where all of the tile is inside.
-    barrier: orders stores of one pass before loads of the next.
-    unroll: steps per loop iteration.
+    load: (ref, k) -> step k of a block, float32 [R, C].
+    store: (ref, k, value [R, C], mask bool [1, C] or None) -> None. Columns that the mask excludes
+      keep their value.
+    valid: bool [R, C], false beyond the end of the array. None if the whole tile is inside.
+    barrier: Makes stores of one pass visible to loads of the next.
+    unroll: Steps in one iteration of a loop.
   """
 
   load: Callable[[Ref, Any], jax.Array]
@@ -53,7 +54,7 @@ def _sigmoid_gates(u_f, u_r, previous, vectors):
 
 
 def _for_each_direction(vectors_Vx1xC: Ref, mixed: bool, run: Callable) -> None:
-  """Calls run(reverse, vectors, mask) for each direction that the tile holds."""
+  """Calls run(reverse, vectors, mask) for each direction in the tile."""
   vectors = tuple(vectors_Vx1xC[i] for i in range(N_GRADIENTS))
   direction = vectors_Vx1xC[DIRECTION]
   for reverse, is_present in (
@@ -62,13 +63,22 @@ def _for_each_direction(vectors_Vx1xC: Ref, mixed: bool, run: Callable) -> None:
   ):
     mask = ((direction > 0.5) if reverse else (direction < 0.5)) if mixed else None
 
+    # Most tiles hold one direction only, and skip the other pass while they run.
     @pl.when(is_present)
     def _(reverse=reverse, mask=mask):
       run(reverse, vectors, mask)
 
 
 def forward(candidate, forget, reset, skip, vectors, h, *, memory: Memory, mixed: bool) -> None:
-  """h [K, R, C] of one tile from blocks of the same shape; nothing else is written."""
+  """Computes h of one tile. Only `h` is written.
+
+  Args:
+    candidate, forget, reset, skip: Input blocks, references [K, R, C].
+    vectors: Reference [V, 1, C].
+    h: Output block, reference [K, R, C].
+    memory: How to read and write the blocks.
+    mixed: Whether a tile may hold columns of both directions.
+  """
   steps, *tile = h.shape
 
   def run(reverse, weights, mask):
@@ -103,10 +113,20 @@ def backward(
   memory: Memory,
   mixed: bool,
 ) -> None:
-  """Gradients of one tile from the gradient of h; those of the vectors summed over K and R.
+  """Computes the gradients of one tile.
 
-  The forward pass leaves nothing behind: a first pass recomputes the state before each step
-  into `states_KxRxC` (float32 scratch), a second one runs against time.
+  The forward kernel keeps no states. So a first loop computes the state before each step again, and
+  a second loop runs against time.
+
+  Args:
+    candidate, forget, reset, skip: Input blocks, references [K, R, C].
+    gradient: Gradient of h, reference [K, R, C].
+    vectors: Reference [V, 1, C].
+    d_candidate, d_forget, d_reset, d_skip: Gradients to write, references [K, R, C].
+    d_vectors_4x1xC: Gradients of v_f, v_r, b_f and b_r to write, summed over K and R.
+    states_KxRxC: Scratch memory, float32 [K, R, C].
+    memory: How to read and write the blocks.
+    mixed: Whether a tile may hold columns of both directions.
   """
   steps, *tile = candidate.shape
 
@@ -149,7 +169,7 @@ def backward(
     memory.barrier()
     _, *sums = lax.fori_loop(0, steps, differentiate, (zero,) * 5, unroll=memory.unroll)
     for i, total in enumerate(sums):
-      # Beyond the array's end lies anything, NaN too: it must not reach the sum.
+      # Values beyond the end of the array may be anything, also NaN. They must not reach the sum.
       inside = total if memory.valid is None else jnp.where(memory.valid, total, 0.0)
       value = jnp.sum(inside, axis=0, keepdims=True)
       if mask is not None:

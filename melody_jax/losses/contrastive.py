@@ -1,4 +1,4 @@
-"""Contrastive losses over the global batch.
+"""Contrastive loss of music and text over the global batch.
 
 Shape letters: B rows of the GLOBAL batch, C joint-space features, N token positions.
 """
@@ -6,11 +6,20 @@ Shape letters: B rows of the GLOBAL batch, C joint-space features, N token posit
 import jax
 import jax.numpy as jnp
 
-_EXCLUDED = -1e9
+_EXCLUDED = -1e9  # finite, so that no gradient becomes NaN
 
 
 def fingerprint(text_ids_BxN: jax.Array) -> jax.Array:
-  """A 32-bit polynomial hash of each row of token ids: uint32 [B]; equal texts hash alike."""
+  """Hashes each row of token ids. Equal texts get equal hashes.
+
+  Args:
+    text_ids_BxN: Token ids, int [B, N].
+
+  Returns:
+    uint32 [B].
+  """
+  # A polynomial modulo 2^32. Comparing hashes needs [B, B] numbers, comparing ids [B, B, N]. The
+  # factor is the prime of the FNV hash.
   n = text_ids_BxN.shape[1]
   powers_N = jnp.cumprod(jnp.full((n,), 0x01000193, jnp.uint32))
   return jnp.sum(text_ids_BxN.astype(jnp.uint32) * powers_N[None, :], axis=1, dtype=jnp.uint32)
@@ -23,18 +32,20 @@ def info_nce(
 
   loss = (CE(scale music text^T, diagonal) + CE(scale text music^T, diagonal)) / 2
 
-  Written on whole arrays: under jit with rows sharded over the data axes the product
-  below needs every row, so XLA gathers one side and the negatives are the global batch.
+  The negatives of a row are all other rows of the GLOBAL batch: under jit, with rows spread over
+  devices, XLA gathers one side for the product.
 
   Args:
-    music_BxC: unit vectors.
-    text_BxC: unit vectors; row i belongs to row i of `music_BxC`.
-    scale: scalar, 1 / temperature.
-    labels_B: rows with equal labels (identical captions) are not negatives of each other.
+    music_BxC: Unit vectors of music, float [B, C].
+    text_BxC: Unit vectors of text, float [B, C]. Row i belongs to row i of `music_BxC`.
+    scale: 1 / temperature, a scalar.
+    labels_B: Labels of the texts, [B]. Rows with equal labels (equal captions) are not negatives
+      of each other. None means all differ.
 
   Returns:
-    (loss, metrics): recall@1 and recall@10 of the in-batch retrieval in both
-    directions (ties with identical captions count as found), mean cosine of the pairs.
+    (loss, metrics), all scalars. The metrics are the mean cosine of the pairs, and recall@1 and
+    recall@10 of retrieval in the batch in both directions. A row with an equal label never counts
+    as a rival.
   """
   cosine_BxB = jnp.matmul(
     music_BxC.astype(jnp.float32),
@@ -43,6 +54,7 @@ def info_nce(
   )
   batch = cosine_BxB.shape[0]
   logits_BxB = cosine_BxB * scale
+  # Many clips share a caption. To push such a pair apart would punish the right answer.
   if labels_B is not None:
     same_BxB = labels_B[:, None] == labels_B[None, :]
     logits_BxB = jnp.where(same_BxB & ~jnp.eye(batch, dtype=bool), _EXCLUDED, logits_BxB)

@@ -1,7 +1,7 @@
-"""What a frame sounds like, as targets for the tokeniser: log-mel bands and smoothed chroma.
+"""Musical targets for the tokeniser: log-mel bands and smoothed chroma of each frame.
 
-MERT's idea (Li et al. 2023, arXiv 2306.00107): the hidden frames of a masked model are also asked
-for musical features, so that what it learns, and what tokens keep, is harmony as well as timbre.
+The idea is MERT's (Li et al. 2023, arXiv 2306.00107): a masked model must also predict musical
+features of its hidden frames, so that it learns, and the tokens keep, harmony as well as timbre.
 The two parts are scaled so that k-means centres on them explain both (choice).
 
 Shape letters: B batch, S samples, T frames of 25 Hz, M mel bands.
@@ -20,9 +20,9 @@ SIZE = N_MELS + N_CHROMA
 MEL_SCALE, CHROMA_SCALE = 1 / 16, 1.1
 
 _N_FFT = 2048
-_WINDOW_STD = 384  # samples of a Gaussian: 16 ms at 24 kHz
-_FRAMES = 2  # spectra averaged to a frame
-# Harmony, not the beating of partials: chroma is smoothed over five frames (0.2 s).
+_WINDOW_STD = 384  # standard deviation of a Gaussian window in samples: 16 ms at 24 kHz
+_FRAMES = 2  # spectra whose mean is a frame
+# Chroma is smoothed over five frames (0.2 s), to keep the harmony and not the beating of partials.
 _SMOOTHING = (0.1, 0.2, 0.4, 0.2, 0.1)
 
 
@@ -37,22 +37,22 @@ def _filters(sample_rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def musical_targets(audio_BxS: jax.Array, sample_rate: int, hop: int) -> jax.Array:
-  """Targets of every frame.
+  """Computes the targets of every frame.
 
   Args:
-    audio_BxS: float [B, S] in [-1, 1]; S a multiple of `hop`.
-    sample_rate: in Hz.
-    hop: samples a frame, even.
+    audio_BxS: Waveforms in [-1, 1], float [B, S]. S is a multiple of `hop`.
+    sample_rate: Sample rate in Hz.
+    hop: Samples of a frame, an even number.
 
   Returns:
-    float32 [B, T, 76]: 64 log-mel bands, then 12 of chroma, each at its scale.
+    float32 [B, T, 76]: 64 log-mel bands, then 12 chroma bands, each part at its scale.
   """
   mel_filters, chroma_filters, window = _filters(sample_rate)
   step = hop // _FRAMES
   n = audio_BxS.shape[1] // step
-  # The middle of a spectrum's window is the middle of the samples that it stands for.
+  # Padded so that the middle of each window is the middle of the samples it stands for.
   x = jnp.pad(audio_BxS.astype(jnp.float32), ((0, 0), ((_N_FFT - step) // 2, _N_FFT + step)))
-  # Frames are cut at whole steps, which needs no gather, and shortened to the window.
+  # Frames are cut at whole steps, which needs no gather, and then shortened to the window.
   length = -(-_N_FFT // step) * step
   frames = frame(x, length, step)[:, :n, :_N_FFT]
   spectrum = jnp.fft.rfft(frames * window[None, None, :])
@@ -60,7 +60,7 @@ def musical_targets(audio_BxS: jax.Array, sample_rate: int, hop: int) -> jax.Arr
   power = power.reshape(len(power), n // _FRAMES, _FRAMES, -1).mean(axis=2)
   mel = jnp.log(jnp.dot(power, jnp.asarray(mel_filters)) + 0.1)
   chroma = jnp.sqrt(jnp.dot(power, jnp.asarray(chroma_filters)))
-  # What is nearly silent has no harmony: its chroma goes to zero instead of to noise.
+  # A nearly silent frame has no harmony. The added 2 moves its chroma to zero instead of to noise.
   chroma = chroma / (jnp.linalg.norm(chroma, axis=-1, keepdims=True) + 2.0)
   t, reach = chroma.shape[1], len(_SMOOTHING) // 2
   padded = jnp.pad(chroma, ((0, 0), (reach, reach), (0, 0)))

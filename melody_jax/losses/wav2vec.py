@@ -1,7 +1,7 @@
-"""The wav2vec 2.0 objective (Baevski et al., 2020) as pure functions.
+"""The training objective of wav2vec 2.0 (Baevski et al., 2020) as pure functions.
 
-Shape letters: B batch, T frames, D size of the compared vectors, G codebook groups,
-V codes per group, N distractors.
+Shape letters: B batch, T frames, D size of the compared vectors, G codebook groups, V codes of a
+group, N distractors.
 """
 
 import jax
@@ -11,22 +11,24 @@ import jax.numpy as jnp
 def span_mask(
   rng: jax.Array, lengths_B: jax.Array, n_frames: int, start_probability: float, span: int
 ) -> jax.Array:
-  """Draws which frames are hidden: every frame starts a span with a fixed probability.
+  """Draws which frames to hide from the model. Each frame may start a hidden span.
 
-  Spans may overlap, so a share 1 - (1 - start_probability) ** span of the frames is hidden
-  away from the first frames.
+  Spans may overlap. On average a share 1 - (1 - start_probability) ** span of the frames is hidden,
+  a little less at the beginning of a clip.
 
   Args:
-    rng: key.
-    lengths_B: int32 [B], valid frames of each row.
-    n_frames: T.
-    start_probability: probability that a frame starts a span.
-    span: frames in a span.
+    rng: Random key.
+    lengths_B: Valid frames of each row, int32 [B].
+    n_frames: Number of frames T.
+    start_probability: Probability that a frame starts a span.
+    span: Number of frames in a span.
 
   Returns:
-    bool [B, T], False on padding.
+    bool [B, T], true on hidden frames. Padding is never hidden.
   """
   starts = jax.random.bernoulli(rng, start_probability, (lengths_B.shape[0], n_frames))
+  # A frame is hidden if a span began at it or at one of the span - 1 frames before: a difference
+  # of running counts.
   counts = jnp.cumsum(starts.astype(jnp.int32), axis=1)
   before = jnp.pad(counts, ((0, 0), (span, 0)))[:, :n_frames]
   valid = jnp.arange(n_frames)[None, :] < lengths_B[:, None]
@@ -34,16 +36,16 @@ def span_mask(
 
 
 def sample_distractors(rng: jax.Array, mask_BxT: jax.Array, n_distractors: int) -> jax.Array:
-  """Draws, for every hidden frame, frames of the same row that are hidden as well.
+  """Draws wrong answers: for each hidden frame, other hidden frames of the same row.
 
   Args:
-    rng: key.
-    mask_BxT: bool, hidden frames.
-    n_distractors: N.
+    rng: Random key.
+    mask_BxT: Hidden frames, bool [B, T].
+    n_distractors: Number N of draws for each frame.
 
   Returns:
-    int32 [B, T, N], uniform over the row's other hidden frames, with replacement. Rows of
-    frames that are not hidden, and of the only hidden frame of a row, are arbitrary.
+    Numbers of frames, int32 [B, T, N], drawn evenly and with replacement. The values are
+    meaningless for frames that are not hidden, and for the only hidden frame of a row.
   """
   b, t = mask_BxT.shape
   order_BxT = jnp.argsort(~mask_BxT, axis=1, stable=True)  # hidden frames first, in order
@@ -57,10 +59,16 @@ def sample_distractors(rng: jax.Array, mask_BxT: jax.Array, n_distractors: int) 
 
 
 def distractor_counts(distractors_BxTxN: jax.Array) -> jax.Array:
-  """How often each frame was drawn for each frame: float32 [B, T, T].
+  """Counts how often each frame was drawn for each frame.
 
-  Scoring every pair of frames and weighting by these counts gives the loss of the drawn
-  set without gathering N vectors per frame.
+  To score all pairs of frames and weight them by these counts gives the same loss as to gather the
+  N drawn vectors of each frame, in less memory.
+
+  Args:
+    distractors_BxTxN: Numbers of frames, int32 [B, T, N].
+
+  Returns:
+    float32 [B, T, T]. Entry (b, t, j) is how often frame j was drawn for frame t.
   """
   b, t, _ = distractors_BxTxN.shape
   rows = jnp.arange(b)[:, None, None]
@@ -77,20 +85,23 @@ def contrastive_loss(
   mask_BxT: jax.Array,
   temperature: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """-log exp(cos(c_t, q_t) / k) / (same over q_t and the distractors), mean of hidden frames.
+  """Contrastive loss: how well each hidden frame tells its target from the distractors.
 
-  A distractor with the same codes as the target is the same vector: it is left out.
+      -log(exp(cos(c_t, q_t) / k) / sum over q in {q_t, distractors} of exp(cos(c_t, q) / k))
+
+  A distractor with the same codes as the target is the same vector, so it is left out.
 
   Args:
-    context_BxTxD: projected outputs of the context network.
-    targets_BxTxD: projected quantised features.
-    codes_BxTxG: int32, their codes.
-    counts_BxTxT: of `distractor_counts`.
-    mask_BxT: bool, hidden frames.
-    temperature: k.
+    context_BxTxD: Projected outputs c of the context network, float [B, T, D].
+    targets_BxTxD: Projected quantised features q, float [B, T, D].
+    codes_BxTxG: Codes of the targets, int32 [B, T, G].
+    counts_BxTxT: Result of `distractor_counts`, float32 [B, T, T].
+    mask_BxT: Hidden frames, bool [B, T].
+    temperature: The k of the formula.
 
   Returns:
-    (loss, accuracy): the share of hidden frames whose target scores above all distractors.
+    (loss, accuracy), scalars. The loss is the mean over hidden frames, in nats. The accuracy is the
+    share of hidden frames whose target scores above all distractors.
   """
 
   def unit(x: jax.Array) -> jax.Array:
@@ -99,11 +110,12 @@ def contrastive_loss(
 
   scores = jnp.einsum("btd,bjd->btj", unit(context_BxTxD), unit(targets_BxTxD)) / temperature
   positive_BxT = jnp.diagonal(scores, axis1=1, axis2=2)
-  # A Python loop over the few groups keeps the comparison at B x T x T.
+  # A Python loop over the few groups: all at once would need an array B x T x T x G.
   same = jnp.ones(scores.shape, bool)
   for g in range(codes_BxTxG.shape[-1]):
     same &= codes_BxTxG[:, :, None, g] == codes_BxTxG[:, None, :, g]
   used = (counts_BxTxT > 0) & mask_BxT[:, None, :] & ~same
+  # A frame drawn n times adds n exp(score), which is exp(score + log n).
   log_counts = jnp.log(jnp.where(used, counts_BxTxT, 1.0))
   negatives = jnp.where(used, scores + log_counts, -1e9)
   both = jnp.logaddexp(positive_BxT, jax.nn.logsumexp(negatives, axis=-1))
@@ -115,12 +127,30 @@ def contrastive_loss(
 
 
 def code_perplexity(probabilities_BxTxGxV: jax.Array, mask_BxT: jax.Array) -> jax.Array:
-  """exp(entropy) of each group's code distribution averaged over the masked frames: [G]."""
+  """Perplexity of each codebook group: how many codes are in even use.
+
+  It is exp(entropy) of the code distribution averaged over the masked frames.
+
+  Args:
+    probabilities_BxTxGxV: Distribution over codes, float [B, T, G, V].
+    mask_BxT: Frames that count, bool [B, T].
+
+  Returns:
+    float32 [G], from 1 to V.
+  """
   weights = mask_BxT.astype(jnp.float32) / jnp.maximum(jnp.sum(mask_BxT), 1)
   mean_GxV = jnp.einsum("btgv,bt->gv", probabilities_BxTxGxV, weights)
   return jnp.exp(-jnp.sum(mean_GxV * jnp.log(mean_GxV + 1e-7), axis=-1))
 
 
 def diversity_loss(perplexity_G: jax.Array, n_codes: int) -> jax.Array:
-  """1 - mean over groups of perplexity / V: 0 when all codes are used equally."""
+  """Penalty on unused codes: 1 - mean over groups of perplexity / V.
+
+  Args:
+    perplexity_G: Perplexity of each group, float [G].
+    n_codes: Number of codes V of a group.
+
+  Returns:
+    Scalar. It is 0 if all codes are used equally.
+  """
   return 1.0 - jnp.mean(perplexity_G) / n_codes
