@@ -43,8 +43,8 @@ def test_bad_schedules_are_refused():
 def test_clean_and_noise_are_recovered_from_the_velocity(drawn):
   z, noise, delta = drawn
   noisy, v = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
-  np.testing.assert_allclose(diffusion.predict_clean(noisy, v, delta), z, atol=1e-5)
-  np.testing.assert_allclose(diffusion.predict_noise(noisy, v, delta), noise, atol=1e-5)
+  np.testing.assert_allclose(diffusion.angle_step(noisy, v, delta), z, atol=1e-5)
+  np.testing.assert_allclose(diffusion.angle_step(noisy, v, delta - np.pi / 2), noise, atol=1e-5)
 
 
 def test_a_step_with_the_true_velocity_lands_on_the_path(drawn):

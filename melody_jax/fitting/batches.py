@@ -21,6 +21,9 @@ class _AudioWindows:
   def input_features(self) -> dict[str, WindowFeature]:
     return {"audio": WindowFeature((self._samples,), "float32")}
 
+  def tokenizer(self) -> None:
+    return None
+
 
 def clip_batches(
   config: ml_collections.ConfigDict, split: str, windows: int, shuffle: bool

@@ -19,11 +19,11 @@ from melody_jax.task import WindowFeature
 
 SAMPLES = 2400  # a window of 0.1 s keeps batches small
 AUDIO = {"audio": WindowFeature((SAMPLES,), "float32")}
-TEXT = {"text_ids": WindowFeature((4,), "int32"), "text_mask": WindowFeature((4,), "bool")}
+TEXT = {"text_ids": WindowFeature((4,), "int32", 100), "text_mask": WindowFeature((4,), "bool")}
 ENCODED = {
   "latents": WindowFeature((10, 3), "float32"),
-  "semantic_tokens": WindowFeature((5,), "int32"),
-  "style_tokens": WindowFeature((2,), "int32"),
+  "semantic_tokens": WindowFeature((5,), "int32", 1024),
+  "style_tokens": WindowFeature((2,), "int32", 1024),
 }
 
 
