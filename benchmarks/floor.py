@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from benchmarks.device import matmul_peak, memory_bandwidth
 from benchmarks.generator import Generator
-from benchmarks.stages import QUARTERS, Piece, guided_velocity
+from benchmarks.stages import Piece, guided_velocity
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.models import lm as lm_model
 from melody_jax.planning.flops import matmul_flops
@@ -170,11 +170,11 @@ def prefill_pass(
 
 
 def lm_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
-  """Of `stages.tokens_program`: a window, then quarters; each reads what it has in one pass."""
+  """Of `stages.tokens_program`: a window, then chunks; each reads what it has in one pass."""
   model, params = generator.lm, generator.params["lm"]
   c = model.config
-  quarters = -(-piece.n_tokens * QUARTERS // c.window_tokens)
-  reads = max(quarters, QUARTERS) - QUARTERS + 1
+  chunks = -(-piece.n_tokens * piece.chunks // c.window_tokens)
+  reads = max(chunks, piece.chunks) - piece.chunks + 1
   positions = c.style_levels + c.window_tokens
   passes = [
     prefill_pass(model, params, batch, positions, reads),

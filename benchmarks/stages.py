@@ -23,10 +23,9 @@ from melody_jax.encoders.codec import decode_latents
 from melody_jax.encoders.windows import Window, overlapping_windows
 from melody_jax.generation import token_sampler
 from melody_jax.models.dpd import DPD
+from melody_jax.models.vae import decoder_reach
 
 SEMANTIC_RATE = 25  # tokens a second
-CONTEXT_SECONDS = 0.64  # on either side of a window that is decoded in the midst of a piece
-QUARTERS = token_sampler.CHUNKS_PER_WINDOW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +37,8 @@ class Piece:
     n_frames: latent frames L.
     window_tokens, window_frames: of one window; those of the piece where it is shorter.
     token_starts, frame_starts: where each of the DPD's windows begins.
+    chunks: chunks of a window, by one of which windows move.
+    decoder_context: frames on either side of a window that the decoder reads and that are dropped.
   """
 
   n_tokens: int
@@ -46,34 +47,35 @@ class Piece:
   window_frames: int
   token_starts: tuple[int, ...]
   frame_starts: tuple[int, ...]
+  chunks: int
+  decoder_context: int
 
   @classmethod
   def of(cls, generator: Generator, seconds: float) -> "Piece":
-    """The piece of this length; past one window it ends at the next quarter of a window."""
+    """The piece of this length; past one window it ends at the next chunk of a window."""
+    chunks, context = generator.dpd.config.chunks, decoder_reach(generator.vae)
     window_tokens = generator.lm.config.window_tokens
     window_seconds = window_tokens / SEMANTIC_RATE
     window_frames = round(window_seconds * SAMPLE_RATE) // generator.vae.hop_length
     if seconds <= window_seconds:
       n_tokens = max(round(seconds * SEMANTIC_RATE), 1)
       n_frames = max(round(seconds * SAMPLE_RATE) // generator.vae.hop_length, 1)
-      return cls(n_tokens, n_frames, n_tokens, n_frames, (0,), (0,))
-    n_chunks = -(-round(seconds * SEMANTIC_RATE) * QUARTERS // window_tokens)
-    slides = range(n_chunks - QUARTERS + 1)
-    token_starts = tuple(k * window_tokens // QUARTERS for k in slides)
-    frame_starts = tuple(k * window_frames // QUARTERS for k in slides)
+      return cls(n_tokens, n_frames, n_tokens, n_frames, (0,), (0,), chunks, context)
+    n_chunks = -(-round(seconds * SEMANTIC_RATE) * chunks // window_tokens)
+    slides = range(n_chunks - chunks + 1)
+    token_starts = tuple(k * window_tokens // chunks for k in slides)
+    frame_starts = tuple(k * window_frames // chunks for k in slides)
     return cls(
       token_starts[-1] + window_tokens, frame_starts[-1] + window_frames, window_tokens,
-      window_frames, token_starts, frame_starts,
+      window_frames, token_starts, frame_starts, chunks, context,
     )  # fmt: skip
 
   @property
   def decoder_windows(self) -> list[Window]:
     """Frames that the decoder reads and keeps, one window a call."""
-    frames_per_second = self.window_frames * SEMANTIC_RATE / self.window_tokens
-    context = round(CONTEXT_SECONDS * frames_per_second)
     if self.n_frames == self.window_frames:
       return [Window(0, 0, self.n_frames)]
-    return overlapping_windows(self.n_frames, self.window_frames, context)
+    return overlapping_windows(self.n_frames, self.window_frames, self.decoder_context)
 
 
 def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
@@ -82,7 +84,9 @@ def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
   def program(params, keys, style_tokens):
     conditions = token_sampler.Conditions(style_tokens)
     sampler = token_sampler.make_sampler()
-    return token_sampler.generate(generator.lm, params, sampler, keys, conditions, piece.n_tokens)
+    return token_sampler.generate(
+      generator.lm, params, sampler, keys, conditions, piece.n_tokens, piece.chunks
+    )
 
   return program
 
@@ -99,10 +103,8 @@ def guided_velocity(model: DPD, params: Any, z, delta, tokens, scale: float) -> 
   """
   if scale == 1:
     return model.apply({"params": params}, z, delta, tokens)
-  conditional = jnp.arange(2 * len(z)) < len(z)
-  z, delta, tokens = (jnp.concatenate([x, x]) for x in (z, delta, tokens))
-  v = model.apply({"params": params}, z, delta, tokens, conditional)
-  return diffusion.guide(*jnp.split(v, 2), scale)
+  halves = model.apply({"params": params}, z, delta, tokens, method="with_and_without")
+  return diffusion.guide(*halves, scale)
 
 
 def latents_program(
@@ -115,7 +117,7 @@ def latents_program(
   omegas = diffusion.angle_schedule(schedule, steps)
   size = generator.dpd.config.latent_dim
   starts_W = (jnp.asarray(piece.token_starts), jnp.asarray(piece.frame_starts))
-  known_frames = piece.window_frames * (QUARTERS - 1) // QUARTERS
+  known_frames = piece.window_frames * (piece.chunks - 1) // piece.chunks
 
   def program(params, key, tokens):
     batch, passes = len(tokens), jax.new_ref(jnp.zeros((), jnp.int32))
@@ -158,7 +160,7 @@ def audio_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
     def decode(start):
       passes[...] += 1
       part = jax.lax.dynamic_slice_in_dim(latents, start, piece.window_frames, axis=1)
-      return decode_latents(generator.vae, params, part)
+      return decode_latents(generator.vae, params, part, jnp.full((len(part),), start))
 
     audio_WxBxT = jax.lax.map(decode, jnp.asarray([w.start for w in windows]))
     kept = [

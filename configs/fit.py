@@ -9,12 +9,13 @@ semantic: k-means of the wav2vec model's features, added to wav2vec.safetensors.
 style: residual k-means of MuLan's music embeddings, added to mulan.safetensors.
 prior: linear map from captions to their music in MuLan's space, added to mulan.safetensors.
 latents: mean and spread of the VAE's latents, added to vae.safetensors.
+axes: principal axes of spectra, a new vae.safetensors that training begins with.
 `_tiny` after either is the size of tests.
 """
 
 import ml_collections
 
-KINDS = ("semantic", "style", "prior", "latents")
+KINDS = ("semantic", "style", "prior", "latents", "axes")
 
 
 def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
@@ -48,6 +49,11 @@ def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
     c.windows = 4_096  # random clips, one of the captions of each
     c.eval_windows = 1_024
     c.ridge = 2e-3  # a unit vector has a variance of about 1 / 128 an axis
+  elif c.what == "axes":
+    from configs import vae  # the codec's sizes live on its own page
+
+    c.model = vae.get_config(size or "nano").model
+    c.windows = 1_000  # random clips: 250,000 latent frames, 80 a stacked bin
   elif c.what == "latents":
     c.windows = 500  # random clips: 250,000 latent frames at nano
   else:

@@ -81,7 +81,7 @@ def _nano(c: ml_collections.ConfigDict) -> None:
     teacher_size=76,
     tokens_from="teacher",
     width=192,
-    n_layers=5,
+    n_layers=3,  # with a teacher, tokens gain little from more
     n_heads=4,
     mlp_width=576,
     kernel_size=31,
@@ -93,7 +93,7 @@ def _nano(c: ml_collections.ConfigDict) -> None:
     n_codes=128,
     code_size=128,
     projection_size=128,
-    tokens_layer=5,  # not read: tokens come from the teacher's head
+    tokens_layer=3,  # not read: tokens come from the teacher's head
     n_tokens=1024,
     dtype="float32",
   )

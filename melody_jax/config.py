@@ -48,6 +48,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.train.media = False  # audio and spectrograms to TensorBoard at evaluation
 
   c.optimizer = ml_collections.ConfigDict()
+  c.optimizer.name = "adamw"  # or "muon": learns faster a step where most weights are matrices
   c.optimizer.learning_rate = 1e-3
   c.optimizer.warmup_steps = 100
   c.optimizer.schedule = "cosine"  # "cosine", "linear" or "constant"

@@ -4,7 +4,8 @@
         --config.bundle=DIR --config.data.path=DATASETS
 
 What is fitted: `semantic` and `style`, the quantisers of semantic features and of music embeddings;
-`prior`, the map from captions to their music; `latents`, the scale of the VAE's latents.
+`prior`, the map from captions to their music; `latents`, the scale of the VAE's latents;
+`axes`, the principal axes that a codec without phase is born as.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import ml_collections
 
 from melody_jax import cli
 from melody_jax.errors import UserError
+from melody_jax.fitting.axes import fit_axes
 from melody_jax.fitting.latents import fit_latents
 from melody_jax.fitting.prior import fit_prior
 from melody_jax.fitting.semantic import fit_semantic
@@ -24,6 +26,7 @@ FITS: dict[str, Callable[[ml_collections.ConfigDict], dict[str, Any]]] = {
   "style": fit_style,
   "prior": fit_prior,
   "latents": fit_latents,
+  "axes": fit_axes,
 }
 
 

@@ -84,8 +84,14 @@ def encode_latents(
 
 
 def decode_latents(
-  config: vae_model.VAEConfig, params: dict[str, Any], latents_BLD: jax.Array
+  config: vae_model.VAEConfig,
+  params: dict[str, Any],
+  latents_BLD: jax.Array,
+  start_B: jax.Array | None = None,
 ) -> jax.Array:
-  """Pure form of `Codec.decode`."""
+  """Pure form of `Codec.decode`: latents [B, L, D] -> audio [B, L * hop].
+
+  `start_B` is the first frame of each row in its piece, int32 [B]; None: 0.
+  """
   unscaled = vae_model.unscale_latents(latents_BLD, **params["latent_scale"])
-  return vae_model.VAE(config).apply({"params": params}, unscaled, method="decode")
+  return vae_model.VAE(config).apply({"params": params}, unscaled, start_B, method="decode")

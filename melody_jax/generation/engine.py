@@ -29,9 +29,10 @@ from melody_jax.generation.style import Styles
 from melody_jax.generation.window import Networks
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
+from melody_jax.models.vae import decoder_reach
 
-CONTEXT_SECONDS = 0.64  # on either side of a window that the codec reads in the midst of a piece
-CODEC_SECONDS = 10.0  # of such a window
+CODEC_SECONDS = 10.0  # of a window that the codec reads in the midst of a piece
+ENCODER_CONTEXT = 0.64  # seconds on either side of it that the encoder hears and that are dropped
 
 
 class Engine:
@@ -82,10 +83,10 @@ class Engine:
         f" {dpd.config.latent_dim}; export both from the same recipe"
       )
     self.networks = Networks(lm, dpd, self.codec.config)
-    if self.networks.frames % window_program.CHUNKS_PER_WINDOW:
+    if self.networks.frames % self.networks.chunks:
       raise UserError(
-        f"{self._directory}: a window of {self.networks.frames} frames has no quarters; choose a"
-        " hop and a window of the LM that divide"
+        f"{self._directory}: a window of {self.networks.frames} frames is not {dpd.config.chunks}"
+        " equal chunks; choose chunks of the DPD that divide it"
       )
     self._params["float32"] |= jax.device_put({"lm": lm_params, "dpd": dpd_params})
 
@@ -160,30 +161,40 @@ class Engine:
   def encode(self, audio_T: np.ndarray) -> np.ndarray:
     """Latents [N, D] of a clip and of the silence that fills its last frame, or a window."""
 
-    def program(params, audio):
+    def program(params, audio, start):
+      del start
       return encode_latents(self.codec.config, params, audio)
 
-    return self._overlapped("encode", program, audio_T, self.codec.config.hop_length, 1)
+    hop = self.codec.config.hop_length
+    context = round(ENCODER_CONTEXT * self.sample_rate) // hop
+    return self._overlapped("encode", program, audio_T, hop, 1, context)
 
   def decode(self, latents_ND: np.ndarray) -> np.ndarray:
     """Audio [N hop] of latents."""
 
-    def program(params, latents):
-      return decode_latents(self.codec.config, params, latents)
+    def program(params, latents, start):
+      return decode_latents(self.codec.config, params, latents, start)
 
-    return self._overlapped("decode", program, latents_ND, 1, self.codec.config.hop_length)
+    codec = self.codec.config
+    reach = decoder_reach(codec)
+    return self._overlapped("decode", program, latents_ND, 1, codec.hop_length, reach)
 
-  def _overlapped(self, name, function, x: np.ndarray, scale_in: int, scale_out: int) -> np.ndarray:
-    """Applies `function` to overlapping windows of `x` and joins what lies inside them."""
+  def _overlapped(
+    self, name: str, function, x: np.ndarray, scale_in: int, scale_out: int, context: int
+  ) -> np.ndarray:
+    """Applies `function` to overlapping windows of `x` and joins what lies inside them.
+
+    `context` frames at either end of a window are made and dropped.
+    """
     hop = self.codec.config.hop_length
     length = round(CODEC_SECONDS * self.sample_rate) // hop
-    context = round(CONTEXT_SECONDS * self.sample_rate) // hop
     n_frames = max(-(-len(x) // scale_in), length)
     x = np.pad(x, ((0, n_frames * scale_in - len(x)),) + ((0, 0),) * (x.ndim - 1))
     pieces = []
     for w in overlapping_windows(n_frames, length, context):
       read = x[None, w.start * scale_in : (w.start + length) * scale_in]
-      y = self.programs.call(name, function, self._params["float32"]["vae"], read)
+      start = np.asarray([w.start], np.int32)
+      y = self.programs.call(name, function, self._params["float32"]["vae"], read, start)
       pieces.append(
         np.asarray(y)[0, (w.begin - w.start) * scale_out : (w.end - w.start) * scale_out]
       )

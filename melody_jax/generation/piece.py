@@ -15,7 +15,6 @@ import numpy as np
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.generation.request import REDRAW_STRENGTH, Request
 from melody_jax.generation.style import Styles, StyleTrack
-from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW
 from melody_jax.generation.window import SEMANTIC_RATE, Networks, Window, plan_reads
 
 NEVER = np.iinfo(np.int32).max  # a frame that no piece reaches
@@ -37,13 +36,13 @@ class Steering:
 
   def of_window(self, networks: Networks, start_frame: int) -> np.ndarray:
     """Style tokens of the window's chunks, each by its middle: int32 [C, levels]."""
-    chunk_seconds = networks.seconds / CHUNKS_PER_WINDOW
+    chunk_seconds = networks.seconds / networks.chunks
     start = start_frame * networks.codec.hop_length / SAMPLE_RATE
-    middles = [start + (c + 0.5) * chunk_seconds for c in range(CHUNKS_PER_WINDOW)]
+    middles = [start + (c + 0.5) * chunk_seconds for c in range(networks.chunks)]
     if len(self.track.times) == 1:
       middles = middles[:1]
     tokens = np.stack([self.styles.tokens(self.track.at(t)) for t in middles])
-    return np.broadcast_to(tokens, (CHUNKS_PER_WINDOW, tokens.shape[1]))
+    return np.broadcast_to(tokens, (networks.chunks, tokens.shape[1]))
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,7 +72,7 @@ class Piece:
   @classmethod
   def blank(cls, networks: Networks, seed: int, steering: Steering, n_frames: int) -> "Piece":
     """Nothing known; whole chunks, and a window at least."""
-    chunks = max(-(-n_frames // networks.chunk_frames), CHUNKS_PER_WINDOW)
+    chunks = max(-(-n_frames // networks.chunk_frames), networks.chunks)
     frames = chunks * networks.chunk_frames
     tokens = networks.token_of(frames - networks.frames) + networks.tokens
     piece = cls(
@@ -184,7 +183,7 @@ def _ceil(x: float) -> int:
 def _by_chunks(networks: Networks, first_unknown: int, total: int) -> list[int]:
   """Windows a chunk apart; the first has `first_unknown` in its last chunk, or begins the piece."""
   chunk = networks.chunk_frames
-  start = max(first_unknown // chunk - (CHUNKS_PER_WINDOW - 1), 0) * chunk
+  start = max(first_unknown // chunk - (networks.chunks - 1), 0) * chunk
   return list(range(min(start, total - networks.frames), total - networks.frames + 1, chunk))
 
 

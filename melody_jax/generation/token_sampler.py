@@ -24,8 +24,6 @@ import jax.numpy as jnp
 from melody_jax.errors import UserError
 from melody_jax.models import lm
 
-CHUNKS_PER_WINDOW = 4  # a sliding window moves by a quarter: 2.5 s of 10 s
-
 
 class Sampler(Protocol):
   """A rule that turns logits into tokens."""
@@ -199,9 +197,12 @@ def fill(
   return jax.lax.fori_loop(0, reads.count, read, (tokens_BW, jnp.zeros((), jnp.int32)))
 
 
-def chunk_edges(window: int, n_chunks: int) -> list[int]:
-  """Where chunks of a quarter window begin and end: 0, 62, 125, 187, 250, ... at 250."""
-  return [k * window // CHUNKS_PER_WINDOW for k in range(n_chunks + 1)]
+def chunk_edges(window: int, chunks: int, count: int) -> list[int]:
+  """Where the first `count` chunks begin and end, of which a window holds `chunks`.
+
+  Quarters of 250 tokens: 0, 62, 125, 187, 250, ...
+  """
+  return [k * window // chunks for k in range(count + 1)]
 
 
 def generate(
@@ -211,6 +212,7 @@ def generate(
   keys: jax.Array,
   conditions: Conditions,
   n_tokens: int,
+  chunks: int = 4,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws `n_tokens` (static) tokens an item in one program, from the beginning of a piece.
 
@@ -221,16 +223,16 @@ def generate(
     keys: one PRNG key an item [B].
     conditions: style tokens [B, levels], guidance, guard.
     n_tokens: how many tokens; a shorter call yields a prefix of a longer one's tokens.
+    chunks: chunks of a window, by one of which it moves.
 
   Returns:
     tokens int32 [B, n_tokens], and the number of network passes (int32).
   """
   w = model.config.window_tokens
-  n_chunks = max(-(-n_tokens * CHUNKS_PER_WINDOW // w), CHUNKS_PER_WINDOW)
-  edges = chunk_edges(w, n_chunks)
-  # The first window in one go, then quarter by quarter.
-  ends = jnp.asarray(edges[CHUNKS_PER_WINDOW:])
-  begins = jnp.asarray([0, *edges[CHUNKS_PER_WINDOW:-1]])
+  edges = chunk_edges(w, chunks, max(-(-n_tokens * chunks // w), chunks))
+  # The first window in one go, then chunk by chunk.
+  ends = jnp.asarray(edges[chunks:])
+  begins = jnp.asarray([0, *edges[chunks:-1]])
   tokens = jnp.zeros((keys.shape[0], edges[-1]), jnp.int32)
   known = jnp.zeros((keys.shape[0], w), bool)
 

@@ -3,13 +3,13 @@
 LM, diffusion and decoder of a window (10 s) run in one XLA program, without a look at the host
 in between. What makes text, continuation, inpainting, variation and streaming differ is its
 arguments: which semantic tokens and which latents are known, and from how much noise a frame
-starts. Longer music is the same program again, a quarter window further on, with three quarters
+starts. Longer music is the same program again, a chunk further on, with all but the last chunk
 known (SPEC section 6).
 
 An item's draws depend on its seed and their place in the piece alone: a result does not depend on
 the batch it travels in.
 
-Shape letters: B items, W tokens and L frames of a window, D latent channels, C chunks (quarters)
+Shape letters: B items, W tokens and L frames of a window, D latent channels, C chunks
 of a window, T most denoising steps.
 """
 
@@ -26,7 +26,6 @@ from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.generation import token_sampler
 from melody_jax.generation.request import MAX_STEPS, Settings
-from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
@@ -63,9 +62,14 @@ class Networks:
     return round(self.seconds * SAMPLE_RATE) // self.codec.hop_length
 
   @property
+  def chunks(self) -> int:
+    """C, as in the DPD's training; a window moves by one of them."""
+    return self.dpd.config.chunks
+
+  @property
   def chunk_frames(self) -> int:
-    """Frames of a quarter window, by which windows move."""
-    return self.frames // CHUNKS_PER_WINDOW
+    """Frames of a chunk, by which windows move."""
+    return self.frames // self.chunks
 
   def token_of(self, frame: int) -> int:
     """The semantic token that a frame lies in."""
@@ -187,9 +191,10 @@ def plan_reads(tokens_known_BW: np.ndarray, style_BxCxN: np.ndarray) -> token_sa
   A piece begins at the first unknown token of a chunk in any item and goes on over the next
   chunks for as long as all items keep their style.
   """
-  edges = token_sampler.chunk_edges(tokens_known_BW.shape[1], CHUNKS_PER_WINDOW)
+  chunks = style_BxCxN.shape[1]
+  edges = token_sampler.chunk_edges(tokens_known_BW.shape[1], chunks, chunks)
   pieces: list[list[int]] = []
-  for c in range(CHUNKS_PER_WINDOW):
+  for c in range(chunks):
     wanted = np.flatnonzero(~tokens_known_BW[:, edges[c] : edges[c + 1]].all(axis=0))
     if not len(wanted):
       continue
@@ -199,7 +204,7 @@ def plan_reads(tokens_known_BW: np.ndarray, style_BxCxN: np.ndarray) -> token_sa
       pieces[-1][1] = end
     else:
       pieces.append([begin, end, c])
-  padded = np.zeros((CHUNKS_PER_WINDOW, 3), np.int32)
+  padded = np.zeros((chunks, 3), np.int32)
   padded[: len(pieces)] = np.reshape(pieces, (-1, 3))
   return token_sampler.Reads(
     begin=padded[:, 0], end=padded[:, 1], style=padded[:, 2], count=np.int32(len(pieces))
@@ -234,7 +239,7 @@ def run(networks: Networks, params: dict[str, Any], window: Window, how: Control
   latents, dpd_passes = _denoise(networks, params["dpd"], how, tokens, noise, window)
   frames_BL = window.start_frame[:, None] + jnp.arange(networks.frames)[None]
   heard = jnp.where((frames_BL < window.end_frame[:, None])[..., None], latents, window.latents)
-  audio = decode_latents(networks.codec, params["vae"], heard)
+  audio = decode_latents(networks.codec, params["vae"], heard, window.start_frame)
   return Made(tokens, latents, audio.astype(jnp.float32), lm_passes + dpd_passes)
 
 
@@ -243,8 +248,8 @@ def _noise(networks: Networks, keys_B: jax.Array, start_frame_B: jax.Array) -> j
   length, chunk = networks.frames, networks.chunk_frames
 
   def of_item(key, start):
-    # A window that begins inside a chunk reaches into a fifth one.
-    indices = start // chunk + jnp.arange(CHUNKS_PER_WINDOW + 1)
+    # A window that begins inside a chunk reaches into one more.
+    indices = start // chunk + jnp.arange(networks.chunks + 1)
     draw = jax.vmap(
       lambda index: jax.random.normal(
         jax.random.fold_in(key, index), (chunk, networks.dpd.config.latent_dim)

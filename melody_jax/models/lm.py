@@ -52,6 +52,9 @@ class LMConfig:
     fixed_styles: the style rows of the table stay as they were born (from the RVQ's codebooks:
       `rows_from_codebooks`) and a learned linear map reads them. In a small corpus most of
       12 x 1024 learned rows would see a handful of clips each; this way clips share the map.
+    summed_styles: with `fixed_styles`, the position of level n carries the sum of the codewords
+      up to n, as the RVQ adds up: the last one is the clip's whole embedding, and what clips or
+      texts have in common lies in common directions.
     dropout: rate on the embedding and on both residual branches of a layer.
     attention: in passes without a cache: "auto", the call that suits the backend
       (`kernels.attention`), or "xla", plain matmuls and a softmax on all of them.
@@ -72,6 +75,7 @@ class LMConfig:
   rope_base: float = 10_000.0
   norm_epsilon: float = 1e-5
   fixed_styles: bool = False
+  summed_styles: bool = False
   dropout: float = 0.0
   attention: str = "auto"
   remat: str = "none"
@@ -80,6 +84,8 @@ class LMConfig:
   def __post_init__(self):
     if self.width % (2 * self.n_heads):
       raise ValueError(f"width {self.width} must be a multiple of 2 * n_heads = {2 * self.n_heads}")
+    if self.summed_styles and not self.fixed_styles:
+      raise ValueError("summed_styles needs fixed_styles: only codewords add up")
     if self.head not in ("all", "semantic"):
       raise ValueError(f'head is {self.head!r}; it must be "all" or "semantic"')
     if self.attention not in ATTENTION:
@@ -292,8 +298,14 @@ class TokenEmbedding(nn.Module):
       return x
     ids, style = ids_BT[:, :n_style], x[:, :n_style]
     is_null = ids % (c.style_vocab + 1) == c.null_style
-    style = jnp.where(is_null[:, :, None], style, jax.lax.stop_gradient(style))
-    style = Projection(c.width, ("embed", "embed_out"), c.dtype, name="style")(style)
+    project = Projection(c.width, ("embed", "embed_out"), c.dtype, name="style")
+    if c.summed_styles:
+      codewords = jnp.where(is_null[:, :, None], 0.0, jax.lax.stop_gradient(style))
+      # A hidden level adds nothing to the sum and says so with its own learned row.
+      unknown = jnp.where(is_null[:, :, None], style, 0.0)
+      style = project(jnp.cumsum(codewords, axis=1)) + unknown
+    else:
+      style = project(jnp.where(is_null[:, :, None], style, jax.lax.stop_gradient(style)))
     return jnp.concatenate([style, x[:, n_style:]], axis=1)
 
 
@@ -306,7 +318,9 @@ def rows_from_codebooks(config: LMConfig, rng: jax.Array, codebooks: jax.Array) 
     codebooks: float [levels, style_vocab, C].
 
   Returns:
-    float32 [levels (style_vocab + 1), D], every level of RMS 0.02; "no style" rows are 0.
+    float32 [levels (style_vocab + 1), D]. Every level has an RMS of 0.02, or, where rows are to be
+    summed, the codewords' own size, a unit embedding having an RMS of 0.02. "No style" rows are
+    random of that RMS: zeros in front of a norm would have gradients without bounds.
 
   Raises:
     ValueError: if the codebooks are not those of `config.style_levels` x `config.style_vocab`.
@@ -316,10 +330,13 @@ def rows_from_codebooks(config: LMConfig, rng: jax.Array, codebooks: jax.Array) 
     raise ValueError(
       f"codebooks {codebooks.shape[:2]}, the LM has {(config.style_levels, config.style_vocab)}"
     )
-  rows = codebooks @ jax.random.normal(rng, (codebooks.shape[2], config.width))
-  rms = jnp.sqrt(jnp.mean(jnp.square(rows), axis=(1, 2), keepdims=True))
-  rows = jnp.pad(0.02 * rows / jnp.maximum(rms, 1e-12), ((0, 0), (0, 1), (0, 0)))
-  return rows.reshape(-1, config.width)
+  map_rng, null_rng = jax.random.split(rng)
+  rows = 0.02 * codebooks @ jax.random.normal(map_rng, (codebooks.shape[2], config.width))
+  if not config.summed_styles:
+    rms = jnp.sqrt(jnp.mean(jnp.square(rows), axis=(1, 2), keepdims=True))
+    rows = 0.02 * rows / jnp.maximum(rms, 1e-12)
+  null = 0.02 * jax.random.normal(null_rng, (config.style_levels, 1, config.width))
+  return jnp.concatenate([rows, null], axis=1).reshape(-1, config.width)
 
 
 class SemanticLM(nn.Module):

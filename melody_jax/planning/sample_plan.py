@@ -21,7 +21,7 @@ import numpy as np
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.generation import window as window_program
 from melody_jax.generation.request import Settings
-from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW, Reads
+from melody_jax.generation.token_sampler import Reads
 from melody_jax.generation.window import Networks
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
@@ -128,12 +128,12 @@ def abstract_window(networks: Networks, batch: int) -> window_program.Window:
   def of(dtype, *shape):
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
-  levels, places = networks.lm.config.style_levels, of("int32", CHUNKS_PER_WINDOW)
+  levels, places = networks.lm.config.style_levels, of("int32", networks.chunks)
   return window_program.Window(
     seeds=of("uint32", batch),
     start_frame=of("int32", batch),
     first_token=of("int32", batch),
-    style_tokens=of("int32", batch, CHUNKS_PER_WINDOW, levels),
+    style_tokens=of("int32", batch, networks.chunks, levels),
     negative_style=of("int32", batch, levels),
     reads=Reads(places, places, places, of("int32")),
     tokens=of("int32", batch, networks.tokens),

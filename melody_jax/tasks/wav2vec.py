@@ -59,6 +59,10 @@ class Wav2VecTask(BaseTask):
       mask_rng, lengths_B, self.n_frames, c.mask_start_probability, c.mask_span
     )
     distractors = losses.sample_distractors(distractor_rng, hidden_BxT, c.n_distractors)
+    if c.freeze_targets:
+      # Its gradient would be thrown away; not computing it spares a fifth of the step.
+      frozen = jax.lax.stop_gradient(params["feature_encoder"])
+      params = {**params, "feature_encoder": frozen}
     decayed = c.gumbel_start * c.gumbel_decay ** jnp.asarray(step, jnp.float32)
     out = Wav2Vec(model_config, deterministic=not train).apply(
       {"params": params},

@@ -209,7 +209,7 @@ def fill_window(tokens, known, first=0, conditions=None, pieces=((0, 10, 0),)):
 
 def test_windows_filled_one_after_another_equal_one_program():
   whole, _ = generate(params(), Filtered(), keys(2), Conditions(style(2)), n_tokens=N_LONG)
-  edges = token_sampler.chunk_edges(CONFIG.window_tokens, 11)
+  edges = token_sampler.chunk_edges(CONFIG.window_tokens, 4, 11)
   assert edges == [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27]
   tokens, nfe = fill_window(jnp.zeros((2, 10), jnp.int32), jnp.zeros((2, 10), bool))
   parts, passes = [tokens], int(nfe)

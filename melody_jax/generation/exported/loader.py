@@ -24,8 +24,6 @@ import jax
 import jax.export
 import numpy as np
 
-CHUNKS = 4  # quarters of a window, by which longer music moves
-
 
 def angle_schedule(name, steps, room):
   """Angle steps, largest noise first, then zeros: float32 [room]."""
@@ -39,7 +37,7 @@ def angle_schedule(name, steps, room):
 
 def reads(meta, begin):
   """The language model draws all tokens of the window from `begin` on, in one go."""
-  places = {name: np.zeros(CHUNKS, np.int32) for name in ("begin", "end", "style")}
+  places = {name: np.zeros(meta["chunks"], np.int32) for name in ("begin", "end", "style")}
   places["begin"][0], places["end"][0] = begin, meta["tokens"]
   return {**places, "count": np.asarray(1, np.int32)}
 
@@ -52,7 +50,7 @@ def first_window(meta, tokens, seed):
     "seeds": (np.arange(b) + seed).astype(np.uint32),
     "start_frame": zeros,
     "first_token": zeros,
-    "style_tokens": np.broadcast_to(tokens, (b, CHUNKS, len(tokens))).copy(),
+    "style_tokens": np.broadcast_to(tokens, (b, meta["chunks"], len(tokens))).copy(),
     "negative_style": np.full((b, len(tokens)), meta["null_style"], np.int32),
     "reads": reads(meta, 0),
     "tokens": np.zeros((b, meta["tokens"]), np.int32),
@@ -126,7 +124,7 @@ class Sampler:
     n_samples = round(seconds * self.sample_rate)
     window = first_window(m, tokens, seed)
     made = self._call(self._params, window, controls)
-    pieces, chunk = [np.asarray(made["audio"])], m["frames"] // CHUNKS
+    pieces, chunk = [np.asarray(made["audio"])], m["frames"] // m["chunks"]
     while sum(p.shape[1] for p in pieces) < n_samples:
       # What the decoder made of the last frames it did not know the future of is made anew.
       window = self._next(window, made, chunk)
@@ -137,7 +135,7 @@ class Sampler:
     return np.concatenate(pieces, axis=1)[:, :n_samples]
 
   def _next(self, window, made, chunk):
-    """A quarter further on: the last three are known."""
+    """A chunk further on: all but the last is known."""
     m = self._meta
     start = window["start_frame"] + chunk
     first = start * m["tokens"] // m["frames"]

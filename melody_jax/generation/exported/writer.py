@@ -98,6 +98,7 @@ def _exported(melody, config, platforms) -> tuple[bytearray, dict[str, np.ndarra
     "hop": networks.codec.hop_length,
     "latent_dim": networks.codec.latent_dim,
     "reach": decoder_reach(networks.codec),
+    "chunks": networks.chunks,
     "null_style": networks.lm.config.null_style,
   }
   example = loader.first_window(meta, [0] * networks.lm.config.style_levels, 0)
