@@ -163,7 +163,11 @@ def test_variation_moves_away_with_strength(melody, settings, clip):
   def distance(strength):
     music = melody.generate(Request(audio=clip, strength=strength), settings)
     assert music.audio.shape == clip.shape
-    return np.sqrt(np.mean((music.audio - heard) ** 2)), music.nfe
+    # By magnitudes: a codec that finds its phase anew has no waveform to compare.
+    a, b = (
+      np.abs(np.fft.rfft(x[: len(x) // 512 * 512].reshape(-1, 512))) for x in (music.audio, heard)
+    )
+    return np.sqrt(np.mean((a - b) ** 2)), music.nfe
 
   (least, passes), (more, _), (most, all_passes) = (distance(s) for s in (0.02, 0.3, 1.0))
   assert 0 < least < 0.2 * min(more, most)  # random weights promise no more

@@ -182,9 +182,9 @@ def test_cross_attention_begins_at_the_token_of_the_same_time():
   positions = (np.arange(t) + 0.5)[None].astype(np.float32)
   x = jax.random.normal(jax.random.key(0), (1, 1, t, 192))
   tokens = jax.random.normal(jax.random.key(1), (1, t, 192))
-  params = nn.meta.unbox(model.init(jax.random.key(2), x, tokens, None, positions))
+  params = nn.meta.unbox(model.init(jax.random.key(2), x, dpd.Condition(tokens), positions))
   effect = jax.jacobian(
-    lambda tokens: model.apply(params, x, tokens, None, positions)[0, 0, 20].mean()
+    lambda tokens: model.apply(params, x, dpd.Condition(tokens), positions)[0, 0, 20].mean()
   )(tokens)
   by_token = np.linalg.norm(np.asarray(effect)[0], axis=-1)
   near = by_token[18:23].sum()
