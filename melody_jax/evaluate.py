@@ -15,13 +15,13 @@ import ml_collections
 
 from melody_jax import bundle, cli, provenance
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import say
 from melody_jax.evaluation.codec import codec
 from melody_jax.evaluation.denoiser import dpd
 from melody_jax.evaluation.finding import Finding, write
 from melody_jax.evaluation.mulan import mulan
 from melody_jax.evaluation.prompts import prompts
 from melody_jax.evaluation.tokens import tokens
+from melody_jax.progress import print_progress
 
 EVALUATIONS: dict[str, Callable[[ml_collections.ConfigDict], Finding]] = {
   "codec": codec,
@@ -51,7 +51,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
       if config.what != "all":
         raise
       failures.append(f"{what}: {error}")
-      say(failures[-1])
+      print_progress(failures[-1])
       continue
     context = {
       "bundle": config.bundle,

@@ -21,7 +21,6 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
-import sys
 from typing import Any
 
 import ml_collections
@@ -31,12 +30,9 @@ from melody_jax.errors import UserError
 from melody_jax.generation.config import settings_of
 from melody_jax.output_files import check_writable, write_files
 from melody_jax.planning.topology import open_topology
+from melody_jax.progress import print_progress
 
 EXIT_DOES_NOT_FIT = 1
-
-
-def _report(line: str) -> None:
-  print(line, file=sys.stderr, flush=True)
 
 
 def plan_step(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
@@ -52,7 +48,7 @@ def plan_step(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
   values = dataclasses.asdict(found)
   print("\n".join(train_plan.lines(found)))
   if not found.fits:
-    nearest = train_plan.nearest_fit(config, slice_, _report)
+    nearest = train_plan.nearest_fit(config, slice_, print_progress)
     values["nearest"] = dataclasses.asdict(nearest) if nearest else None
     if nearest:
       flags = " ".join(f"--config.{k}={v}" for k, v in nearest.settings.items())

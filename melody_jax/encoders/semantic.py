@@ -10,7 +10,7 @@ import numpy as np
 
 from melody_jax import bundle
 from melody_jax.encoders.rows import map_rows
-from melody_jax.encoders.windows import Window, overlapping_windows
+from melody_jax.encoders.windows import Span, overlapping_windows
 from melody_jax.models import wav2vec
 
 
@@ -54,7 +54,7 @@ class SemanticTokenizer:
     plans = []
     for clip in clips:
       frames = len(clip) // hop
-      whole = [Window(0, 0, frames)]
+      whole = [Span(0, 0, frames)]
       plans.append(overlapping_windows(frames, length, context) if frames > length else whole)
     owners = [(clip, window) for clip, plan in zip(clips, plans, strict=True) for window in plan]
     rows = np.zeros((len(owners), length * hop), np.float32)

@@ -4,7 +4,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class Span:
   """Reads from `start` on; what it gives is kept in [begin, end)."""
 
   start: int
@@ -12,7 +12,7 @@ class Window:
   end: int
 
 
-def overlapping_windows(n: int, length: int, context: int) -> list[Window]:
+def overlapping_windows(n: int, length: int, context: int) -> list[Span]:
   """Windows of equal `length` over n >= length positions.
 
   The kept ranges follow each other without gaps, and every kept position has `context`
@@ -29,6 +29,6 @@ def overlapping_windows(n: int, length: int, context: int) -> list[Window]:
   while done < n:
     start = min(max(done - context, 0), n - length)
     end = n if start + length == n else start + length - context
-    windows.append(Window(start, done, end))
+    windows.append(Span(start, done, end))
     done = end
   return windows

@@ -6,7 +6,6 @@ still to be made, and runs the one program of `window` on a batch of them.
 Shape letters: B items, T samples, N latent frames, D latent channels, M semantic tokens.
 """
 
-from collections.abc import Callable
 import functools
 import os
 from typing import Any
@@ -30,6 +29,7 @@ from melody_jax.generation.window import Networks
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models.vae import decoder_reach
+from melody_jax.progress import Progress
 
 CODEC_SECONDS = 10.0  # of a window that the codec reads in the midst of a piece
 ENCODER_CONTEXT = 0.64  # seconds on either side of it that the encoder hears and that are dropped
@@ -104,18 +104,16 @@ class Engine:
       raise UserError(f"{self._directory} was loaded for its codec alone")
     return self.networks
 
-  def plan(
-    self, request: Request, settings: Settings, say: Callable[[str], None]
-  ) -> piece_plan.Piece:
+  def plan(self, request: Request, settings: Settings, progress: Progress) -> piece_plan.Piece:
     """A piece of which nothing is made yet: what of it is known, and its windows.
 
     Args:
-      request: what is asked for.
-      settings: how to sample.
-      say: told what happens, a line at a time.
+      request: What is asked for.
+      settings: How to sample.
+      progress: Told what happens, a line at a time.
 
     Raises:
-      UserError: for prompts that cancel out, or a negative prompt that cannot work.
+      UserError: if prompts cancel out, or a negative prompt cannot work.
     """
     networks = self._generator
     if request.negative and settings.lm_guidance_scale == 1:
@@ -133,7 +131,7 @@ class Engine:
     steering = piece_plan.Steering(self.styles, track, negative)
     if request.audio is None:
       return piece_plan.plan(networks, request, steering, None, None)
-    say("encoding the audio")
+    progress("encoding the audio")
     latents, tokens = self.encode(request.audio), self._semantic_tokens(request.audio)
     return piece_plan.plan(networks, request, steering, latents, tokens)
 

@@ -11,7 +11,7 @@ the others.
 Shape letters: B items, T samples, N latent frames, D latent channels.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import os
 import time
@@ -24,10 +24,9 @@ from melody_jax.generation import piece as piece_plan
 from melody_jax.generation.engine import Engine
 from melody_jax.generation.request import Request, Settings
 from melody_jax.generation.stream import Stream
+from melody_jax.progress import Progress, silent
 
 DEFAULTS = Settings()
-
-Progress = Callable[[str], None] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,13 +73,13 @@ class Melody(Engine):
   def generate(
     self, requests: Sequence[Request], settings: Settings = ..., progress: Progress = ...
   ) -> list[Music]: ...
-  def generate(self, requests, settings=DEFAULTS, progress=None):
+  def generate(self, requests, settings=DEFAULTS, progress=silent):
     """Makes one piece of music, or a batch of them.
 
     Args:
       requests: what is asked for, one or several.
       settings: how to sample.
-      progress: told what happens, a line at a time; None: silence.
+      progress: Told what happens, a line at a time.
 
     Returns:
       a `Music` for one request, a list of them for several.
@@ -90,13 +89,12 @@ class Melody(Engine):
     """
     if isinstance(requests, Request):
       return self.generate([requests], settings, progress)[0]
-    say = progress or (lambda message: None)
     began, compiled = time.monotonic(), self.programs.compile_seconds
-    pieces = [self.plan(request, settings, say) for request in requests]
+    pieces = [self.plan(request, settings, progress) for request in requests]
     n_windows = max(len(piece.starts) for piece in pieces)
-    say(f"{n_windows} window{'s' * (n_windows > 1)}: compiling (or loading) and generating")
+    progress(f"{n_windows} window{'s' * (n_windows > 1)}: compiling (or loading) and generating")
     nfe = 0
-    for i in _progress_bar(range(n_windows), progress if n_windows > 1 else None):
+    for i in _progress_bar(range(n_windows), n_windows > 1 and progress is not silent):
       inputs = piece_plan.stack([piece.window(self._generator, i) for piece in pieces])
       made = self.run(inputs, settings)
       tokens, latents = np.asarray(made.tokens), np.asarray(made.latents)
@@ -119,7 +117,7 @@ class Melody(Engine):
     self,
     requests: Request | Sequence[Request],
     settings: Settings = DEFAULTS,
-    say: Progress = None,
+    progress: Progress = silent,
   ) -> Stream:
     """Music without an end, in chunks of a quarter window (2.5 s); see `stream.Stream`.
 
@@ -127,7 +125,7 @@ class Melody(Engine):
       requests: what is asked for, one or several; `seconds` is not used. With `audio` the stream
         goes on right after it.
       settings: how to sample; fewer steps make chunks sooner.
-      say: told what happens, a line at a time.
+      progress: Told what happens, a line at a time.
 
     Raises:
       UserError: for requests that change existing audio, and as `generate`.
@@ -136,7 +134,7 @@ class Melody(Engine):
     for request in listed:
       if request.mode not in ("generate", "continue"):
         raise UserError(f"a stream goes on without an end: it cannot {request.mode} audio")
-    pieces = [self.plan(request, settings, say or (lambda message: None)) for request in listed]
+    pieces = [self.plan(request, settings, progress) for request in listed]
     return Stream.begin(self, pieces, listed, settings, isinstance(requests, Request))
 
   def resume(self, path: str | os.PathLike) -> Stream:
@@ -147,20 +145,19 @@ class Melody(Engine):
     """
     return Stream.restore(self, path)
 
-  def reconstruct(self, audio_T: np.ndarray, progress: Progress = None) -> Music:
+  def reconstruct(self, audio_T: np.ndarray, progress: Progress = silent) -> Music:
     """A clip [T] through encoder and decoder, at the latents that the DPD is trained on."""
-    say = progress or (lambda message: None)
     began, compiled = time.monotonic(), self.programs.compile_seconds
-    say("encoding")
+    progress("encoding")
     latents = self.encode(audio_T)
-    say("decoding")
+    progress("decoding")
     audio = self.decode(latents)[: len(audio_T)]
     compile_seconds = self.programs.compile_seconds - compiled
     seconds = time.monotonic() - began - compile_seconds
     return Music(audio, self.sample_rate, 0, compile_seconds, seconds)
 
 
-def _progress_bar(windows: Iterable[int], progress: Progress) -> Iterable[int]:
+def _progress_bar(windows: Iterable[int], shown: bool) -> Iterable[int]:
   from tqdm import tqdm
 
-  return tqdm(windows, "generating", unit="window", disable=progress is None)
+  return tqdm(windows, "generating", unit="window", disable=not shown)

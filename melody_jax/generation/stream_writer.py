@@ -17,6 +17,7 @@ from melody_jax.generation import report
 from melody_jax.generation.config import STDOUT, prompt_of
 from melody_jax.generation.leveller import StreamLeveller
 from melody_jax.generation.stream import Stream
+from melody_jax.progress import Progress
 
 
 class Sink(Protocol):
@@ -95,7 +96,7 @@ def _stops_at_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def run(config, melody, requests, settings, clips, say) -> dict[str, Any]:
+def run(config, melody, requests, settings, clips, progress: Progress) -> dict[str, Any]:
   """Streams until config.seconds, an interrupt, or a closed pipe; then writes the report.
 
   Returns:
@@ -110,11 +111,11 @@ def run(config, melody, requests, settings, clips, say) -> dict[str, Any]:
     if config.prompt.strip() or config.music_prompt:
       stream.steer(prompt_of(config, clips).get("prompt", ()))
   else:
-    stream = melody.stream(requests[0], settings, say)
+    stream = melody.stream(requests[0], settings, progress)
   to_stdout = config.out == STDOUT
   sink: Sink
   sink = PcmSink(sys.stdout.buffer) if to_stdout else FileSink(config.out, melody.sample_rate)
-  say("streaming; Ctrl-C ends it" if not config.seconds else "streaming")
+  progress("streaming; Ctrl-C ends it" if not config.seconds else "streaming")
   began, compiled = time.monotonic(), melody.programs.compile_seconds
   first_chunk, slowest = 0.0, 0.0
   try:
@@ -122,12 +123,12 @@ def run(config, melody, requests, settings, clips, say) -> dict[str, Any]:
       for wave, seconds in _levelled(config, melody, stream):
         if not sink.samples:
           first_chunk = seconds
-          say(f"first chunk after {seconds:.2f} s")
+          progress(f"first chunk after {seconds:.2f} s")
         else:
           slowest = max(slowest, seconds)
         sink.write(wave)
   except (KeyboardInterrupt, BrokenPipeError):
-    say("interrupted: the stream ends here")
+    progress("interrupted: the stream ends here")
   finally:
     sink.close(keep=sink.samples > 0)
   compile_seconds = melody.programs.compile_seconds - compiled
@@ -143,7 +144,7 @@ def run(config, melody, requests, settings, clips, say) -> dict[str, Any]:
     "first_chunk_seconds": first_chunk,
     "slowest_later_chunk_seconds": slowest,
   }
-  return _finish(config, melody, stream, cost, say)
+  return _finish(config, melody, stream, cost, progress)
 
 
 def _levelled(config, melody, stream: Stream) -> Iterator[tuple[np.ndarray, float]]:
@@ -163,7 +164,9 @@ def _levelled(config, melody, stream: Stream) -> Iterator[tuple[np.ndarray, floa
     left -= len(wave)
 
 
-def _finish(config, melody, stream: Stream, cost: dict[str, Any], say) -> dict[str, Any]:
+def _finish(
+  config, melody, stream: Stream, cost: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
   """Writes what lies beside the audio; returns the report."""
   contents = {**report.asked(config), **cost, **report.made_by(config, melody)}
   if config.out != STDOUT:
@@ -171,7 +174,7 @@ def _finish(config, melody, stream: Stream, cost: dict[str, Any], say) -> dict[s
     output_files.write_files({path: report.to_json(contents)})
   if config.stream.save and stream.state is not None:
     stream.save(config.stream.save)
-  say(
+  progress(
     f"{config.out}: {cost['seconds']:.1f} s of audio in {cost['generation_seconds']:.1f} s"
     f" ({cost['real_time_factor']:.1f}x real time), compiling {cost['compile_seconds']:.1f} s"
   )

@@ -21,11 +21,11 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from melody_jax.errors import UserError
+from melody_jax.generation.options import check_option
 from melody_jax.models import lm
 
 
-class Sampler(Protocol):
+class TokenSampler(Protocol):
   """A rule that turns logits into tokens."""
 
   def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
@@ -80,20 +80,22 @@ class Filtered:
     return jax.vmap(jax.random.categorical)(keys_B, self.filter(logits_BV)).astype(jnp.int32)
 
 
-def make_sampler(
+def make_token_sampler(
   temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
-) -> Sampler:
-  """The rule of a user's three numbers; temperature 0 is greedy, None switches a filter off.
+) -> TokenSampler:
+  """The rule of a user's three numbers.
+
+  Args:
+    temperature: Divides the logits; 0 is greedy.
+    top_k: Most likely tokens that stay; None: all.
+    top_p: Probability that stays; None: all.
 
   Raises:
-    UserError: for a number out of its range.
+    UserError: if a number is out of its range (`options.OPTIONS`).
   """
-  if not 0 <= temperature < float("inf"):
-    raise UserError(f"temperature is {temperature}: it must be 0 (greedy) or more")
-  if top_k is not None and top_k < 1:
-    raise UserError(f"top_k is {top_k}: it must be 1 or more, or None for all tokens")
-  if top_p is not None and not 0 < top_p <= 1:
-    raise UserError(f"top_p is {top_p}: it must lie in (0, 1], or be None for all tokens")
+  check_option("temperature", temperature)
+  check_option("top_k", top_k)
+  check_option("top_p", top_p)
   if temperature == 0:
     return Greedy()
   return Filtered(temperature, top_k, top_p)
@@ -157,7 +159,7 @@ class Reads:
 def fill(
   model: lm.SemanticLM,
   params: Any,
-  sampler: Sampler,
+  sampler: TokenSampler,
   keys: jax.Array,
   conditions: Conditions,
   reads: Reads,
@@ -208,7 +210,7 @@ def chunk_edges(window: int, chunks: int, count: int) -> list[int]:
 def generate(
   model: lm.SemanticLM,
   params: Any,
-  sampler: Sampler,
+  sampler: TokenSampler,
   keys: jax.Array,
   conditions: Conditions,
   n_tokens: int,

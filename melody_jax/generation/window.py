@@ -25,7 +25,9 @@ from melody_jax import diffusion
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.generation import token_sampler
-from melody_jax.generation.request import MAX_STEPS, Settings
+from melody_jax.generation.options import MAX_STEPS
+from melody_jax.generation.request import Settings
+from melody_jax.generation.schedules import angle_schedule
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
@@ -132,7 +134,7 @@ class Controls:
     guidance_rescale: in [0, 1].
   """
 
-  sampler: token_sampler.Sampler
+  sampler: token_sampler.TokenSampler
   lm_guidance_scale: Any
   guard: token_sampler.RepetitionGuard | None
   omegas: Any
@@ -161,7 +163,7 @@ class Made:
 def controls(settings: Settings) -> Controls:
   """The program's arguments for these settings."""
   omegas = np.zeros(MAX_STEPS, np.float32)
-  omegas[: settings.steps] = diffusion.angle_schedule(settings.schedule, settings.steps)
+  omegas[: settings.steps] = angle_schedule(settings.schedule, settings.steps)
   guided, interval = settings.guidance_scale != 1, settings.guidance_interval
   guard = None
   if settings.repetition_penalty:
@@ -169,7 +171,7 @@ def controls(settings: Settings) -> Controls:
       np.float32(settings.repetition_penalty), np.int32(settings.repetition_span)
     )
   return Controls(
-    sampler=token_sampler.make_sampler(settings.temperature, settings.top_k, settings.top_p),
+    sampler=token_sampler.make_token_sampler(settings.temperature, settings.top_k, settings.top_p),
     lm_guidance_scale=None
     if settings.lm_guidance_scale == 1
     else np.float32(settings.lm_guidance_scale),
