@@ -45,6 +45,10 @@ def check_range(name: str, value: float, low: float, high: float, unit: str = ""
   # to compute with, even where there is no limit.
   if isinstance(value, numbers.Real) and low <= value <= high and value != float("inf"):
     return
-  takes = f"{low:g} or more" if high == float("inf") else f"{low:g} to {high:g}"
-  given = f"{value:g}" if isinstance(value, numbers.Real) else repr(value)
-  raise UserError(f"{name} is {given}; it takes {takes}" + (f" ({unit})" if unit else ""))
+  takes = f"{_plain(low)} or more" if high == float("inf") else f"{_plain(low)} to {_plain(high)}"
+  raise UserError(f"{name} is {_plain(value)}; it takes {takes}" + (f" ({unit})" if unit else ""))
+
+
+def _plain(value: object) -> str:
+  """A number as people write it; anything else with its quotes."""
+  return f"{value:g}" if isinstance(value, float) else repr(value)

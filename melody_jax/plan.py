@@ -26,8 +26,10 @@ from typing import Any
 import ml_collections
 
 from melody_jax import cli
+from melody_jax.config import check_training
 from melody_jax.errors import UserError
 from melody_jax.generation.config import settings_of
+from melody_jax.generation.options import check_option
 from melody_jax.output_files import check_writable, write_files
 from melody_jax.planning.topology import open_topology
 from melody_jax.progress import print_progress
@@ -39,7 +41,7 @@ def plan_step(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
   """Prints the plan of a training step, and of the nearest setting that fits where it does not.
 
   Returns:
-    the plan's values; "nearest" holds those of the setting that fits.
+    The plan's values; "nearest" holds those of the setting that fits.
   """
   slice_ = open_topology(topology)  # before anything else asks JAX for its devices
   from melody_jax.planning import train_plan
@@ -85,10 +87,7 @@ def _model_config(model: str, preset: str) -> ml_collections.ConfigDict:
     raise UserError(f"no {path}: run this from the checkout")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  try:
-    return module.get_config(preset).model
-  except KeyError as e:
-    raise UserError(f"--preset is {preset!r}; it must be one of paper, nano, tiny") from e
+  return module.get_config(preset).model
 
 
 def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str) -> None:
@@ -104,6 +103,10 @@ def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str
     raise UserError(
       "--config must be a training config, for example configs/lm.py:paper, or configs/sample.py"
     )
+  if trains:
+    check_training(config)
+  else:
+    check_option("count", config.count, "config.count")
   if trains and preset:
     raise UserError(
       f"--preset={preset} goes with configs/sample.py: a training config names its own, as in"

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+from melody_jax.config import DTYPES
 from melody_jax.errors import UserError, check_choice, check_range
 from melody_jax.generation.schedules import SCHEDULES
 
@@ -20,7 +21,6 @@ MAX_SECONDS = 600.0  # of a file; a stream has no limit
 MAX_PROMPT_CHARACTERS = 1000
 MODES = ("generate", "continue", "inpaint", "vary", "stream", "reconstruct")
 SOLVERS = ("ddim", "ab2")
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
