@@ -12,8 +12,6 @@ from melody_jax.errors import UserError
 from melody_jax.evaluation.clips import Clip, in_batches, read_windows, stack_clips
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 
-ENCODED = ("style_tokens", "semantic_tokens", "latents")
-
 
 class Encoders:
   """The trained encoders of a bundle, each loaded when it is first asked for."""
@@ -69,7 +67,9 @@ def encoded_windows(
   count: int = 0,
   seed: int = 0,
 ) -> list[Clip]:
-  """Windows with `names` of ENCODED: read where the dataset holds all of them, else computed.
+  """Windows with some of style_tokens, semantic_tokens and latents.
+
+  They are read where the dataset holds all that are asked for, else computed from its audio.
 
   Raises:
     UserError: the dataset holds neither those features nor audio.

@@ -31,7 +31,7 @@ def clip_batches(
   """Batches of clips [batch, samples], `windows` clips in all (the last batch is whole)."""
   source = make_source(config, _AudioWindows(config), split, shuffle)
   if not shuffle:
-    windows = min(windows, getattr(source, "windows", windows))
+    windows = min(windows, source.windows)
   for _ in range(-(-windows // config.train.batch_size)):
     yield next(source)["audio"]
 

@@ -312,16 +312,22 @@ class SeqioSource:
       check_split(dataset, split)
       add_task(config.data.tfds_dir, name, features, config.window_seconds, shuffle, tokenize)
       counts.append(windows_in_split(dataset, split, config.window_seconds))
-    if not sum(counts):
+    self._windows = sum(counts)
+    if not self._windows:
       raise UserError(
         f"no record of {config.data.path}, split {split}, is as long as a window of"
         f" {config.window_seconds} s"
       )
     weights = [float(w) for w in config.data.weights.split(",") if w] or [float(n) for n in counts]
     self._provider = self._provide(names, weights, shuffle)
-    self._epoch_batches = max(1, sum(counts) // batch_size) if shuffle else 0
+    self._epoch_batches = max(1, self._windows // batch_size) if shuffle else 0
     self._epoch, self._position = 0, 0
     self._iterator: Iterator[dict[str, np.ndarray]] | None = None
+
+  @property
+  def windows(self) -> int:
+    """How many windows fit end to end in the records of the split."""
+    return self._windows
 
   def _provide(self, names: list[str], weights: list[float], shuffle: bool):
     suffix = "" if shuffle else ".in_order"

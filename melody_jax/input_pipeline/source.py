@@ -18,6 +18,10 @@ from melody_jax.task import Inputs
 class Source(Protocol, Iterator[dict[str, np.ndarray]]):
   """Endless batches with a position that can be saved and restored."""
 
+  @property
+  def windows(self) -> int:
+    """How many windows it draws from, over all hosts."""
+
   def get_state(self) -> dict[str, Any]: ...
 
   def set_state(self, state: dict[str, Any]) -> None: ...

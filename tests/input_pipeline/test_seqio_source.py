@@ -110,7 +110,8 @@ def test_resumed_mid_epoch_and_across_epochs_equals_uninterrupted(tfds_dir):
   def make(seed=3):
     return SeqioSource(config(tfds_dir, "encoded", seconds=1.0, seed=seed), ENCODED, "train")
 
-  whole = take(make(), 8)  # 20 windows, so an epoch is 5 batches
+  assert make().windows == 20
+  whole = take(make(), 8)  # so an epoch is 5 batches
   for stop in (3, 6):
     first = make()
     take(first, stop)
