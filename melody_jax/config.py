@@ -93,6 +93,22 @@ def distributed_config() -> ml_collections.ConfigDict:
   return c
 
 
+def _optimizer_config() -> ml_collections.ConfigDict:
+  # AdamW's usual numbers; what a model needs differently is on its own page.
+  c = ml_collections.ConfigDict()
+  c.name = "adamw"  # or "muon": learns faster a step where most weights are matrices
+  c.learning_rate = 1e-3  # peak, after the warm-up
+  c.warmup_steps = 100
+  c.schedule = "cosine"  # "cosine", "linear" or "constant"
+  c.final_scale = 0.1  # share of learning_rate that is left at the last step
+  c.b1 = 0.9
+  c.b2 = 0.99
+  c.eps = 1e-8
+  c.weight_decay = 0.0
+  c.clip_norm = 1.0  # largest norm of the whole gradient
+  return c
+
+
 def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   """The config of a training run, to be completed by configs/<model>.py.
 
@@ -135,18 +151,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.train.ema_decay = 0.0  # average of the parameters, which evaluation and export take; 0: none
   c.train.media = False  # audio and spectrograms to TensorBoard at evaluation
 
-  # AdamW's usual numbers; what a model needs differently is on its own page.
-  c.optimizer = ml_collections.ConfigDict()
-  c.optimizer.name = "adamw"  # or "muon": learns faster a step where most weights are matrices
-  c.optimizer.learning_rate = 1e-3  # peak, after the warm-up
-  c.optimizer.warmup_steps = 100
-  c.optimizer.schedule = "cosine"  # "cosine", "linear" or "constant"
-  c.optimizer.final_scale = 0.1  # share of learning_rate that is left at the last step
-  c.optimizer.b1 = 0.9
-  c.optimizer.b2 = 0.99
-  c.optimizer.eps = 1e-8
-  c.optimizer.weight_decay = 0.0
-  c.optimizer.clip_norm = 1.0  # largest norm of the whole gradient
+  c.optimizer = _optimizer_config()
 
   c.export = ml_collections.ConfigDict()
   c.export.bundle = ""  # melody_jax.export writes <bundle>/<task>.safetensors

@@ -34,12 +34,13 @@ class Music:
   """One result.
 
   Attributes:
-    audio: float32 [T].
-    sample_rate: of it, Hz.
-    nfe: network passes of LM and DPD in the call that made it; a guided pass is one, and the items
+    audio: Waveform, float32 [T].
+    sample_rate: Sample rate in Hz.
+    nfe: Network passes of LM and DPD in the call that made it; a guided pass is one, and the items
       of a batch share theirs.
-    compile_seconds: of that call, spent compiling, or loading compiled programs from the cache.
-    generation_seconds: of that call, everything else.
+    compile_seconds: Time that the call spent compiling, or loading compiled programs from the
+      cache.
+    generation_seconds: All other time that the call took.
   """
 
   audio: np.ndarray
@@ -57,8 +58,9 @@ class Melody(Engine):
     """From a bundle directory.
 
     Args:
-      directory: as written by melody_jax.export and melody_jax.fit.
-      generates: False reads the codec alone, for `reconstruct`.
+      directory: Bundle as written by melody_jax.export and melody_jax.fit.
+      generates: Whether to read the generator too; False reads the codec alone, for
+        `reconstruct`.
 
     Raises:
       UserError: if a model is missing, damaged, or does not fit the others.
@@ -77,15 +79,16 @@ class Melody(Engine):
     """Makes one piece of music, or a batch of them.
 
     Args:
-      requests: what is asked for, one or several.
-      settings: how to sample.
+      requests: What is asked for, one or several.
+      settings: How to sample.
       progress: Told what happens, a line at a time.
 
     Returns:
-      a `Music` for one request, a list of them for several.
+      A `Music` (audio [T]) for one request, a list of them for several.
 
     Raises:
-      UserError: for bundles without a generator, prompts that cancel out, too little memory.
+      UserError: if the bundle was read without its generator, prompts cancel out, or memory does
+        not suffice.
     """
     if isinstance(requests, Request):
       return self.generate([requests], settings, progress)[0]
@@ -101,6 +104,8 @@ class Melody(Engine):
       for piece, of_tokens, of_latents in zip(pieces, tokens, latents, strict=True):
         piece.take(self._generator, i, of_tokens, of_latents)
       nfe += int(made.nfe)
+    # Music of one window is decoded by the program already; longer music is decoded once more as a
+    # whole, which leaves no seam between windows.
     waves = list(np.asarray(made.audio))
     for b, piece in enumerate(pieces):
       if len(piece.latents) > self._generator.frames:
@@ -119,12 +124,12 @@ class Melody(Engine):
     settings: Settings = DEFAULTS,
     progress: Progress = silent,
   ) -> Stream:
-    """Music without an end, in chunks of a quarter window (2.5 s); see `stream.Stream`.
+    """Music without an end, in chunks of the DPD (2.5 s at paper size); see `stream.Stream`.
 
     Args:
-      requests: what is asked for, one or several; `seconds` is not used. With `audio` the stream
+      requests: What is asked for, one or several; `seconds` is not used. With `audio` the stream
         goes on right after it.
-      settings: how to sample; fewer steps make chunks sooner.
+      settings: How to sample; fewer steps make chunks sooner.
       progress: Told what happens, a line at a time.
 
     Raises:

@@ -24,13 +24,13 @@ class Sink(Protocol):
   """Where chunks go.
 
   Attributes:
-    samples: taken so far.
+    samples: Number of samples taken so far.
   """
 
   samples: int
 
   def write(self, audio_T: np.ndarray) -> None:
-    """Takes the next samples."""
+    """Takes the next samples, float32 [T]."""
 
   def close(self, keep: bool) -> None:
     """Ends what was written; nothing more comes. Where nothing was made, nothing is kept."""
@@ -99,12 +99,21 @@ def _stops_at_sigterm() -> Iterator[None]:
 def run(config, melody, requests, settings, clips, progress: Progress) -> dict[str, Any]:
   """Streams until config.seconds, an interrupt, or a closed pipe; then writes the report.
 
+  Args:
+    config: Keys of configs/sample.py.
+    melody: A `Melody`, loaded.
+    requests: One request; not read where a saved stream goes on.
+    settings: How to sample.
+    clips: Audio files of the config.
+    progress: Told what happens, a line at a time.
+
   Returns:
-    the report.
+    The report.
 
   Raises:
-    UserError: for a state that cannot be read, samples that are not finite, a full disk.
+    UserError: if a saved state cannot be read, samples are not finite, or the disk is full.
   """
+  # A saved stream brings its own style and seeds; only a prompt that is given now takes over.
   if config.stream.resume:
     stream = melody.resume(config.stream.resume)
     stream.settings = settings
@@ -118,6 +127,7 @@ def run(config, melody, requests, settings, clips, progress: Progress) -> dict[s
   progress("streaming; Ctrl-C ends it" if not config.seconds else "streaming")
   began, compiled = time.monotonic(), melody.programs.compile_seconds
   first_chunk, slowest = 0.0, 0.0
+  # A stream has no end of its own: an interrupt or a closed pipe is how it is meant to stop.
   try:
     with _stops_at_sigterm():
       for wave, seconds in _levelled(config, melody, stream):
