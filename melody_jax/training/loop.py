@@ -13,7 +13,6 @@ import jax
 import ml_collections
 
 from melody_jax import sharding
-from melody_jax.config import check_training
 from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline.prefetch import Prefetch
 from melody_jax.input_pipeline.source import make_source
@@ -171,7 +170,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Trai
   Raises:
     UserError: for data or settings that do not fit, a loss that is not finite, a full disk.
   """
-  check_training(config)
   run = _Run(config, workdir)
   last, every = config.train.steps, config.train.eval_every
   start = step = int(run.state.step)
