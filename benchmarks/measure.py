@@ -144,7 +144,7 @@ class Bench:
         key = jax.random.key(stage.levels)
         self._cascade_params[stage.name] = cascade.init(stage, g.lm.config, key)
       params = self._cascade_params[stage.name]
-      sampler = token_sampler.make_sampler()
+      sampler = token_sampler.make_token_sampler()
       floor = self.device.floor(cascade.passes_of(stage, model, params, frames, batch), dtype)
       timing, (tokens, passes) = self._time_program(
         f"{stage.name}-{seconds}-{batch}",

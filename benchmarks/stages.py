@@ -20,8 +20,9 @@ from benchmarks.generator import Generator
 from melody_jax import diffusion
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.encoders.codec import decode_latents
-from melody_jax.encoders.windows import Window, overlapping_windows
+from melody_jax.encoders.windows import Span, overlapping_windows
 from melody_jax.generation import token_sampler
+from melody_jax.generation.schedules import angle_schedule
 from melody_jax.models.dpd import DPD
 from melody_jax.models.vae import decoder_reach
 
@@ -71,10 +72,10 @@ class Piece:
     )  # fmt: skip
 
   @property
-  def decoder_windows(self) -> list[Window]:
+  def decoder_windows(self) -> list[Span]:
     """Frames that the decoder reads and keeps, one window a call."""
     if self.n_frames == self.window_frames:
-      return [Window(0, 0, self.n_frames)]
+      return [Span(0, 0, self.n_frames)]
     return overlapping_windows(self.n_frames, self.window_frames, self.decoder_context)
 
 
@@ -83,7 +84,7 @@ def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
 
   def program(params, keys, style_tokens):
     conditions = token_sampler.Conditions(style_tokens)
-    sampler = token_sampler.make_sampler()
+    sampler = token_sampler.make_token_sampler()
     return token_sampler.generate(
       generator.lm, params, sampler, keys, conditions, piece.n_tokens, piece.chunks
     )
@@ -114,7 +115,7 @@ def latents_program(
 
   The pass itself raises the count, whatever loop calls it, so that the count is of passes made.
   """
-  omegas = diffusion.angle_schedule(schedule, steps)
+  omegas = angle_schedule(schedule, steps)
   size = generator.dpd.config.latent_dim
   starts_W = (jnp.asarray(piece.token_starts), jnp.asarray(piece.frame_starts))
   known_frames = piece.window_frames * (piece.chunks - 1) // piece.chunks

@@ -121,7 +121,7 @@ def load_model(
   params, metadata = load(path)
   try:
     return config_from(config_class, metadata["model_config"]), params
-  except (TypeError, ValueError) as e:
+  except UserError as e:
     raise UserError(
       f"{path} was made by another version of melody_jax ({e}): export it again"
     ) from e

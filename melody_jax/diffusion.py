@@ -24,38 +24,6 @@ HALF_PI = math.pi / 2
 VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def linear_schedule(steps: int) -> np.ndarray:
-  """Angle steps of the paper, in the order they are taken (t = T down to 1): float32 [T].
-
-      omega_t = pi / (6 T) + 2 pi t / (3 T (T + 1)),      sum over t = pi / 2
-
-  Large steps come first, where there is most noise.
-  """
-  t = np.arange(steps, 0, -1, dtype=np.float64)
-  return (math.pi / (6 * steps) + 2 * math.pi * t / (3 * steps * (steps + 1))).astype(np.float32)
-
-
-def uniform_schedule(steps: int) -> np.ndarray:
-  """omega_t = pi / (2 T) (Schneider et al. 2023, arXiv 2301.11757): float32 [T]."""
-  return np.full((steps,), HALF_PI / steps, dtype=np.float32)
-
-
-SCHEDULES = {"linear": linear_schedule, "uniform": uniform_schedule}
-
-
-def angle_schedule(name: str, steps: int) -> np.ndarray:
-  """Angle steps [T] summing to pi/2, largest noise first.
-
-  Raises:
-    ValueError: for an unknown name or fewer than one step.
-  """
-  if name not in SCHEDULES:
-    raise ValueError(f"angle schedule {name!r}; known: {', '.join(SCHEDULES)}")
-  if steps < 1:
-    raise ValueError(f"{steps} denoising steps; at least 1 is needed")
-  return SCHEDULES[name](steps)
-
-
 def _per_frame(delta_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jnp.cos(delta_BxL)[..., None], jnp.sin(delta_BxL)[..., None]
 
@@ -216,7 +184,7 @@ def sample(
   Args:
     velocity_fn: (z [B, L, D], delta [B, L]) -> v [B, L, D]; guidance, if any, is inside it.
     noise_BxLxD: N(0, I) start.
-    omegas_T: angle steps, largest noise first (`angle_schedule`).
+    omegas_T: angle steps, largest noise first (`generation.schedules`).
     known_BxLxD: clean latents for inpainting, continuation or variation.
     known_mask_BxL: bool, or float in [0, 1]; frames at 1 stay at delta = 0 and are returned
       unchanged, frames at m start from `known` with noise of the angle (1 - m) pi/2.

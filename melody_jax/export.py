@@ -7,7 +7,10 @@ r"""Copies a run's latest parameters into a bundle, for sampling, encoding and l
 import json
 
 from melody_jax import bundle, cli
-from melody_jax.errors import UserError
+from melody_jax.config import check_training
+from melody_jax.errors import UserError, check_choice
+
+DTYPES = ("float16", "float32")  # what numpy writes of them
 
 
 def export(config, workdir: str) -> None:
@@ -21,6 +24,8 @@ def export(config, workdir: str) -> None:
   from melody_jax.task import make_task
   from melody_jax.training.checkpoint import load_params
 
+  check_training(config)
+  check_choice("config.export.dtype", config.export.dtype, DTYPES)
   if not config.export.bundle:
     raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")
   params, step = load_params(workdir)

@@ -53,6 +53,8 @@ def make_mesh(
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = [config[axis] for axis in MESH_AXES]
+  if any(size < 1 and size != -1 for size in sizes):
+    raise UserError(f"config.mesh {sizes}: a size is at least 1, or -1 for what remains")
   if sizes.count(-1) > 1:
     raise UserError(f"config.mesh {sizes}: at most one size may be -1")
   known = int(np.prod([s for s in sizes if s != -1]))

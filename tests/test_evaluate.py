@@ -122,8 +122,10 @@ def test_prompts(directory, data, tmp_path):
 
 
 def test_bad_input_is_one_line(directory, data, tmp_path):
-  with pytest.raises(UserError, match="no evaluation 'codecs'"):
-    evaluate(_config("codecs", directory, data / "recorded", tmp_path))
+  misspelt = _config("codec", directory, data / "recorded", tmp_path)
+  misspelt.what = "codecs"
+  with pytest.raises(UserError, match="config.what is 'codecs'"):
+    evaluate(misspelt)
   with pytest.raises(UserError, match="no bundle directory"):
     evaluate(_config("codec", tmp_path / "none", data / "recorded", tmp_path))
   with pytest.raises(UserError, match="no dataset directory"):
@@ -136,4 +138,10 @@ def test_the_table_of_prompts_is_sound():
   c = load_config("evaluate")
   assert len(c.prompts.table) == 20 == len({text for text, _, _ in c.prompts.table})
   assert all(mtt or msd for _, mtt, msd in c.prompts.table)
-  assert set(EVALUATIONS) == {"codec", "tokens", "mulan", "dpd", "prompts"}
+
+
+def test_the_page_names_what_the_command_has():
+  for what in (*EVALUATIONS, "all"):
+    assert load_config("evaluate", what).what == what
+  with pytest.raises(UserError, match=f"one of {', '.join(EVALUATIONS)}, all"):
+    load_config("evaluate", "codecs")

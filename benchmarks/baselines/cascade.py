@@ -180,7 +180,7 @@ def _draw_chunk(stage, model, params, sampler, keys, prefix_BxP, kept_BxK, new, 
 
 
 def program(
-  stage: Stage, model: lm.SemanticLM, frames: int, sampler: token_sampler.Sampler
+  stage: Stage, model: lm.SemanticLM, frames: int, sampler: token_sampler.TokenSampler
 ) -> Callable[..., Any]:
   """One stage over a whole piece.
 

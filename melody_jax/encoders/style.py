@@ -15,7 +15,12 @@ from melody_jax.text import load_tokenizer
 
 
 class StyleEncoder:
-  """MuLan and its RVQ: audio or text to a unit embedding and 12 style tokens."""
+  """MuLan and its RVQ: audio or text to a unit embedding and 12 style tokens.
+
+  Attributes:
+    config: Sizes of MuLan.
+    params: Parameters of both towers, and "rvq".
+  """
 
   def __init__(self, config: Any, params: dict[str, Any]):
     self.config = config
@@ -28,12 +33,16 @@ class StyleEncoder:
   def load(
     cls, directory: str | os.PathLike, fitted: bool = True, text: bool = True
   ) -> "StyleEncoder":
-    """From a bundle.
+    """Reads a bundle.
 
     Args:
-      directory: the bundle.
-      fitted: demand the RVQ's codebooks.
-      text: also load the text tower's body from its public package where the bundle omits it.
+      directory: The bundle.
+      fitted: Whether the RVQ's codebooks must be there.
+      text: Whether to load the text tower's body from its public package where the bundle omits
+        it.
+
+    Raises:
+      UserError: if the file is missing, damaged, or not fitted.
     """
     config, params = bundle.load_model(directory, "mulan", mulan.MuLanConfig)
     if fitted:
@@ -41,7 +50,7 @@ class StyleEncoder:
     return cls(config, mulan.with_text_body(params, config) if text else params)
 
   def audio(self, audio_BT: np.ndarray) -> jax.Array:
-    """[B, T] -> unit embeddings [B, C]."""
+    """Clips [B, T] at 24 kHz -> unit embeddings [B, C]."""
     return self.embed_music(self.params, jnp.asarray(audio_BT))
 
   def tokens_of_clips(self, clips: Sequence[np.ndarray], hop_seconds: float) -> list[np.ndarray]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import pathlib
 import re
-import sys
 from typing import Any
 
 import ml_collections
@@ -73,11 +72,6 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
       "config.data is empty: name array datasets as --config.data=recorded=DIR,rendered=DIR"
     )
   return named
-
-
-def say(message: str) -> None:
-  """One line of progress, on standard error."""
-  print(message, file=sys.stderr, flush=True)
 
 
 def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, ArrayDataset]:

@@ -8,10 +8,11 @@ import numpy as np
 
 from melody_jax.encoders.codec import Codec
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import datasets_of, say, whole_tracks
+from melody_jax.evaluation.clips import datasets_of, whole_tracks
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from melody_jax.metrics.reconstruction import log_spectral_distance, si_sdr
+from melody_jax.progress import Progress, print_progress
 
 RoundTrip = Callable[[np.ndarray], Any]
 
@@ -51,7 +52,7 @@ def evaluate_codec(
   sample_rate: int,
   chunk_seconds: float = 20.0,
   context_seconds: float = 2.0,
-  progress: Callable[[str], None] = print,
+  progress: Progress = print_progress,
 ) -> Finding:
   """SI-SDR and log-spectral distance of every whole track, per package and over all.
 
@@ -135,5 +136,5 @@ def codec(config: ml_collections.ConfigDict) -> Finding:
     config.sample_rate,
     config.codec.chunk_seconds,
     config.codec.context_seconds,
-    say,
+    print_progress,
   )

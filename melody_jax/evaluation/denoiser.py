@@ -11,11 +11,12 @@ import numpy as np
 
 from melody_jax import bundle as bundles
 from melody_jax import diffusion
-from melody_jax.evaluation.clips import batches, datasets_of, say, stack_clips
+from melody_jax.evaluation.clips import batches, datasets_of, stack_clips
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.metrics.diffusion import linear_predictor_gain
 from melody_jax.models.dpd import DPD, DPDConfig
+from melody_jax.progress import Progress, print_progress
 
 # (noisy latents [B, L, D], angles [B, L], semantic tokens [B, T], conditional [B]) -> v [B, L, D]
 Velocity = Callable[[Any, Any, Any, Any], jax.Array]
@@ -158,7 +159,7 @@ def evaluate_denoiser(
   draws: int,
   batch_size: int,
   seed: int,
-  progress: Callable[[str], None] = print,
+  progress: Progress = print_progress,
 ) -> Finding:
   """Velocity errors per dataset and over all, and over all by angle.
 
@@ -253,7 +254,7 @@ def dpd(config: ml_collections.ConfigDict) -> Finding:
   encoders = Encoders(config.bundle, config.batch_size)
   windows = {}
   for name, dataset in datasets_of(config, config.split).items():
-    say(f"dpd: reading {name}")
+    print_progress(f"dpd: reading {name}")
     clips = encoded_windows(
       dataset,
       encoders,
@@ -265,5 +266,5 @@ def dpd(config: ml_collections.ConfigDict) -> Finding:
     tracks = np.unique([clip.track for clip in clips], return_inverse=True)[1]
     windows[name] = (stack_clips(clips, "latents"), stack_clips(clips, "semantic_tokens"), tracks)
   return evaluate_denoiser(
-    velocity, windows, chunks, config.dpd.draws, config.batch_size, config.seed, say
+    velocity, windows, chunks, config.dpd.draws, config.batch_size, config.seed, print_progress
   )

@@ -8,11 +8,12 @@ import ml_collections
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import Clip, datasets_of, read_windows, say, stack_clips
+from melody_jax.evaluation.clips import Clip, datasets_of, read_windows, stack_clips
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.metrics.retrieval import Retrieval, recall_at_k
 from melody_jax.models.quantizer import rvq_report
+from melody_jax.progress import print_progress
 
 
 def relevance(queries: list[str], clips: list[Clip]) -> np.ndarray:
@@ -154,7 +155,7 @@ def mulan(config: ml_collections.ConfigDict) -> Finding:
   encoders = Encoders(config.bundle, config.batch_size)
   clips, music, rvq = {}, {}, {}
   for name, dataset in datasets_of(config, config.split).items():
-    say(f"mulan: embedding clips of {name}")
+    print_progress(f"mulan: embedding clips of {name}")
     clips[name] = read_windows(
       dataset, config.window_seconds, ("audio",), config.mulan.clips, config.seed
     )

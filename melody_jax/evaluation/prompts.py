@@ -15,7 +15,6 @@ import numpy as np
 
 from melody_jax import audio_io
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import say
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, table
 from melody_jax.evaluation.musicnn import tagger as musicnn
@@ -24,6 +23,7 @@ from melody_jax.generation.melody import Melody
 from melody_jax.generation.request import Request, Settings
 from melody_jax.metrics.audio_checks import AudioChecks, check_audio
 from melody_jax.metrics.retrieval import RankTest, rank_test, ranks_of_classes
+from melody_jax.progress import Progress, print_progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def generate_all(
   prompts: Sequence[JudgedPrompt],
   seeds: Sequence[int],
   batch_size: int,
-  progress: Callable[[str], None],
+  progress: Progress,
 ) -> np.ndarray:
   """Clips of every prompt and seed, prompt-major: float32 [prompts * seeds, samples].
 
@@ -236,7 +236,7 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     requests = [Request(t, seconds=c.seconds, seed=s) for t, s in zip(texts, seeds, strict=True)]
     return np.stack([music.audio for music in melody.generate(requests, settings)])
 
-  raw = generate_all(generate, table, c.seeds, config.batch_size, say)
+  raw = generate_all(generate, table, c.seeds, config.batch_size, print_progress)
   # Judged as `melody_jax.sample` writes it.
   clips = np.stack([audio_io.normalise_loudness(clip, melody.sample_rate) for clip in raw])
   encoders = Encoders(config.bundle, config.batch_size)

@@ -7,11 +7,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from melody_jax.evaluation.clips import datasets_of, in_batches, say, stack_clips
+from melody_jax.evaluation.clips import datasets_of, in_batches, stack_clips
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.evaluation.language_model import row_cross_entropy
 from melody_jax.metrics.tokens import token_use
+from melody_jax.progress import print_progress
 
 
 def evaluate_tokens(
@@ -85,7 +86,7 @@ def tokens(config: ml_collections.ConfigDict) -> Finding:
   encoders = Encoders(config.bundle, config.batch_size)
   windows = {}
   for name, dataset in datasets_of(config, config.split).items():
-    say(f"tokens: reading {name}")
+    print_progress(f"tokens: reading {name}")
     clips = encoded_windows(
       dataset, encoders, config.window_seconds, ("semantic_tokens", "style_tokens")
     )

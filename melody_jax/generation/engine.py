@@ -6,7 +6,6 @@ still to be made, and runs the one program of `window` on a batch of them.
 Shape letters: B items, T samples, N latent frames, D latent channels, M semantic tokens.
 """
 
-from collections.abc import Callable
 import functools
 import os
 from typing import Any
@@ -30,29 +29,33 @@ from melody_jax.generation.window import Networks
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models.vae import decoder_reach
+from melody_jax.progress import Progress
 
-CODEC_SECONDS = 10.0  # of a window that the codec reads in the midst of a piece
-ENCODER_CONTEXT = 0.64  # seconds on either side of it that the encoder hears and that are dropped
+# The codec reads long audio in windows of this length, so that one program serves all lengths.
+CODEC_SECONDS = 10.0
+# Seconds that the encoder reads on either side of such a window and that are then dropped: no frame
+# that is kept was made beside a cut.
+ENCODER_CONTEXT = 0.64
 
 
 class Engine:
   """Models of a bundle, loaded, and their compiled programs.
 
   Attributes:
-    sample_rate: of all audio, Hz.
+    sample_rate: Sample rate of all audio in Hz.
     digest: SHA-256 of the bundle's files.
-    programs: all that was compiled so far, and how long it took.
-    codec: the VAE.
+    programs: All programs compiled so far, and how long that took.
+    codec: The VAE.
     styles: MuLan and its RVQ; only where the generator was read.
-    networks: models of the compiled program; None where only the codec was read.
+    networks: Models of the compiled program; None where only the codec was read.
   """
 
   def __init__(self, directory: str | os.PathLike, generates: bool = True):
     """Reads the bundle.
 
     Args:
-      directory: as written by melody_jax.export and melody_jax.fit.
-      generates: False reads the codec alone.
+      directory: Bundle as written by melody_jax.export and melody_jax.fit.
+      generates: Whether to read the generator too; False reads the codec alone.
 
     Raises:
       UserError: if a model is missing, damaged, or does not fit the others.
@@ -91,7 +94,15 @@ class Engine:
     self._params["float32"] |= jax.device_put({"lm": lm_params, "dpd": dpd_params})
 
   def run(self, inputs: window_program.Window, settings: Settings) -> window_program.Made:
-    """One call of the compiled program on a batch of windows."""
+    """Calls the compiled program once.
+
+    Args:
+      inputs: B windows of music.
+      settings: How to sample.
+
+    Returns:
+      Tokens [B, W], latents [B, L, D] and audio [B, L hop] of these windows.
+    """
     networks = self._generator.in_dtype(settings.dtype)
     program = functools.partial(window_program.run, networks)
     params, controls = self.params_in(settings.dtype), window_program.controls(settings)
@@ -104,18 +115,16 @@ class Engine:
       raise UserError(f"{self._directory} was loaded for its codec alone")
     return self.networks
 
-  def plan(
-    self, request: Request, settings: Settings, say: Callable[[str], None]
-  ) -> piece_plan.Piece:
+  def plan(self, request: Request, settings: Settings, progress: Progress) -> piece_plan.Piece:
     """A piece of which nothing is made yet: what of it is known, and its windows.
 
     Args:
-      request: what is asked for.
-      settings: how to sample.
-      say: told what happens, a line at a time.
+      request: What is asked for.
+      settings: How to sample.
+      progress: Told what happens, a line at a time.
 
     Raises:
-      UserError: for prompts that cancel out, or a negative prompt that cannot work.
+      UserError: if prompts cancel out, or a negative prompt cannot work.
     """
     networks = self._generator
     if request.negative and settings.lm_guidance_scale == 1:
@@ -133,12 +142,13 @@ class Engine:
     steering = piece_plan.Steering(self.styles, track, negative)
     if request.audio is None:
       return piece_plan.plan(networks, request, steering, None, None)
-    say("encoding the audio")
+    progress("encoding the audio")
     latents, tokens = self.encode(request.audio), self._semantic_tokens(request.audio)
     return piece_plan.plan(networks, request, steering, latents, tokens)
 
   def params_in(self, dtype: str) -> Any:
     """The program's parameters; matrices, which networks cast anyway, are kept in `dtype`."""
+    # Kept for every dtype that was asked for, so that no call has to cast all weights.
     if dtype not in self._params:
 
       def cast(path, x):
@@ -159,7 +169,7 @@ class Engine:
     )
 
   def encode(self, audio_T: np.ndarray) -> np.ndarray:
-    """Latents [N, D] of a clip and of the silence that fills its last frame, or a window."""
+    """Latents [N, D] of a clip [T] and of the silence that fills its last frame, or a window."""
 
     def program(params, audio, start):
       del start
@@ -170,7 +180,7 @@ class Engine:
     return self._overlapped("encode", program, audio_T, hop, 1, context)
 
   def decode(self, latents_ND: np.ndarray) -> np.ndarray:
-    """Audio [N hop] of latents."""
+    """Audio [N hop] of latents [N, D]."""
 
     def program(params, latents, start):
       return decode_latents(self.codec.config, params, latents, start)

@@ -25,9 +25,9 @@ class Steering:
   """What the LM follows in one item.
 
   Attributes:
-    styles: makes tokens of embeddings.
-    track: the style over time.
-    negative: int32 [levels], the style to avoid.
+    styles: Makes tokens of embeddings.
+    track: Style over time.
+    negative: Style to avoid, int32 [levels].
   """
 
   styles: Styles
@@ -50,14 +50,14 @@ class Piece:
   """One item; arrays change as windows are made.
 
   Attributes:
-    seed: of its draws.
-    steering: of its LM.
-    latents: float32 [N, D].
-    known: float32 [N], as in `Window`.
-    tokens: int32 [M].
-    tokens_known: bool [M].
-    end_frame: as in `Window`.
-    starts: first frames of the windows to be made, in this order.
+    seed: Seed of its random draws.
+    steering: What its LM follows.
+    latents: Latents, float32 [N, D].
+    known: Share of each frame that is known, float32 [N], as in `Window`.
+    tokens: Semantic tokens, int32 [M].
+    tokens_known: Which tokens are known, bool [M].
+    end_frame: End of a changed piece, as in `Window`.
+    starts: First frames of the windows to be made, in this order.
   """
 
   seed: int
@@ -105,7 +105,15 @@ class Piece:
     }
 
   def take(self, networks: Networks, index: int, tokens: np.ndarray, latents: np.ndarray) -> None:
-    """Keeps what the program made of `window(index)`; from then on it is known."""
+    """Keeps what the program made of `window(index)`; from then on it is known.
+
+    Args:
+      networks: Sizes of a window.
+      index: Number of the window.
+      tokens: Semantic tokens of the window, int32 [W].
+      latents: Latents of the window, float32 [L, D].
+    """
+    # Pieces of a batch differ in length; the shorter ones have made theirs already.
     if index >= len(self.starts):
       return
     start = self.starts[index]
@@ -119,7 +127,7 @@ class Piece:
 
 
 def stack(windows: Sequence[dict[str, Any]]) -> Window:
-  """Items -> a batch for the program."""
+  """Windows of B items, each without a batch axis, as one batch for the program."""
   arrays = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
   return Window(reads=plan_reads(arrays["tokens_known"], arrays["style_tokens"]), **arrays)
 
@@ -134,11 +142,11 @@ def plan(
   """A request as a piece with windows to be made.
 
   Args:
-    networks: sizes.
-    request: what is asked for.
-    steering: its style.
-    latents_ND: of `request.audio`, from the codec, the silence after its end included.
-    tokens_M: of `request.audio`, from the semantic tokeniser.
+    networks: Sizes of a window.
+    request: What is asked for.
+    steering: Style of the request.
+    latents_ND: Latents of `request.audio` from the codec, the silence after its end included.
+    tokens_M: Semantic tokens of `request.audio`.
   """
   hop = networks.codec.hop_length
   piece = Piece.blank(networks, request.seed, steering, -(-request.n_samples // hop))
@@ -154,6 +162,7 @@ def plan(
     piece.tokens_known[:n_tokens] = True
     piece.starts = _by_chunks(networks, n_frames, total)
     return piece
+  # A changed piece ends within a window; what the program makes after its end is thrown away.
   piece.end_frame = -(-len(request.audio) // hop)
   piece.known[: piece.end_frame] = 1.0
   piece.tokens_known[:n_tokens] = True
@@ -164,6 +173,7 @@ def plan(
     # Rounded before they are cut, so that 0.58 s at 50 Hz is frame 29 and not 28.
     frames = slice(_floor(begin * rate), min(_ceil(end * rate), piece.end_frame))
     piece.known[frames] = 1.0 - strength
+    # With little noise the latents still hold the tune; with much of it new tokens write a new one.
     if strength >= REDRAW_STRENGTH:
       tokens = slice(_floor(begin * SEMANTIC_RATE), min(_ceil(end * SEMANTIC_RATE), n_tokens))
       piece.tokens_known[tokens] = False

@@ -1,13 +1,14 @@
 """Picks the input source that a training config names."""
 
 from collections.abc import Iterator
+import math
 from typing import Any, Protocol
 
 import jax
 import ml_collections
 import numpy as np
 
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from melody_jax.input_pipeline.array_source import ArraySource
 from melody_jax.multihost import session
@@ -49,14 +50,20 @@ def make_source(
   features = task.input_features()
   host = part or (jax.process_index(), jax.process_count())
   tokenize = task.tokenizer()
+  check_choice("config.data.source", config.data.source, ("array", "seqio"))
   if not config.data.path:
     raise UserError(
       "config.data.path is empty: name an array dataset (or a seqio mixture with"
       " config.data.source=seqio); README, 'Train', makes one"
     )
   if config.data.source == "array":
-    weights = [float(w) for w in config.data.weights.split(",") if w] or None
+    weights = _weights(config.data.weights)
     datasets = [ArrayDataset(path, split) for path in config.data.path.split(",")]
+    if weights and len(weights) != len(datasets):
+      raise UserError(
+        f"config.data.weights has {len(weights)} numbers for {len(datasets)} datasets: give one"
+        " each"
+      )
     source = ArraySource(
       datasets,
       features,
@@ -70,8 +77,18 @@ def make_source(
     )
     session.every_host_has_data(source.windows, f"windows of split {split}")
     return source
-  if config.data.source == "seqio":
-    from melody_jax.input_pipeline.seqio_source import SeqioSource
+  from melody_jax.input_pipeline.seqio_source import SeqioSource
 
-    return SeqioSource(config, features, split, shuffle, host, tokenize)
-  raise UserError(f"config.data.source is {config.data.source!r}: it must be 'array' or 'seqio'")
+  return SeqioSource(config, features, split, shuffle, host, tokenize)
+
+
+def _weights(text: str) -> list[float] | None:
+  try:
+    weights = [float(w) for w in text.split(",") if w.strip()]
+  except ValueError as e:
+    raise UserError(
+      f"config.data.weights is {text!r}; it takes numbers with commas, as in 0.7,0.3"
+    ) from e
+  if any(not 0 <= w < math.inf for w in weights) or (weights and not any(weights)):
+    raise UserError(f"config.data.weights is {text!r}: weights are 0 or more, and not all 0")
+  return weights or None

@@ -12,6 +12,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from melody_jax.config import DTYPES
+from melody_jax.errors import UserError, check_choice, check_range
+
 Dtype = Any
 Initializer = Callable[..., jax.Array]
 
@@ -209,22 +212,46 @@ def apply_rotary(x_BTHK: jax.Array, angles_TC: jax.Array) -> jax.Array:
   return rotated.astype(x_BTHK.dtype)
 
 
+# Endings of the names of sizes that no network can have at 0.
+_AT_LEAST_ONE = ("width", "heads", "size", "dim", "vocab")
+
+
+def _check_field(field: dataclasses.Field, value: Any) -> None:
+  """Refuses sizes and dtypes that would fail much later, deep inside a network."""
+  if field.name == "dtype":
+    check_choice("dtype", value, DTYPES)
+  numbers = value if isinstance(value, tuple) else (value,)
+  # A default of 0 means that the field may switch something off.
+  low = int(field.name.endswith(_AT_LEAST_ONE) and field.default != 0)
+  for number in numbers:
+    if isinstance(number, int) and not isinstance(number, bool):
+      check_range(field.name, number, low, float("inf"))
+
+
 def config_from(cls: type, values: Any) -> Any:
   """Builds the frozen model config `cls` from a ConfigDict or mapping.
 
-  Lists become tuples, so that the result hashes.
+  This is the one gate between what a user writes and a network: whatever the config's own checks
+  raise leaves it as a UserError. Lists become tuples, so that the result hashes.
 
   Raises:
-    TypeError: for a key that `cls` lacks (a misspelt size never passes silently).
+    UserError: for a key that `cls` lacks (a misspelt size never passes silently), a size or dtype
+      that cannot be, or sizes that do not go together.
   """
-  known = {f.name for f in dataclasses.fields(cls)}
-  unknown = sorted(set(values) - known)
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  unknown = sorted(set(values) - set(fields))
   if unknown:
-    raise TypeError(
-      f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+    raise UserError(
+      f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(fields))}"
     )
 
   def freeze(value: Any) -> Any:
     return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value
 
-  return cls(**{key: freeze(value) for key, value in values.items()})
+  frozen = {key: freeze(value) for key, value in values.items()}
+  try:
+    for key, value in frozen.items():
+      _check_field(fields[key], value)
+    return cls(**frozen)
+  except (TypeError, ValueError, ArithmeticError, UserError) as e:
+    raise UserError(f"{cls.__name__}: {e}") from e

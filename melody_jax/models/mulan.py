@@ -101,6 +101,10 @@ class MuLanConfig:
       raise ValueError(f"music_pooling {self.music_pooling!r}: it must be 'cls' or 'mean'")
     if self.text_pooling not in ("pooler", "cls", "mean"):
       raise ValueError(f"text_pooling {self.text_pooling!r}: it must be 'pooler', 'cls' or 'mean'")
+    for tower in ("music", "text"):
+      width, heads = getattr(self, f"{tower}_width"), getattr(self, f"{tower}_heads")
+      if width % heads:
+        raise ValueError(f"{tower}_width {width} must be a multiple of {tower}_heads = {heads}")
     if self.text_frozen and not self.text_init:
       raise ValueError("text_frozen keeps random weights: name a checkpoint in text_init")
 

@@ -23,6 +23,8 @@ from melody_jax.models.convnext import ConvNextBlock
 from melody_jax.models.layers import Conv1d, Dense, LayerNorm, param_with_axes
 from melody_jax.models.spectral_codec import SpectralDecoder, SpectralEncoder, find_phase
 
+DECODERS = ("frame", "hifigan", "spectral")
+
 
 @dataclasses.dataclass(frozen=True)
 class VAEConfig:
@@ -76,6 +78,12 @@ class VAEConfig:
   dtype: str = "float32"
 
   def __post_init__(self):
+    if self.decoder not in DECODERS:
+      raise ValueError(f"decoder is {self.decoder!r}: one of {', '.join(DECODERS)}")
+    if not len(self.encoder_strides) == len(self.encoder_widths) == len(self.encoder_blocks):
+      raise ValueError("encoder_strides, encoder_widths and encoder_blocks differ in length")
+    if self.decoder == "hifigan" and math.prod(self.upsample_rates) != self.hop_length:
+      raise ValueError(f"upsample_rates {self.upsample_rates} do not multiply to {self.hop_length}")
     if self.spectral:
       self._check_spectral()
     if not self.gain_edges:
@@ -313,15 +321,6 @@ class VAE(nn.Module):
 
   def setup(self):
     decoders = {"frame": FrameDecoder, "hifigan": HifiGanDecoder, "spectral": SpectralDecoder}
-    if self.config.decoder not in decoders:
-      raise ValueError(f"decoder is {self.config.decoder!r}: one of {', '.join(decoders)}")
-    if (
-      self.config.decoder == "hifigan"
-      and math.prod(self.config.upsample_rates) != self.config.hop_length
-    ):
-      raise ValueError(
-        f"upsample_rates {self.config.upsample_rates} do not multiply to {self.config.hop_length}"
-      )
     self.encoder = (SpectralEncoder if self.config.spectral else Encoder)(self.config)
     self.decoder = decoders[self.config.decoder](self.config)
 

@@ -98,6 +98,7 @@ class Wav2VecConfig:
       raise ValueError(f"tokens_layer {self.tokens_layer} is not in 1..{self.n_layers}")
     if self.code_size % self.n_groups:
       raise ValueError(f"code_size {self.code_size} is not a multiple of {self.n_groups} groups")
+    _ = self.conformer  # its sizes are checked here, not when the network is built
 
   @property
   def hop(self) -> int:

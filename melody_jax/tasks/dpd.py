@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from melody_jax import diffusion
+from melody_jax.errors import check_choice, check_range
 from melody_jax.metrics import diffusion as diffusion_metrics
 from melody_jax.models.dpd import DPD, DPDConfig, init
 from melody_jax.models.layers import config_from
@@ -21,8 +22,8 @@ class DPDTask(BaseTask):
     super().__init__(config)
     self.model_config: DPDConfig = config_from(DPDConfig, config.model)
     self.model = DPD(self.model_config)
-    if config.loss.weighting not in WEIGHTINGS:
-      raise ValueError(f"loss.weighting {config.loss.weighting!r}: one of {', '.join(WEIGHTINGS)}")
+    check_choice("config.loss.weighting", config.loss.weighting, WEIGHTINGS)
+    check_range("config.conditioning.drop", config.conditioning.drop, 0, 1)
     self.frames = round(config.window_seconds * config.latent_rate)
     self.tokens = round(self.frames / self.model_config.frames_per_token)
 

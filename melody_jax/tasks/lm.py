@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from melody_jax import bundle
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, check_range
 from melody_jax.models import layers, lm
 from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
 
@@ -56,6 +56,8 @@ class LMTask(BaseTask):
     super().__init__(config)
     self.model_config: lm.LMConfig = layers.config_from(lm.LMConfig, config.model)
     self.model = lm.SemanticLM(self.model_config)
+    for share in ("style_dropout", "style_truncation", "style_token_dropout"):
+      check_range(f"config.conditioning.{share}", config.conditioning[share], 0, 1)
 
   def input_features(self) -> dict[str, WindowFeature]:
     c = self.model_config
@@ -76,7 +78,10 @@ class LMTask(BaseTask):
       mulan, _ = bundle.load(path)
       if "rvq" not in mulan:
         raise UserError(f"{path} has no rvq/codebooks: run melody_jax.fit first")
-      rows = lm.rows_from_codebooks(c, jax.random.fold_in(rng, 1), mulan["rvq"]["codebooks"])
+      try:
+        rows = lm.rows_from_codebooks(c, jax.random.fold_in(rng, 1), mulan["rvq"]["codebooks"])
+      except ValueError as e:
+        raise UserError(f"config.conditioning.style_codebooks={path}: {e}") from e
       table = params["embed"]["table"]["embedding"]
       value = jax.lax.dynamic_update_slice(table.value, rows, (0, 0))
       params["embed"]["table"]["embedding"] = table.replace_boxed(value)

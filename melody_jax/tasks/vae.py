@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from melody_jax.errors import UserError
 from melody_jax.losses import adversarial, spectral
 from melody_jax.models import spectral_codec
 from melody_jax.models.discriminator import (
@@ -31,8 +32,9 @@ class VAETask(BaseTask):
     self.judges = (SpectrumDiscriminators if self.model_config.spectral else Discriminators)(judges)
     self.samples = round(config.window_seconds * config.sample_rate)
     if self.samples % self.model_config.hop_length:
-      raise ValueError(
-        f"window of {self.samples} samples is not a multiple of hop {self.model_config.hop_length}"
+      raise UserError(
+        f"config.window_seconds makes {self.samples} samples, which is not a multiple of the"
+        f" model's hop {self.model_config.hop_length}"
       )
     self.adversarial = config.loss.adversarial > 0
 

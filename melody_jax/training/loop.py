@@ -13,7 +13,7 @@ import jax
 import ml_collections
 
 from melody_jax import sharding
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline.prefetch import Prefetch
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.multihost.preemption import PreemptionNotice
@@ -67,8 +67,7 @@ class _FinitenessWatch:
   """
 
   def __init__(self, policy: str, workdir: str | os.PathLike):
-    if policy not in NONFINITE_POLICIES:
-      raise UserError(f"train.on_nonfinite is {policy!r}: one of {', '.join(NONFINITE_POLICIES)}")
+    check_choice("config.train.on_nonfinite", policy, NONFINITE_POLICIES)
     self._policy = policy
     self._workdir = workdir
     self._pending: list[tuple[int, dict[str, Any], jax.Array]] = []

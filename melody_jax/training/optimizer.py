@@ -6,18 +6,20 @@ import jax
 import ml_collections
 import optax
 
-from melody_jax.errors import UserError
+from melody_jax.errors import check_choice
 
 
 def learning_rate_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
   """Linear warm-up, then "cosine", "linear" or "constant" down to final_scale at `steps`."""
   peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
   decay = max(steps - warmup, 1)
-  after = {
+  schedules = {
     "cosine": optax.cosine_decay_schedule(peak, decay, config.final_scale),
     "linear": optax.linear_schedule(peak, peak * config.final_scale, decay),
     "constant": optax.constant_schedule(peak),
-  }[config.schedule]
+  }
+  check_choice("config.optimizer.schedule", config.schedule, schedules)
+  after = schedules[config.schedule]
   return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
 
 
@@ -39,8 +41,7 @@ def make_optimizer(
     steps: length of the schedule.
     labels: pytree of strings shaped like the parameters, or None.
   """
-  if config.name not in OPTIMIZERS:
-    raise UserError(f"optimizer.name is {config.name!r}: one of {', '.join(OPTIMIZERS)}")
+  check_choice("config.optimizer.name", config.name, OPTIMIZERS)
   schedule = learning_rate_schedule(config, steps)
   if config.name == "adamw":
     rule = optax.adamw(

@@ -54,7 +54,8 @@ def make_train_step(
   decay, parts = config.train.ema_decay, config.train.accumulate
   if parts < 1 or config.train.batch_size % parts:
     raise UserError(
-      f"train.accumulate {parts} must divide train.batch_size {config.train.batch_size}"
+      f"config.train.accumulate {parts} must divide config.train.batch_size"
+      f" {config.train.batch_size}"
     )
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

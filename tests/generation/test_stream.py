@@ -90,7 +90,7 @@ def test_branches_share_the_past_only(melody, settings):
   changed = take(other, 4)
   np.testing.assert_allclose(changed[:CHUNK], rest[:CHUNK], atol=1e-4)  # made before the branch
   assert np.abs(changed[2 * CHUNK :] - rest[2 * CHUNK :]).max() > 1e-3
-  with pytest.raises(UserError, match="seeds are"):
+  with pytest.raises(UserError, match="2 seeds for a stream of 1 items"):
     stream.branch(seeds=[1, 2])
 
 

@@ -108,12 +108,12 @@ def test_rules_draw_what_they_keep():
 )
 def test_bad_numbers_are_named(bad):
   with pytest.raises(UserError, match=next(iter(bad))):
-    token_sampler.make_sampler(**bad)
+    token_sampler.make_token_sampler(**bad)
 
 
-def test_make_sampler():
-  assert token_sampler.make_sampler(0.0) == Greedy()
-  assert token_sampler.make_sampler(0.8, 40, 0.9) == Filtered(0.8, 40, 0.9)
+def test_make_token_sampler():
+  assert token_sampler.make_token_sampler(0.0) == Greedy()
+  assert token_sampler.make_token_sampler(0.8, 40, 0.9) == Filtered(0.8, 40, 0.9)
 
 
 def test_only_semantic_ids_are_drawn():
