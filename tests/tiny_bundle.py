@@ -24,7 +24,8 @@ def constants(model: str, config) -> dict:
       "latent_scale": {"center_D": np.zeros(d, np.float32), "sigma_D": np.ones(d, np.float32)}
     }
   if model == "wav2vec":
-    width = config.model.width
+    teaches = config.model.tokens_from == "teacher"
+    width = config.model.teacher_size if teaches else config.model.width
     centroids = rng.normal(size=(config.model.n_tokens, width)).astype(np.float32)
     kmeans = {"centroids": centroids, "mean": np.zeros(width), "std": np.ones(width)}
     return {"kmeans": {k: v.astype(np.float32) for k, v in kmeans.items()}}
