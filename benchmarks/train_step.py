@@ -99,7 +99,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   rows = sharding.batch_sharding(mesh)
   batch = {k: jax.device_put(v, rows) for k, v in batch.items()}
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
-  flops = useful_flops(config, state.params, batch)
+  flops = useful_flops(task, state.params, batch)
   started = time.perf_counter()
   step = compile_train_step(make_train_step(config, task, optimizer), mesh, shardings)
   step = step.lower(state, batch).compile()

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from melody_jax.errors import UserError
-
-MODELS = ("mulan", "wav2vec", "lm", "dpd", "vae")
+from melody_jax.task import TASKS
 
 
 def path_of(bundle: str | os.PathLike, model: str) -> pathlib.Path:
-  """The file of `model` ("mulan", "wav2vec", "lm", "dpd" or "vae") in the directory `bundle`."""
+  """The file of `model`, a name of `task.TASKS`, in the directory `bundle`."""
   return pathlib.Path(bundle) / f"{model}.safetensors"
 
 
@@ -158,9 +157,9 @@ def update(
 
 
 def digest(bundle: str | os.PathLike) -> str:
-  """SHA-256 over the bundle's model files, in the order of MODELS (those that exist)."""
+  """SHA-256 over the bundle's model files, in the order of `task.TASKS` (those that exist)."""
   sha = hashlib.sha256()
-  for model in MODELS:
+  for model in TASKS:
     if path_of(bundle, model).is_file():
       with open(path_of(bundle, model), "rb") as f:
         for block in iter(lambda: f.read(1 << 20), b""):

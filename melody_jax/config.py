@@ -4,7 +4,7 @@ import ml_collections
 
 
 def distributed_config() -> ml_collections.ConfigDict:
-  """How the processes of a run find each other: `melody_jax.multihost.membership.Settings`."""
+  """How the processes of a run find each other: `multihost.membership.MembershipSettings`."""
   c = ml_collections.ConfigDict()
   c.coordinator = ""  # host:port of process 0; empty: MELODY_COORDINATOR, or found out
   c.num_processes = 0  # 0: found out

@@ -72,20 +72,11 @@ def velocity(z_BxLxD: jax.Array, noise_BxLxD: jax.Array, delta_BxL: jax.Array) -
   return cos * noise_BxLxD - sin * z_BxLxD
 
 
-def predict_clean(z_delta_BxLxD: jax.Array, v_BxLxD: jax.Array, delta_BxL: jax.Array) -> jax.Array:
-  """z = cos(delta) z_delta - sin(delta) v."""
-  cos, sin = _per_frame(delta_BxL)
-  return cos * z_delta_BxLxD - sin * v_BxLxD
-
-
-def predict_noise(z_delta_BxLxD: jax.Array, v_BxLxD: jax.Array, delta_BxL: jax.Array) -> jax.Array:
-  """eps = sin(delta) z_delta + cos(delta) v."""
-  cos, sin = _per_frame(delta_BxL)
-  return sin * z_delta_BxLxD + cos * v_BxLxD
-
-
 def angle_step(z_delta_BxLxD: jax.Array, v_BxLxD: jax.Array, omega_BxL: jax.Array) -> jax.Array:
-  """DDIM in angle form: z_{delta - omega} = cos(omega) z_delta - sin(omega) v."""
+  """DDIM in angle form: z_{delta - omega} = cos(omega) z_delta - sin(omega) v.
+
+  omega = delta gives the clean latents, omega = delta - pi/2 the noise.
+  """
   cos, sin = _per_frame(omega_BxL)
   return cos * z_delta_BxLxD - sin * v_BxLxD
 

@@ -15,6 +15,7 @@ from melody_jax import audio_io, bundle, cli, encode, export
 from melody_jax.fit import fit as fit_command
 from melody_jax.input_pipeline import array_dataset
 from melody_jax.sample import sample
+from melody_jax.task import TASKS
 from melody_jax.training import loop
 
 RATE = 24_000
@@ -85,7 +86,7 @@ def test_every_stage_from_the_one_before(corpus, tmp_path, repository, monkeypat
   stage("lm", encoded)
   stage("dpd", encoded)
 
-  for model in bundle.MODELS:
+  for model in TASKS:
     assert bundle.load(bundle.path_of(models, model))[1]["step"] == 3
   dataset = array_dataset.ArrayDataset(encoded, "train")
   assert dataset.length(0, "latents") == 600 and dataset.length(0, "semantic_tokens") == 300

@@ -43,8 +43,8 @@ def test_bad_schedules_are_refused():
 def test_clean_and_noise_are_recovered_from_the_velocity(drawn):
   z, noise, delta = drawn
   noisy, v = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
-  np.testing.assert_allclose(diffusion.predict_clean(noisy, v, delta), z, atol=1e-5)
-  np.testing.assert_allclose(diffusion.predict_noise(noisy, v, delta), noise, atol=1e-5)
+  np.testing.assert_allclose(diffusion.angle_step(noisy, v, delta), z, atol=1e-5)
+  np.testing.assert_allclose(diffusion.angle_step(noisy, v, delta - np.pi / 2), noise, atol=1e-5)
 
 
 def test_a_step_with_the_true_velocity_lands_on_the_path(drawn):
@@ -68,6 +68,17 @@ def test_chunk_angles_are_constant_inside_and_differ_between_chunks(length):
   for row in delta:
     assert len(np.unique(row)) == 4
     assert np.count_nonzero(np.diff(row)) == 3
+    # Chunks of equal lengths, to a frame, even where M does not divide L.
+    edges = np.flatnonzero(np.diff(row)) + 1
+    assert np.ptp(np.diff([0, *edges, length])) <= 1
+
+
+def test_nine_frames_have_four_chunks_and_angles_are_stratified():
+  delta = np.asarray(diffusion.chunk_angles(jax.random.key(2), 6, 9, 4))
+  assert all(len(np.unique(row)) == 4 for row in delta)
+  # One angle in each of the 24 equal parts of [0, pi/2].
+  parts = np.sort([int(a / diffusion.HALF_PI * 24) for row in delta for a in np.unique(row)])
+  np.testing.assert_array_equal(parts, np.arange(24))
 
 
 def _gaussian_velocity(mean, std):

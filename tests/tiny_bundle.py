@@ -40,7 +40,7 @@ def write(
     config = load_config(model, preset)
     task = make_task(config)
     params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(0)))
-    params = jax.device_get(getattr(task, "export_params", lambda p: p)(params))
+    params = jax.device_get(task.export_params(params))
     metadata = {
       "task": model, "preset": preset, "step": 0,
       "model_config": json.loads(config.model.to_json_best_effort()),

@@ -47,13 +47,13 @@ class StyleEncoder:
   def tokens_of_clips(self, clips: Sequence[np.ndarray], hop_seconds: float) -> list[np.ndarray]:
     """Clips [T] -> int32 [windows, 12] each: tokens of the windows that start every hop.
 
-    A clip shorter than a window is one window, padded with silence.
+    A clip shorter than a window is one window, filled as `mulan.fill_window` does.
     """
     length, hop = self.config.window_samples, round(hop_seconds * self.config.sample_rate)
     rows, counts = [], []
     for clip in clips:
       starts = range(0, max(len(clip) - length, 0) + 1, hop)
-      rows += [np.pad(clip[s : s + length], (0, max(0, length - len(clip)))) for s in starts]
+      rows += [mulan.fill_window(clip[s : s + length], length) for s in starts]
       counts.append(len(starts))
     tokens = map_rows(lambda audio: self.tokens(self.audio(audio)), np.stack(rows))
     return np.split(tokens, np.cumsum(counts)[:-1])

@@ -146,7 +146,7 @@ def _clip(
   return Clip(dataset.record(i), start, arrays)
 
 
-def stack(clips: list[Clip], name: str) -> np.ndarray:
+def stack_clips(clips: list[Clip], name: str) -> np.ndarray:
   """One feature of all clips: [clips, frames, ...]."""
   return np.stack([clip.arrays[name] for clip in clips])
 

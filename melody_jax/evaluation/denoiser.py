@@ -11,7 +11,7 @@ import numpy as np
 
 from melody_jax import bundle as bundles
 from melody_jax import diffusion
-from melody_jax.evaluation.clips import batches, datasets_of, say, stack
+from melody_jax.evaluation.clips import batches, datasets_of, say, stack_clips
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.metrics.diffusion import linear_predictor_gain
@@ -263,7 +263,7 @@ def dpd(config: ml_collections.ConfigDict) -> Finding:
       config.seed,
     )
     tracks = np.unique([clip.track for clip in clips], return_inverse=True)[1]
-    windows[name] = (stack(clips, "latents"), stack(clips, "semantic_tokens"), tracks)
+    windows[name] = (stack_clips(clips, "latents"), stack_clips(clips, "semantic_tokens"), tracks)
   return evaluate_denoiser(
     velocity, windows, chunks, config.dpd.draws, config.batch_size, config.seed, say
   )

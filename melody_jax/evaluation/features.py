@@ -9,10 +9,8 @@ from melody_jax.encoders.codec import Codec
 from melody_jax.encoders.semantic import SemanticTokenizer
 from melody_jax.encoders.style import StyleEncoder
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import Clip, in_batches, read_windows, stack
+from melody_jax.evaluation.clips import Clip, in_batches, read_windows, stack_clips
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
-
-ENCODED = ("style_tokens", "semantic_tokens", "latents")
 
 
 class Encoders:
@@ -69,7 +67,9 @@ def encoded_windows(
   count: int = 0,
   seed: int = 0,
 ) -> list[Clip]:
-  """Windows with `names` of ENCODED: read where the dataset holds all of them, else computed.
+  """Windows with some of style_tokens, semantic_tokens and latents.
+
+  They are read where the dataset holds all that are asked for, else computed from its audio.
 
   Raises:
     UserError: the dataset holds neither those features nor audio.
@@ -81,7 +81,7 @@ def encoded_windows(
       f"a dataset holds {', '.join(dataset.features)}: it needs {', '.join(names)}, or audio"
     )
   clips = read_windows(dataset, seconds, ("audio",), count, seed)
-  audio = stack(clips, "audio")
+  audio = stack_clips(clips, "audio")
   computed = {name: encoders.compute(name, audio) for name in names}
   return [
     dataclasses.replace(clip, arrays={name: computed[name][i] for name in names})

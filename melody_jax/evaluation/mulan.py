@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import Clip, datasets_of, read_windows, say, stack
+from melody_jax.evaluation.clips import Clip, datasets_of, read_windows, say, stack_clips
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.metrics.retrieval import Retrieval, recall_at_k
@@ -158,7 +158,7 @@ def mulan(config: ml_collections.ConfigDict) -> Finding:
     clips[name] = read_windows(
       dataset, config.window_seconds, ("audio",), config.mulan.clips, config.seed
     )
-    music[name] = encoders.embed_music(stack(clips[name], "audio"))
+    music[name] = encoders.embed_music(stack_clips(clips[name], "audio"))
     rvq[name] = rvq_report(encoders.style.params["rvq"]["codebooks"], music[name])
   return evaluate_mulan(
     encoders.embed_text, music, clips, rvq, config.mulan.k, config.mulan.draws, config.seed

@@ -27,7 +27,7 @@ from melody_jax.metrics.retrieval import RankTest, rank_test, ranks_of_classes
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
+class JudgedPrompt:
   """A text and the tags that music obeying it should raise, by tagger."""
 
   text: str
@@ -35,7 +35,9 @@ class Prompt:
 
 
 def tag_scores(
-  probabilities: dict[str, np.ndarray], tags: dict[str, Sequence[str]], prompts: Sequence[Prompt]
+  probabilities: dict[str, np.ndarray],
+  tags: dict[str, Sequence[str]],
+  prompts: Sequence[JudgedPrompt],
 ) -> np.ndarray:
   """How much more than usual each clip shows each prompt's tags: [clips, prompts].
 
@@ -73,7 +75,7 @@ def centred(scores_IxC: np.ndarray) -> np.ndarray:
 
 def generate_all(
   generate: Callable[[list[str], list[int]], np.ndarray],
-  prompts: Sequence[Prompt],
+  prompts: Sequence[JudgedPrompt],
   seeds: Sequence[int],
   batch_size: int,
   progress: Callable[[str], None],
@@ -96,7 +98,7 @@ def generate_all(
 def judge(
   clips_IxS: np.ndarray,
   sample_rate: int,
-  prompts: Sequence[Prompt],
+  prompts: Sequence[JudgedPrompt],
   seeds: Sequence[int],
   scores: dict[str, np.ndarray],
   permutations: int,
@@ -164,7 +166,7 @@ def with_raw_levels(finding: Finding, raw_IxS: np.ndarray) -> Finding:
 
 
 def _markdown(
-  prompts: Sequence[Prompt],
+  prompts: Sequence[JudgedPrompt],
   seeds: Sequence[int],
   checks: list[AudioChecks],
   ranks: dict[str, np.ndarray],
@@ -217,7 +219,7 @@ def _markdown(
 def prompts(config: ml_collections.ConfigDict) -> Finding:
   """Generated clips: soundness, and the rank of the right prompt by MuLan and by musicnn."""
   c = config.prompts
-  table = [Prompt(text, {"MTT": _tags(mtt), "MSD": _tags(msd)}) for text, mtt, msd in c.table]
+  table = [JudgedPrompt(text, {"MTT": _tags(mtt), "MSD": _tags(msd)}) for text, mtt, msd in c.table]
   # The tagger comes first: where it cannot be had, that is known before the long part.
   taggers = _taggers() if c.musicnn else {}
   programs.use_compilation_cache()

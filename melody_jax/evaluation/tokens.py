@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from melody_jax.evaluation.clips import datasets_of, in_batches, say, stack
+from melody_jax.evaluation.clips import datasets_of, in_batches, say, stack_clips
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.evaluation.language_model import row_cross_entropy
@@ -89,5 +89,5 @@ def tokens(config: ml_collections.ConfigDict) -> Finding:
     clips = encoded_windows(
       dataset, encoders, config.window_seconds, ("semantic_tokens", "style_tokens")
     )
-    windows[name] = (stack(clips, "semantic_tokens"), stack(clips, "style_tokens"))
+    windows[name] = (stack_clips(clips, "semantic_tokens"), stack_clips(clips, "style_tokens"))
   return evaluate_tokens(windows, model.semantic_vocab, score, config.batch_size)

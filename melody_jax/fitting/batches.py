@@ -21,6 +21,9 @@ class _AudioWindows:
   def input_features(self) -> dict[str, WindowFeature]:
     return {"audio": WindowFeature((self._samples,), "float32")}
 
+  def tokenizer(self) -> None:
+    return None
+
 
 def clip_batches(
   config: ml_collections.ConfigDict, split: str, windows: int, shuffle: bool
@@ -28,7 +31,7 @@ def clip_batches(
   """Batches of clips [batch, samples], `windows` clips in all (the last batch is whole)."""
   source = make_source(config, _AudioWindows(config), split, shuffle)
   if not shuffle:
-    windows = min(windows, getattr(source, "windows", windows))
+    windows = min(windows, source.windows)
   for _ in range(-(-windows // config.train.batch_size)):
     yield next(source)["audio"]
 

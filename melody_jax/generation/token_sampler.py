@@ -1,6 +1,6 @@
 """Semantic tokens from the LM: sampling rules, guidance and the compiled sampling loop.
 
-SPEC section 5. A rule (`Greedy`, `Categorical`, `TopK`, `TopP`, `Filtered`) is a frozen
+SPEC section 5. A rule (`Greedy`, `Filtered`) is a frozen
 dataclass with one method. Everything here is pure and runs under jit; every item of a batch
 has a key of its own, and the key of a draw depends on nothing but that key and the token's
 index, so that an item's tokens do not depend on the batch that it travels in.
@@ -78,38 +78,6 @@ class Filtered:
 
   def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.categorical)(keys_B, self.filter(logits_BV)).astype(jnp.int32)
-
-
-@flax.struct.dataclass
-class Categorical:
-  """A draw at a temperature among all tokens."""
-
-  temperature: Any = 1.0
-
-  def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-    return Filtered(self.temperature).sample(logits_BV, keys_B)
-
-
-@flax.struct.dataclass
-class TopK:
-  """A draw at a temperature among the k most likely tokens."""
-
-  k: Any
-  temperature: Any = 1.0
-
-  def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-    return Filtered(self.temperature, top_k=self.k).sample(logits_BV, keys_B)
-
-
-@flax.struct.dataclass
-class TopP:
-  """A draw at a temperature from the nucleus of probability p."""
-
-  p: Any
-  temperature: Any = 1.0
-
-  def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-    return Filtered(self.temperature, top_p=self.p).sample(logits_BV, keys_B)
 
 
 def make_sampler(

@@ -9,34 +9,26 @@ import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
-from melody_jax.input_pipeline.array_source import TEXT_FEATURES, ArraySource
+from melody_jax.input_pipeline.array_source import ArraySource
 from melody_jax.multihost import session
-from melody_jax.task import WindowFeature
-
-
-class NeedsFeatures(Protocol):
-  """Whatever says what a batch must hold: a Task, or less."""
-
-  def input_features(self) -> dict[str, WindowFeature]: ...
+from melody_jax.task import Inputs
 
 
 class Source(Protocol, Iterator[dict[str, np.ndarray]]):
   """Endless batches with a position that can be saved and restored."""
+
+  @property
+  def windows(self) -> int:
+    """How many windows it draws from, over all hosts."""
 
   def get_state(self) -> dict[str, Any]: ...
 
   def set_state(self, state: dict[str, Any]) -> None: ...
 
 
-def _tokenizer(config: ml_collections.ConfigDict):
-  from melody_jax import text
-
-  return text.load_tokenizer(config.model.text_length, config.model.text_init)
-
-
 def make_source(
   config: ml_collections.ConfigDict,
-  task: NeedsFeatures,
+  task: Inputs,
   split: str,
   shuffle: bool = True,
   part: tuple[int, int] | None = None,
@@ -56,7 +48,7 @@ def make_source(
   """
   features = task.input_features()
   host = part or (jax.process_index(), jax.process_count())
-  tokenize = _tokenizer(config) if any(name in features for name in TEXT_FEATURES) else None
+  tokenize = task.tokenizer()
   if not config.data.path:
     raise UserError(
       "config.data.path is empty: name an array dataset (or a seqio mixture with"

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 
 # Rows of the vectors [V, 1, C]: v_f, v_r, b_f, b_r, and 0 for forward columns, 1 for reverse ones.
 DIRECTION = 4
-N_VECTORS = 5
 N_GRADIENTS = 4  # of them that have a gradient: all but the direction
 
 Ref = Any  # Pallas has no public type for its references

@@ -40,21 +40,13 @@ def constant_predictor_error(variance_D: jax.Array, delta: jax.Array) -> jax.Arr
   return jnp.mean(cos2 + sin2 * _per_channel(variance_D, delta), axis=-1)
 
 
-def linear_predictor_error(variance_D: jax.Array, delta: jax.Array) -> jax.Array:
-  """Mean squared error of the best v = a(delta) z_delta + b(delta), per channel.
-
-      a = sin cos (1 - s^2) / (sin^2 + cos^2 s^2),      error = s^2 / (sin^2 + cos^2 s^2)
-
-  Arguments and result as in `constant_predictor_error`.
-  """
-  cos2, sin2 = _cos2_sin2(delta)
-  variance = _per_channel(variance_D, delta)
-  # At delta = 0 and s = 0 both are zero; the constant channel is predicted as noise: error 1.
-  return jnp.mean(variance / jnp.maximum(sin2 + cos2 * variance, 1e-12), axis=-1)
-
-
 def linear_predictor_gain(variance_D: jax.Array, delta: jax.Array) -> jax.Array:
-  """a(delta) of `linear_predictor_error`: the shape of `delta`, then D."""
+  """The factor a(delta) of the best v = a z_delta + b: the shape of `delta`, then D.
+
+      a = sin cos (1 - s^2) / (sin^2 + cos^2 s^2)
+
+  It leaves an error of s^2 / (sin^2 + cos^2 s^2). Arguments as in `constant_predictor_error`.
+  """
   cos2, sin2 = _cos2_sin2(delta)
   variance = _per_channel(variance_D, delta)
   return jnp.sqrt(cos2 * sin2) * (1.0 - variance) / jnp.maximum(sin2 + cos2 * variance, 1e-12)

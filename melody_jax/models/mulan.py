@@ -20,6 +20,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from melody_jax import text
 from melody_jax.models.bert import Bert, BertConfig, params_from_safetensors
@@ -318,6 +319,15 @@ def with_text_body(params: dict[str, Any], config: MuLanConfig) -> dict[str, Any
   return params if TEXT_BODY in params else {**params, TEXT_BODY: text_body_params(config)}
 
 
+def fill_window(audio_T: Any, window: int) -> Any:
+  """A clip [..., T] shorter than a window, repeated until it fills one: [..., window].
+
+  Repeated, because the towers never heard half a window of silence in training; a longer clip is
+  cut. JAX arrays stay JAX arrays, numpy's stay numpy's.
+  """
+  return audio_T[..., np.arange(window) % audio_T.shape[-1]]
+
+
 def windows_of(audio_BxT: jax.Array, window: int) -> jax.Array:
   """Clips of any length -> the windows the music tower sees: [B, W, window].
 
@@ -326,8 +336,7 @@ def windows_of(audio_BxT: jax.Array, window: int) -> jax.Array:
   """
   samples = audio_BxT.shape[1]
   if samples < window:
-    repeats = -(-window // samples)
-    return jnp.tile(audio_BxT, (1, repeats))[:, None, :window]
+    return fill_window(audio_BxT, window)[:, None]
   starts = list(range(0, samples - window + 1, window // 2))
   if starts[-1] != samples - window:
     starts.append(samples - window)

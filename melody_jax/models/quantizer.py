@@ -3,7 +3,7 @@
 Two users. Semantic tokens (SPEC.md section 4) are the nearest of 1,024 k-means centres,
 fitted by mini-batches with dead-centre re-seeding: `kmeans_init`, `kmeans_update`,
 `kmeans_assign`. Style tokens (SPEC.md section 3) are 12 levels of residual k-means
-fitted on music embeddings: `fit_rvq`, `rvq_encode`, `rvq_decode`, `rvq_report`.
+fitted on music embeddings: `fit_rvq`, `rvq_encode`, `rvq_report`.
 
 Letters in names: N points, C features of a point, K centres, Q levels.
 """
@@ -251,22 +251,6 @@ def rvq_encode(codebooks: jax.Array, embeddings: jax.Array) -> jax.Array:
   start = jnp.asarray(embeddings, jnp.float32)
   _, tokens = jax.lax.scan(encode_level, start, jnp.asarray(codebooks, jnp.float32))
   return jnp.moveaxis(tokens, 0, -1)
-
-
-def rvq_decode(codebooks: jax.Array, tokens: jax.Array) -> jax.Array:
-  """Sum of the chosen centres.
-
-  Args:
-    codebooks: float32 [Q, K, C].
-    tokens: int32 [..., q]; fewer than Q levels decode coarsely.
-
-  Returns:
-    float32 [..., C], not normalised.
-  """
-  codebooks = jnp.asarray(codebooks, jnp.float32)
-  levels = jnp.arange(tokens.shape[-1])
-  levels = jnp.expand_dims(levels, tuple(range(tokens.ndim - 1)))
-  return jnp.sum(codebooks[levels, tokens], axis=-2)
 
 
 def rvq_report(codebooks: np.ndarray, embeddings: np.ndarray) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from melody_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class MembershipSettings:
   """What config.distributed may say.
 
   Attributes:
@@ -30,7 +30,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Membership:
   """How the processes of a run find each other.
 
   Attributes:
@@ -72,7 +72,7 @@ def _first_host(nodes: str) -> str:
   return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first[0]) if first else ""
 
 
-def _slurm(environ: Mapping[str, str]) -> Plan | None:
+def _slurm(environ: Mapping[str, str]) -> Membership | None:
   """The plan of a job step of several tasks.
 
   The batch script itself has no step and runs alone, whatever SLURM_NTASKS says.
@@ -90,12 +90,12 @@ def _slurm(environ: Mapping[str, str]) -> Plan | None:
     visible = environ.get("CUDA_VISIBLE_DEVICES", "")
     if len(visible.split(",")) > 1 or not visible:
       local = (_number(environ, "SLURM_LOCALID", 0),)
-  return Plan(
+  return Membership(
     "slurm", f"{_first_host(nodes)}:{port}", count, _number(environ, "SLURM_PROCID", 0), local
   )
 
 
-def _tpu(environ: Mapping[str, str], on_tpu_vm: bool) -> Plan | None:
+def _tpu(environ: Mapping[str, str], on_tpu_vm: bool) -> Membership | None:
   """The plan of a TPU slice, or of several.
 
   GKE names the hosts of a slice in the environment; on a TPU VM the metadata server does.
@@ -107,18 +107,18 @@ def _tpu(environ: Mapping[str, str], on_tpu_vm: bool) -> Plan | None:
   hosts = len([w for w in workers.split(",") if w])
   slices = _number(environ, "MEGASCALE_NUM_SLICES", 1)
   if not hosts:
-    return Plan("tpu", num_processes=0) if on_tpu_vm or slices > 1 else None
+    return Membership("tpu", num_processes=0) if on_tpu_vm or slices > 1 else None
   if hosts * slices < 2:
     return None
   worker, which = _number(environ, "TPU_WORKER_ID", 0), _number(environ, "MEGASCALE_SLICE_ID", 0)
-  return Plan("tpu", num_processes=hosts * slices, process_id=which * hosts + worker)
+  return Membership("tpu", num_processes=hosts * slices, process_id=which * hosts + worker)
 
 
-def _explicit(given: Settings, found: Plan | None) -> Plan:
+def _explicit(given: MembershipSettings, found: Membership | None) -> Membership:
   """The plan of explicit settings; Slurm supplies what they leave out."""
   count = given.num_processes or (found.num_processes if found else 0)
   if count == 1:
-    return Plan("single")
+    return Membership("single")
   which = given.process_id if given.process_id >= 0 else (found.process_id if found else -1)
   address = given.coordinator or (found.coordinator if found else "")
   wanted = {
@@ -132,12 +132,12 @@ def _explicit(given: Settings, found: Plan | None) -> Plan:
   _check_address(address)
   if which >= count:
     raise UserError(f"process id {which} of {count} processes: ids go from 0 to {count - 1}")
-  return Plan("explicit", address, count, which, found.local_device_ids if found else None)
+  return Membership("explicit", address, count, which, found.local_device_ids if found else None)
 
 
 def detect(
-  environ: Mapping[str, str], settings: Settings | None = None, on_tpu_vm: bool = False
-) -> Plan:
+  environ: Mapping[str, str], settings: MembershipSettings | None = None, on_tpu_vm: bool = False
+) -> Membership:
   """Finds out who takes part; reads nothing but its arguments.
 
   Args:
@@ -148,7 +148,7 @@ def detect(
   Raises:
     UserError: for settings that are incomplete, malformed, or contradict each other.
   """
-  settings = settings or Settings()
+  settings = settings or MembershipSettings()
   given = dataclasses.replace(
     settings,
     coordinator=settings.coordinator or environ.get("MELODY_COORDINATOR", ""),
@@ -162,4 +162,4 @@ def detect(
   found = _slurm(environ)
   if given.coordinator or given.num_processes or given.process_id >= 0:
     return _explicit(given, found)
-  return found or _tpu(environ, on_tpu_vm) or Plan("single")
+  return found or _tpu(environ, on_tpu_vm) or Membership("single")

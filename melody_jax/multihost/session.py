@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import jax
 
 from melody_jax.errors import UserError
-from melody_jax.multihost.membership import Plan, Settings, detect
+from melody_jax.multihost.membership import Membership, MembershipSettings, detect
 from melody_jax.multihost.roll_call import roll_call
 from melody_jax.multihost.stderr_filter import install
 
@@ -68,7 +68,7 @@ def _program() -> str:
   return pathlib.Path(sys.argv[0]).stem
 
 
-def initialize(settings: Mapping[str, Any] | None = None) -> Plan:
+def initialize(settings: Mapping[str, Any] | None = None) -> Membership:
   """Connects the processes of this run; before anything touches a device.
 
   Args:
@@ -77,7 +77,7 @@ def initialize(settings: Mapping[str, Any] | None = None) -> Plan:
   Raises:
     UserError: for bad settings, or processes that do not show up in time, on all that did.
   """
-  chosen = Settings(**dict(settings or {}))
+  chosen = MembershipSettings(**dict(settings or {}))
   plan = detect(os.environ, chosen, _on_tpu_vm())
   if plan.environment == "single" or _client() is not None:
     return plan
@@ -108,7 +108,7 @@ def initialize(settings: Mapping[str, Any] | None = None) -> Plan:
     )
   except (OSError, RuntimeError, ValueError) as error:
     if plan.environment == "tpu" and not plan.num_processes and isinstance(error, ValueError):
-      return Plan("single")  # TPU chips, and no metadata that knows of other hosts
+      return Membership("single")  # TPU chips, and no metadata that knows of other hosts
     raise UserError(f"the hosts of this run could not connect: {_first_line(error)}") from error
   client = _client()
   client.key_value_set(f"{_KEYS}/host/{_state().process_id}", socket.gethostname())
@@ -263,7 +263,7 @@ def _leave(error: BaseException) -> NoReturn:
 
 
 @contextlib.contextmanager
-def session(settings: Mapping[str, Any] | None = None) -> Iterator[Plan]:
+def session(settings: Mapping[str, Any] | None = None) -> Iterator[Membership]:
   """Connects the processes of a run, and ends all of them if one fails.
 
   Args:

@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 from jax.extend import core
-import ml_collections
 
-from melody_jax.task import make_task
+from melody_jax.task import Task
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
@@ -24,19 +23,16 @@ def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
   return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def useful_flops(config: ml_collections.ConfigDict, params: Any, batch: Any) -> float:
+def useful_flops(task: Task, params: Any, batch: Any) -> float:
   """Matmul operations of the loss and its gradients, nothing computed twice for lack of memory.
 
   Args:
-    config: of a training run; its remat settings make no difference.
+    task: The model in training; what it recomputes makes no difference.
     params: parameters, or their shapes.
     batch: all rows of a step, or their shapes.
   """
-  plain = config.copy_and_resolve_references()
-  if "remat" in plain.model:
-    plain.model.remat = "none" if isinstance(plain.model.remat, str) else False
   rng, step = jax.eval_shape(lambda: (jax.random.key(0), 0))
-  gradient = jax.grad(make_task(plain).loss, has_aux=True)
+  gradient = jax.grad(task.without_recomputation().loss, has_aux=True)
   return matmul_flops(gradient, params, batch, rng, step)
 
 

@@ -169,12 +169,11 @@ def _stages(networks: Networks, params: Any, batch: int, settings: Settings) -> 
     lambda p, ids, n: lm_model.prefill(networks.lm, p, ids, n, size),
     params["lm"], of("int32", rows, size), of("int32"),
   )  # fmt: skip
-  guided = settings.guidance_scale != 1
-  rows = 2 * batch if guided else batch
+  method = "with_and_without" if settings.guidance_scale != 1 else None
   step = matmul_flops(
-    lambda p, *inputs: networks.dpd.apply({"params": p}, *inputs, batch if guided else None),
-    params["dpd"], of("float32", rows, length, networks.codec.latent_dim),
-    of("float32", rows, length), of("int32", rows, w),
+    lambda p, *inputs: networks.dpd.apply({"params": p}, *inputs, method=method),
+    params["dpd"], of("float32", batch, length, networks.codec.latent_dim),
+    of("float32", batch, length), of("int32", batch, w),
   )  # fmt: skip
   decode = matmul_flops(
     lambda p, z: decode_latents(networks.codec, p, z),

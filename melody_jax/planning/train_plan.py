@@ -1,6 +1,6 @@
 """What one training step needs on a slice: compiled by the real compiler, run by nobody."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import re
 from typing import Any
@@ -24,7 +24,7 @@ HBM_SHARE = 0.95  # of a chip's memory that a program may use; the runtime keeps
 
 
 @dataclasses.dataclass
-class Plan:
+class TrainPlan:
   """One compiled step, per device unless said otherwise. Sizes in bytes, times in seconds.
 
   Attributes:
@@ -108,7 +108,7 @@ def abstract_batch(config: ml_collections.ConfigDict, task: Task, mesh: Mesh) ->
   }
 
 
-def _measure(plan: Plan, compiled: Any, topology: Topology) -> None:
+def _measure(plan: TrainPlan, compiled: Any, topology: Topology) -> None:
   """Fills in what the compiled program tells."""
   chip, memory = topology.chip, compiled.memory_analysis()
   arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -148,7 +148,7 @@ def needed_bytes(error: Exception) -> float | None:
   return float(match[1]) * units[match[2]] if match else float("inf")
 
 
-def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
+def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> TrainPlan:
   """Compiles the very train step of `config` for the devices of `topology`.
 
   Raises:
@@ -163,10 +163,10 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
   state = abstract_state(init, shardings)
   batch = abstract_batch(config, task, mesh)
   step = make_train_step(config, task, optimizer)
-  plan = _without_program(config, task, topology, mesh, state)
+  plan = _without_program(config, topology, mesh, state)
   n = len(topology.devices)
   plan.flops = matmul_flops(step, state, batch) / n
-  plan.model_flops = useful_flops(config, state.params, batch) / n
+  plan.model_flops = useful_flops(task, state.params, batch) / n
   started = time.monotonic()
   try:
     compiled = compile_train_step(step, mesh, shardings).lower(state, batch).compile()
@@ -182,11 +182,10 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
 
 
 def _without_program(
-  config: ml_collections.ConfigDict, task: Task, topology: Topology, mesh: Mesh, state: TrainState
-) -> Plan:
-  del task
+  config: ml_collections.ConfigDict, topology: Topology, mesh: Mesh, state: TrainState
+) -> TrainPlan:
   leaves = jax.tree.leaves(state.params)
-  return Plan(
+  return TrainPlan(
     topology=topology.name, devices=len(topology.devices), mesh=dict(mesh.shape),
     batch_size=config.train.batch_size, accumulate=config.train.accumulate, fits=False,
     parameters=sum(int(np.prod(leaf.shape)) for leaf in leaves),
@@ -218,13 +217,15 @@ def alternatives(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[dict
       yield {"train.batch_size": config.train.batch_size // divisor, "train.accumulate": 1}
 
 
-def nearest_fit(config: ml_collections.ConfigDict, topology: Topology, report: Any) -> Plan | None:
+def nearest_fit(
+  config: ml_collections.ConfigDict, topology: Topology, progress: Callable[[str], None]
+) -> TrainPlan | None:
   """The first of `alternatives` that fits, compiled; None: none does."""
   mesh = topology.mesh(config.mesh)
   for settings in alternatives(config, mesh):
     changed = config.copy_and_resolve_references()
     changed.update_from_flattened_dict(settings)
-    report("trying " + " ".join(f"--config.{k}={v}" for k, v in settings.items()))
+    progress("trying " + " ".join(f"--config.{k}={v}" for k, v in settings.items()))
     plan = plan_step(changed, topology)
     plan.settings = settings
     if plan.fits:
@@ -232,7 +233,7 @@ def nearest_fit(config: ml_collections.ConfigDict, topology: Topology, report: A
   return None
 
 
-def lines(plan: Plan) -> list[str]:
+def lines(plan: TrainPlan) -> list[str]:
   """A report for people."""
   collectives = [
     f"  {kind:20s} {int(c['count']):6d} x, {c['bytes'] / 2**20:10.1f} MiB"

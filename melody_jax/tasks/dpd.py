@@ -29,8 +29,11 @@ class DPDTask(BaseTask):
   def input_features(self) -> dict[str, WindowFeature]:
     return {
       "latents": WindowFeature((self.frames, self.model_config.latent_dim), "float32"),
-      "semantic_tokens": WindowFeature((self.tokens,), "int32"),
+      "semantic_tokens": WindowFeature((self.tokens,), "int32", self.model_config.vocab_size),
     }
+
+  def without_recomputation(self) -> "DPDTask":
+    return self.with_model(remat=False)
 
   def init(self, rng: jax.Array) -> Variables:
     return init(self.model_config, rng)

@@ -60,9 +60,12 @@ class LMTask(BaseTask):
   def input_features(self) -> dict[str, WindowFeature]:
     c = self.model_config
     return {
-      "style_tokens": WindowFeature((c.style_levels,), "int32"),
-      "semantic_tokens": WindowFeature((c.window_tokens,), "int32"),
+      "style_tokens": WindowFeature((c.style_levels,), "int32", c.style_vocab),
+      "semantic_tokens": WindowFeature((c.window_tokens,), "int32", c.semantic_vocab),
     }
+
+  def without_recomputation(self) -> "LMTask":
+    return self.with_model(remat="none")
 
   def init(self, rng: jax.Array) -> Variables:
     """Random parameters; style rows from `config.conditioning.style_codebooks` if it is set."""

@@ -39,6 +39,9 @@ class VAETask(BaseTask):
   def input_features(self):
     return {"audio": WindowFeature((self.samples,), "float32")}
 
+  def without_recomputation(self):
+    return self.with_model(remat=False)
+
   def init(self, rng):
     audio = jnp.zeros((1, self.samples))
     noise = jnp.zeros(

@@ -39,6 +39,9 @@ class Wav2VecTask(BaseTask):
     samples = int(self.config.window_seconds * self.config.sample_rate)
     return {"audio": WindowFeature((samples,), "float32")}
 
+  def without_recomputation(self) -> "Wav2VecTask":
+    return self.with_model(remat=False)
+
   def init(self, rng: jax.Array) -> Variables:
     audio = jnp.zeros((1, 2 * self.model_config.hop), jnp.float32)
     lengths, hidden = jnp.full((1,), 2, jnp.int32), jnp.zeros((1, 2), bool)

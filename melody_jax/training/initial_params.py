@@ -41,8 +41,7 @@ def with_params_of(
   Args:
     state: a state of step 0, on its mesh; the new arrays lie as the old ones did.
     path: a file that `python -m melody_jax.export` wrote.
-    task: of the run. Its method `import_params(params) -> params`, if any, undoes its
-      `export_params`.
+    task: The run's task; its `import_params` undoes its `export_params`.
     task_name: its name, which the file must bear.
 
   Raises:
@@ -55,7 +54,7 @@ def with_params_of(
       f" {task_name!r}: give the {task_name}.safetensors of a bundle"
     )
   own = _flat(state.params)
-  given = bundle.flatten(getattr(task, "import_params", lambda p: p)(params))
+  given = bundle.flatten(task.import_params(params))
   labels = _flat(task.optimizer_labels(state.params) or {})
   modules = {name.split("/")[0] for name in given}
   absent = frozenset(

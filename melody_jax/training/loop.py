@@ -134,11 +134,14 @@ class _Run:
   def evaluation(self, step: int) -> None:
     """Validation metrics, sound and pictures."""
     assert self.evaluate is not None
+    # Steps run ahead of the host: those still under way are training, not evaluation.
+    jax.block_until_ready(self.state)
+    began = time.monotonic()
     metrics, batch = self.evaluate(self.state)
-    self.logger.evaluation(step, metrics)
     if self.config.train.media:
       params = self.state.params if self.state.ema is None else self.state.ema
       self.logger.media(step, self.media(params, batch, jax.random.key(0)))
+    self.logger.evaluation(step, metrics, time.monotonic() - began)
 
   def save(self, step: int, force: bool) -> None:
     self.checkpointer.save(step, self.state, self.source.get_state(), force=force)

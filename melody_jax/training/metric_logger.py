@@ -66,12 +66,20 @@ class MetricLogger:
     )
     self._scalars(step, metrics | {"audio_seconds_per_second": audio}, "train")
 
-  def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-    """One line of validation means."""
+  def evaluation(self, step: int, metrics: dict[str, float], seconds: float) -> None:
+    """One line of validation means.
+
+    Args:
+      step: Steps taken so far.
+      metrics: Validation means by name.
+      seconds: What the evaluation took. It does not count as training time: the speed and the
+        time left that `train` prints are those of the steps alone.
+    """
     self._print(f"step {step} validation " + " ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     self._scalars(step, metrics, "validation")
     if self._last:
-      self._last = (self._last[0], self._last[1])
+      before, then = self._last
+      self._last = (before, then + seconds)
 
   def preempted(self, step: int) -> None:
     """Says that the run ends early, and how to go on."""

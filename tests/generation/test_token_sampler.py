@@ -11,7 +11,7 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.generation import token_sampler
-from melody_jax.generation.token_sampler import Conditions, Filtered, Greedy, TopK, TopP
+from melody_jax.generation.token_sampler import Conditions, Filtered, Greedy
 from melody_jax.models import lm
 
 CONFIG = lm.LMConfig(
@@ -86,7 +86,7 @@ def test_filter_equals_numpy(temperature, k, p):
 
 def test_rules_draw_what_they_keep():
   logits = jnp.tile(logits_rows(1), (2000, 1))
-  for rule, k, p in ((TopK(4), 4, None), (TopP(0.6), None, 0.6)):
+  for rule, k, p in ((Filtered(top_k=4), 4, None), (Filtered(top_p=0.6), None, 0.6)):
     drawn = np.asarray(rule.sample(logits, keys(2000)))
     kept = kept_by_numpy(logits[:1], 1.0, k, p)[0]
     assert set(drawn) == set(np.flatnonzero(kept))
@@ -267,7 +267,7 @@ def test_repetition_guard():
 def test_sampler_numbers_may_be_traced():
   @jax.jit
   def draw(temperature, k):
-    return TopK(k, temperature).sample(logits_rows(), keys(4))
+    return Filtered(temperature, k).sample(logits_rows(), keys(4))
 
   for k in (1, 3):
-    np.testing.assert_array_equal(draw(0.7, k), TopK(k, 0.7).sample(logits_rows(), keys(4)))
+    np.testing.assert_array_equal(draw(0.7, k), Filtered(0.7, k).sample(logits_rows(), keys(4)))

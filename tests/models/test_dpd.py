@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melody_jax.diffusion import preconditioning
+from melody_jax.errors import UserError
 from melody_jax.metrics.diffusion import linear_predictor_gain
 from melody_jax.models import dpd
 from melody_jax.models.layers import config_from
@@ -90,11 +92,11 @@ def test_rows_without_condition_do_not_see_the_tokens(network, inputs):
   np.testing.assert_allclose(v[1], apply(params, z, delta, None)[1], atol=2e-5)
   alone = apply(params, z[:1], delta[:1], tokens[:1])
   np.testing.assert_allclose(v[:1], alone, atol=2e-5)
-  # A number says which rows they are when compiling: the same, for less work.
-  order = np.array([0, 2, 1])
-  model = dpd.DPD(CONFIG)
-  counted = model.apply({"params": params}, z[order], delta[order], tokens[order], 2)
-  np.testing.assert_allclose(counted, v[order], atol=2e-5)
+  # Both in one pass: the same, for less work.
+  given = {"params": params}, z, delta, tokens
+  with_tokens, without = dpd.DPD(CONFIG).apply(*given, method="with_and_without")
+  np.testing.assert_allclose(with_tokens, apply(params, z, delta, tokens), atol=2e-5)
+  np.testing.assert_allclose(without, apply(params, z, delta, None), atol=2e-5)
 
 
 def test_the_angle_of_every_frame_matters(network, inputs):
@@ -112,8 +114,41 @@ def test_remat_and_bfloat16_agree(inputs, network):
   v = jax.jit(half.apply)({"params": params}, z, delta, tokens, conditional)
   assert v.dtype == jnp.float32
   np.testing.assert_allclose(v, apply(params, z, delta, tokens, conditional), atol=0.3)
-  counted = jax.eval_shape(lambda: half.apply({"params": params}, z, delta, tokens, 2))
-  assert counted.shape == v.shape
+  given = {"params": params}, z, delta, tokens
+  halves = jax.eval_shape(lambda: half.apply(*given, method="with_and_without"))
+  assert [x.shape for x in halves] == [v.shape, v.shape]
+
+
+FAST = dataclasses.replace(CONFIG, norms="inputs", edge_kernel=3, filter_taps=5)
+
+
+def test_residual_stream_and_filter(inputs):
+  z, delta, tokens, conditional = inputs
+  params = nn.meta.unbox(dpd.init(FAST, jax.random.key(0)))
+  apply = jax.jit(dpd.DPD(FAST).apply)
+  v = apply({"params": params}, z, delta, tokens, conditional)
+  assert v.shape == z.shape and bool(jnp.all(jnp.isfinite(v)))
+  given = {"params": params}, z, delta, tokens
+  with_tokens, without = dpd.DPD(FAST).apply(*given, method="with_and_without")
+  np.testing.assert_allclose(with_tokens[0], v[0], atol=2e-5)
+  np.testing.assert_allclose(without, apply({"params": params}, z, delta, None), atol=2e-5)
+  # The filter is nothing at birth, and then it is what its taps say, channel by channel.
+  kernel = jnp.zeros_like(params["filter"]["kernel"])
+  assert not kernel.any() and not params["filter"]["kernel"].any()
+  taps = np.zeros((5, CONFIG.latent_dim), np.float32)
+  taps[3, 1] = 0.5  # of the frame after, in the second channel
+  filtered = {**params, "filter": {"kernel": kernel, "bias": jnp.asarray(taps.reshape(-1))}}
+  added = apply({"params": filtered}, z, delta, tokens, conditional) - v
+  scale_in, _, scale_out = preconditioning(delta, FAST.latent_std)
+  after = np.pad(z * scale_in[..., None], ((0, 0), (0, 1), (0, 0)))[:, 1:, 1]
+  np.testing.assert_allclose(added[..., 1], 0.5 * after * scale_out, atol=1e-5)
+  np.testing.assert_allclose(added[..., 0], 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"norms": "none"}, {"filter_taps": 4}, {"edge_kernel": 2}])
+def test_options_that_do_not_exist(change):
+  with pytest.raises((ValueError, UserError), match=next(iter(change))):
+    dataclasses.replace(CONFIG, **change)
 
 
 def test_every_block_starts_different(network):

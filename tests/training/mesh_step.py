@@ -18,8 +18,6 @@ from melody_jax.training.state import make_init, sharded_init, shardings_of_stat
 from melody_jax.training.step import compile_train_step, make_train_step
 from tests.configs import load_config
 
-INTEGERS = {"semantic_tokens": 1024, "style_tokens": 1024, "text_ids": 1000}
-
 
 def random_batch(task, rows: int) -> dict[str, np.ndarray]:
   rng = np.random.default_rng(0)
@@ -28,8 +26,8 @@ def random_batch(task, rows: int) -> dict[str, np.ndarray]:
     shape = (rows, *feature.shape)
     if feature.dtype == "bool":
       batch[name] = np.ones(shape, bool)
-    elif name in INTEGERS:
-      batch[name] = rng.integers(0, INTEGERS[name], shape).astype(feature.dtype)
+    elif feature.vocabulary:
+      batch[name] = rng.integers(0, feature.vocabulary, shape).astype(feature.dtype)
     else:
       batch[name] = (0.2 * rng.normal(size=shape)).astype(feature.dtype)
   return batch
