@@ -1,1 +1,1 @@
-"""Builders of training data; run as commands, read back by directory."""
+"""Builders of training data. They run as commands; training reads their output by directory."""

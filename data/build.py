@@ -1,6 +1,7 @@
-"""Writes a corpus to disk: a TFDS dataset, or an array dataset, with manifest and report.
+"""Writes a corpus to disk as a TFDS dataset, an array dataset, or both.
 
-Both come from the same generator (`data.tracks.examples`), so they hold the same records.
+Both formats get their records from `data.tracks.examples`, so they hold the same records. A
+manifest (one row a track) and a report (hours, licences, unusable files) lie beside them.
 TensorFlow is imported only when a TFDS dataset is asked for.
 """
 
@@ -22,6 +23,7 @@ def _write_shards(
   ledger = Ledger()
   for split in corpus.splits:
     chosen = [t for t in tracks if t.split == split]
+    # A split with fewer tracks than processes gets fewer shards, so that none is empty.
     count = max(1, min(n_shards, len(chosen)))
     if not chosen or shard >= count:
       continue
@@ -38,10 +40,16 @@ def build_arrays(
   """Writes an array dataset, manifest.jsonl and report.json to `root`.
 
   Args:
-    corpus: must be picklable where `jobs` > 1.
-    root: made if missing; splits of the same name in it are replaced.
-    licences: "all" or "free".
-    jobs: processes, each writing one shard of every split.
+    corpus: The corpus. Must be picklable if `jobs` is above 1.
+    root: Directory of the dataset. It is made if missing; shards of the same name are replaced.
+    licences: "all" tracks, or only "free" ones (see `data.tracks.is_free`).
+    jobs: Number of processes. Each writes one shard of every split.
+
+  Returns:
+    The ledger: rows of the manifest, and the tracks that could not be used.
+
+  Raises:
+    UserError: No track has a licence that `licences` admits.
   """
   tracks = select_licences(corpus.tracks(), licences)
   if not tracks:
@@ -54,6 +62,7 @@ def build_arrays(
   if jobs == 1:
     ledger.merge(_write_shards(corpus, tracks, str(root), 0, 1))
   else:
+    # A forked process could inherit locks of threads that do not exist in it, and hang.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
       work = [pool.submit(_write_shards, corpus, tracks, str(root), i, jobs) for i in range(jobs)]
@@ -64,12 +73,16 @@ def build_arrays(
 
 
 def default_data_dir() -> pathlib.Path:
-  """Where datasets go unless told otherwise: $MELODY_DATA, or ~/melody_data."""
+  """Directory of all datasets if the user names none: $MELODY_DATA, or ~/melody_data."""
   return pathlib.Path(os.environ.get("MELODY_DATA", pathlib.Path.home() / "melody_data"))
 
 
 def common_arguments(description: str) -> argparse.ArgumentParser:
-  """Command-line flags that every builder shares."""
+  """Parser with the command-line flags that all builders share.
+
+  Args:
+    description: First line of the help page.
+  """
   parser = argparse.ArgumentParser(description=description)
   parser.add_argument(
     "--data_dir",
@@ -94,8 +107,17 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
 
 
 def build(make_corpus: Callable[[], Corpus], arguments: argparse.Namespace) -> None:
-  """Builds what the flags ask for and prints where it is and how long it is."""
+  """Builds the formats that the flags ask for; prints the directory and the hours of each.
+
+  Args:
+    make_corpus: Makes the corpus. Called once.
+    arguments: Parsed flags of `common_arguments`.
+
+  Raises:
+    UserError: There is no usable track.
+  """
   corpus = make_corpus()
+  # A dataset of free licences has a name of its own, so that both can lie side by side.
   name = corpus.name if arguments.licences == "all" else f"{corpus.name}_{arguments.licences}"
   if arguments.format in ("arrays", "both"):
     where = arguments.data_dir / "arrays" / name

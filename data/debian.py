@@ -1,4 +1,4 @@
-"""Fetches Debian packages and unpacks them, without root and without installing anything."""
+"""Downloads Debian packages and unpacks them. Needs no root rights and installs nothing."""
 
 from collections.abc import Sequence
 import pathlib
@@ -23,7 +23,7 @@ def _run(command: list[str], cwd: pathlib.Path, hint: str) -> None:
 
 
 def _unpack_zips(root: pathlib.Path) -> None:
-  """Unpacks the .pk3 archives (zips) of a package into its `pk3` folder."""
+  """Unpacks the .pk3 archives of a package (zip files of games) into its `pk3` folder."""
   for archive in sorted(root.rglob("*.pk3")):
     if not archive.is_symlink():
       with zipfile.ZipFile(archive) as pk3:
@@ -31,10 +31,14 @@ def _unpack_zips(root: pathlib.Path) -> None:
 
 
 def fetch_packages(packages: Sequence[str], folder: pathlib.Path) -> list[pathlib.Path]:
-  """Makes `folder`/<package> hold the unpacked files of each package; returns those folders.
+  """Unpacks each package into `folder`/<package>. A package that is there is not fetched again.
 
-  A package that is there already is not fetched again. Unpacking happens beside it under a
-  temporary name, so an interrupted fetch leaves nothing that looks complete.
+  Args:
+    packages: Names of Debian packages.
+    folder: Directory of the unpacked packages; made if missing.
+
+  Returns:
+    The directory of each package, in the order of `packages`.
 
   Raises:
     UserError: apt-get or dpkg-deb is missing or failed (no network, unknown package, full disk).
@@ -46,10 +50,12 @@ def fetch_packages(packages: Sequence[str], folder: pathlib.Path) -> list[pathli
     if root.is_dir():
       continue
     folder.mkdir(parents=True, exist_ok=True)
+    # Unpacked beside its place and moved at the end: a broken download never looks complete.
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{package}-") as scratch:
       work = pathlib.Path(scratch)
       _run(["apt-get", "download", package], work, "try apt-get update; is the network up?")
       (deb,) = work.glob("*.deb")
+      # dpkg-deb only unpacks; dpkg itself would install and ask for root.
       _run(["dpkg-deb", "-x", deb.name, "unpacked"], work, "is the disk full?")
       _unpack_zips(work / "unpacked")
       shutil.move(work / "unpacked", root)

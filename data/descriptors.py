@@ -1,9 +1,8 @@
-"""Facts that can be measured in a clip, and the words they justify.
+"""Measures a clip and turns the numbers into caption words.
 
-Recordings come with little text, so their captions lean on measurements: tempo, how
-busy and how percussive the music is, how bright it sounds, and its mode. Each word is
-given only where the measurement is clear; the thresholds are quantiles of the recorded
-corpus, written down here so that a word means the same in every dataset.
+Recordings come with little text. Their captions therefore use measurements: tempo, how busy and
+how percussive the music is, how bright it sounds, and its mode. A word is used only where the
+measurement is clear.
 """
 
 import dataclasses
@@ -12,11 +11,13 @@ import librosa
 import numpy as np
 
 _N_FFT, _HOP, _N_MELS = 2048, 512, 96
-# Krumhansl and Kessler (1982), probe-tone ratings of the degrees of a major and a minor key.
+# How well each of the twelve notes fits a major and a minor key, as listeners rated it: the
+# probe-tone profiles of Krumhansl and Kessler (1982).
 _MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 _MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 
-# Below the first, above the second: about the lower and upper fifth of the recorded corpus.
+# A word needs a value below the first or above the second number. These are about the lower and the
+# upper fifth of the recorded corpus. They are constants, so that a word means the same everywhere.
 _BUSY = (0.88, 1.5)  # flux, dB
 _BRIGHT = (850.0, 2050.0)  # spectral centroid, Hz
 _PERCUSSIVE = (0.035, 0.15)  # share of energy
@@ -26,15 +27,16 @@ _PULSE = (0.15, 0.4)  # how periodic the onsets are
 
 @dataclasses.dataclass(frozen=True)
 class Descriptors:
-  """What was measured in one clip.
+  """Measurements of one clip.
 
   Attributes:
-    tempo: beats per minute.
-    tempo_strength: in [0, 1], how periodic the onsets are at that tempo.
-    flux: mean rise of the log-mel spectrum from frame to frame, dB: how busy the clip is.
-    centroid: median spectral centroid, Hz.
-    percussive: share of the (mel) energy in the percussive part, in [0, 1].
-    mode_margin: best major minus best minor key correlation; positive is major.
+    tempo: Tempo in beats per minute.
+    tempo_strength: How regular the onsets are at that tempo, from 0 to 1.
+    flux: How busy the clip is: mean rise of the log-mel spectrum from frame to frame, in dB.
+    centroid: Median of the spectral centroid, in Hz.
+    percussive: Share of the mel energy in the percussive part, from 0 to 1.
+    mode_margin: Correlation with the best major key minus that with the best minor key. Positive
+      means major.
   """
 
   tempo: float
@@ -53,13 +55,13 @@ def _key_margin(chroma_12: np.ndarray) -> float:
 
 
 def measure(audio: np.ndarray, sample_rate: int, expected_tempo: float = 120.0) -> Descriptors:
-  """Measures a mono clip of a few seconds or more.
+  """Measures a mono clip. It should last at least a few seconds.
 
   Args:
-    audio: float [samples].
-    sample_rate: Hz.
-    expected_tempo: bpm around which the estimate looks first; settles which of two tempi,
-      one twice the other, is meant.
+    audio: Waveform, float [samples].
+    sample_rate: Sample rate in Hz.
+    expected_tempo: Likely tempo in beats per minute. The same beat can be counted at a tempo or at
+      twice that tempo; the estimate prefers the one near this value.
   """
   magnitude = np.abs(librosa.stft(audio, n_fft=_N_FFT, hop_length=_HOP))
   power = magnitude**2
@@ -72,10 +74,13 @@ def measure(audio: np.ndarray, sample_rate: int, expected_tempo: float = 120.0) 
       onset_envelope=envelope, sr=sample_rate, hop_length=_HOP, start_bpm=expected_tempo
     )[0]
   )
+  # The tempo estimator always answers. Only the autocorrelation at its lag tells whether there is a
+  # beat at all.
   centred = envelope - envelope.mean()
   correlation = librosa.autocorrelate(centred) / max(float(centred @ centred), 1e-9)
   lag = round(60.0 / max(tempo, 1.0) * sample_rate / _HOP)
   centroid = librosa.feature.spectral_centroid(S=magnitude, sr=sample_rate)
+  # On 96 mel bands: on all 1,025 bins the median filters would have ten times as much to do.
   harmonic, percussive = librosa.decompose.hpss(np.sqrt(mel))
   share = float((percussive**2).sum() / max((percussive**2).sum() + (harmonic**2).sum(), 1e-9))
   chroma = librosa.feature.chroma_stft(S=power, sr=sample_rate).mean(axis=1)
@@ -91,7 +96,7 @@ def measure(audio: np.ndarray, sample_rate: int, expected_tempo: float = 120.0) 
 
 @dataclasses.dataclass(frozen=True)
 class ClipWords:
-  """Words for what was measured; "" where the measurement is not clear.
+  """Words for the measurements of one clip. A word is "" where the measurement is not clear.
 
   Attributes:
     energy: "calm" or "energetic".
@@ -99,7 +104,7 @@ class ClipWords:
     percussion: "with little percussion" or "with strong percussion".
     pulse: "with no clear beat", or "".
     mode: "major" or "minor".
-    tempo: beats per minute, or 0 where no beat is clear.
+    tempo: Tempo in beats per minute, or 0 where no beat is clear.
   """
 
   energy: str
@@ -115,7 +120,7 @@ def _outside(value: float, limits: tuple[float, float], low: str, high: str) -> 
 
 
 def words(measured: Descriptors) -> ClipWords:
-  """Turns measurements into words, leaving out what is not clear."""
+  """Turns measurements into words. What is not clear gets no word."""
   return ClipWords(
     energy=_outside(measured.flux, _BUSY, "calm", "energetic"),
     colour=_outside(measured.centroid, _BRIGHT, "dark-toned", "bright"),

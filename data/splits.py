@@ -1,7 +1,7 @@
-"""Splits by whole track: a stable, stratified assignment of groups to splits.
+"""Assigns whole tracks to splits, package by package, and always in the same way.
 
-Near-duplicates (remixes, re-masters) share a group, and a group never straddles
-two splits, so that no window of a held-out track is ever trained on.
+Versions of one piece (remixes, re-masters) form a group, and all of a group go to one split.
+Otherwise a model could train on a piece that the test split asks about.
 """
 
 import hashlib
@@ -10,7 +10,8 @@ import re
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 TEST_OTHER = "test_other"  # whole packages that no model trains on
 
-# (package, pattern on the track's path, group): tracks that are versions of one another.
+# (package, pattern of a file name, name of the group). A list by hand, since no metadata says which
+# tracks are versions of one piece.
 _NEAR_DUPLICATES = (
   ("warzone2100-music", r"(\w+?)(_enhanced)?\.opus$", r"\1"),
   ("colobot-common-sounds", r"(Humanitarian|Hv2)\.ogg$", "humanitarian"),
@@ -20,7 +21,15 @@ _NEAR_DUPLICATES = (
 
 
 def group_of(package: str, path: str) -> str:
-  """Returns the name of the group of near-duplicates that the track at `path` is in."""
+  """Name of the group of near-duplicates that a track belongs to.
+
+  Args:
+    package: Name of the Debian package.
+    path: Path of the track inside the package.
+
+  Returns:
+    The group's name; `path` itself if the track has no near-duplicates.
+  """
   name = path.rsplit("/", 1)[-1]
   for where, pattern, group in _NEAR_DUPLICATES:
     match = re.match(pattern, name) if where == package else None
@@ -30,22 +39,23 @@ def group_of(package: str, path: str) -> str:
 
 
 def _rank(key: str) -> str:
+  # A hash in place of random draws: the order is the same on every machine and in every version.
   return hashlib.sha256(key.encode()).hexdigest()
 
 
 def assign_splits(
   groups: list[str], validation: float = 0.05, test: float = 0.10
 ) -> dict[str, str]:
-  """Maps every distinct group of one package (one stratum) to a split.
+  """Maps each group of one package to a split.
 
   Args:
-    groups: group names, in any order, repeats allowed.
-    validation: share of groups for validation; none where it rounds to zero.
-    test: share of groups for the in-domain test split.
+    groups: Names of groups, in any order. Repeats are allowed.
+    validation: Share of the groups for validation. A share that rounds to zero gives none.
+    test: Share of the groups for the test split.
 
   Returns:
-    {group: "train" | "validation" | "test"}. The assignment depends on the set of
-    names only; it does not depend on order or on any random state.
+    {group: "train" | "validation" | "test"}. It depends only on the set of names, not on their
+    order and not on a random state.
   """
   ranked = sorted(set(groups), key=_rank)
   n_test = round(test * len(ranked))

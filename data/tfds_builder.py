@@ -1,6 +1,6 @@
-"""TFDS builders around a corpus or an array dataset; only this file of `data` imports TensorFlow.
+"""Builders of TFDS datasets from a corpus or from an array dataset.
 
-The built datasets need no code to be read back:
+No other file of `data` imports TensorFlow. A built dataset can be read without any of this code:
 `tfds.builder_from_directory("<data_dir>/tfds/recorded/all/1.0.0")`.
 """
 
@@ -18,18 +18,23 @@ from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature
 
 VERSION = "1.0.0"
-# Facts of a record that become fields of their own; the rest are texts in `facts`.
+# Entries of a record that become fields of the dataset. Other facts (key, tempo, ...) differ from
+# corpus to corpus and stay out: one schema fits all.
 _TEXTS = ("id", "track", "package", "licence", "author", "source", "title")
 
 
 def record_features(arrays: dict[str, Feature]) -> tfds.features.FeaturesDict:
-  """The schema: texts, caption and tag lists, seconds, and one tensor a stored feature."""
+  """Schema of a record: texts, lists of captions and tags, seconds, and one tensor a feature.
+
+  Args:
+    arrays: Layout of each stored feature. Its tensor has shape [frames, *feature.shape].
+  """
   schema: dict[str, Any] = {name: tfds.features.Text() for name in _TEXTS}
   for name in ("captions", "tags"):
     schema[name] = tfds.features.Sequence(tfds.features.Text())
   schema["seconds"] = np.float32
   for name, feature in arrays.items():
-    # As bytes: TFDS would otherwise widen every sample to a 64-bit varint.
+    # Stored as bytes: TFDS would otherwise widen every sample to a 64-bit integer.
     schema[name] = tfds.features.Tensor(
       shape=(None, *feature.shape),
       dtype=np.dtype(feature.dtype),
@@ -39,17 +44,23 @@ def record_features(arrays: dict[str, Feature]) -> tfds.features.FeaturesDict:
 
 
 def tfds_example(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-  """A record and its arrays in the shape of `record_features`."""
+  """One example in the schema of `record_features`.
+
+  Args:
+    record: Texts, lists and seconds. Missing entries become empty.
+    arrays: Features by name, each [frames, ...].
+  """
   texts = {name: str(record.get(name, "")) for name in _TEXTS}
   lists = {name: [str(text) for text in record.get(name, [])] for name in ("captions", "tags")}
   return {**texts, **lists, "seconds": float(record.get("seconds", 0.0)), **arrays}
 
 
-class _MelodyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """What the builders share: the schema, and the features' rates as metadata."""
+# mypy cannot see the TFDS classes behind their lazy imports, hence the ignored arguments.
+class _MelodyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+  """Shared part of the builders: the schema, and the rates of the features as metadata."""
 
   VERSION = tfds.core.Version(VERSION)
-  # TFDS would look for checksums of downloads beside the code; there are none.
+  # Without this TFDS looks beside the code for checksums of downloads. There are none.
   code_path = None
   arrays: dict[str, Feature] = FEATURES
 
@@ -63,8 +74,14 @@ class _MelodyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
 
 
-class CorpusBuilder(_MelodyBuilder, skip_registration=True):
-  """Builds the TFDS dataset of a corpus, of the tracks that the config's licences admit."""
+class CorpusBuilder(_MelodyBuilder, skip_registration=True):  # type: ignore[call-arg]
+  """Builds the TFDS dataset of a corpus from the tracks whose licence the config admits.
+
+  Args:
+    corpus: The corpus.
+    ledger: Filled with what was used and what was not.
+    **kwargs: Arguments of the TFDS builder: `data_dir`, and `config` ("all" or "free").
+  """
 
   BUILDER_CONFIGS = [
     tfds.core.BuilderConfig(name="all", description="Every track."),
@@ -90,7 +107,7 @@ class CorpusBuilder(_MelodyBuilder, skip_registration=True):
       by_split.setdefault(track.split, []).append(track)
     generators = {}
     for split in self._corpus.splits:
-      # TFDS refuses a split that turns out empty, so look whether any of its tracks is usable.
+      # TFDS refuses an empty split. Only decoding shows whether a split has a usable track.
       generator = self._generate_examples(by_split.get(split, []))
       first = next(generator, None)
       if first is not None:
@@ -111,8 +128,14 @@ class CorpusBuilder(_MelodyBuilder, skip_registration=True):
       yield record["id"], tfds_example(record, {"audio": pcm})
 
 
-class ArrayBuilder(_MelodyBuilder, skip_registration=True):
-  """Copies an array dataset (encoded tokens and latents) into TFDS."""
+class ArrayBuilder(_MelodyBuilder, skip_registration=True):  # type: ignore[call-arg]
+  """Copies an array dataset (encoded tokens and latents) into TFDS.
+
+  Args:
+    root: Directory of the array dataset.
+    splits: Names of its splits. At least one.
+    **kwargs: Arguments of the TFDS builder, such as `data_dir`.
+  """
 
   def __init__(self, root: str | os.PathLike, splits: list[str], **kwargs):
     self._datasets = {split: ArrayDataset(root, split) for split in splits}
@@ -129,13 +152,14 @@ class ArrayBuilder(_MelodyBuilder, skip_registration=True):
 
 
 def _named(base: type, name: str) -> type:
-  """A builder class for one dataset; TFDS names the dataset's directory after its class."""
-  # TFDS also looks for texts beside the module that a class says it is from.
+  """Makes a builder class for one dataset. TFDS names a dataset's directory after its class."""
+  # TFDS also looks for text files beside the module that a class comes from.
   body = {"name": name, "__doc__": base.__doc__, "__module__": __name__}
   return type(name, (base,), body, skip_registration=True)
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
+  # Statistics would read the whole dataset again, and nothing uses them.
   builder.download_and_prepare(
     download_config=tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
   )
@@ -145,10 +169,21 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
 def build_tfds(
   corpus: Corpus, data_dir: str | os.PathLike, licences: str = "all"
 ) -> tuple[pathlib.Path, Ledger]:
-  """Builds `corpus` under `data_dir`; returns the dataset's directory and what was done.
+  """Builds the dataset of `corpus` under `data_dir`.
 
-  A dataset that is there already is left as it is (delete its directory to build it anew);
-  its ledger is then empty. manifest.jsonl and report.json lie beside the records.
+  A dataset that exists is left as it is. Delete its directory to build it again.
+
+  Args:
+    corpus: The corpus.
+    data_dir: Directory of all TFDS datasets.
+    licences: "all" tracks, or only "free" ones.
+
+  Returns:
+    (directory of the dataset, ledger). The ledger is empty if the dataset existed.
+    manifest.jsonl and report.json lie in the directory.
+
+  Raises:
+    UserError: No track has an admitted licence, or no file could be used.
   """
   ledger = Ledger()
   builder = _named(CorpusBuilder, corpus.name)(
@@ -164,5 +199,18 @@ def build_tfds(
 def build_tfds_from_arrays(
   root: str | os.PathLike, name: str, splits: list[str], data_dir: str | os.PathLike
 ) -> pathlib.Path:
-  """Builds a TFDS dataset called `name` from the array dataset at `root`; returns its directory."""
+  """Copies an array dataset into a TFDS dataset.
+
+  Args:
+    root: Directory of the array dataset.
+    name: Name of the new dataset.
+    splits: Splits to copy.
+    data_dir: Directory of all TFDS datasets.
+
+  Returns:
+    Directory of the new dataset.
+
+  Raises:
+    UserError: A split is missing or not complete.
+  """
   return _prepare(_named(ArrayBuilder, name)(root=root, splits=splits, data_dir=str(data_dir)))

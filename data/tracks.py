@@ -1,8 +1,8 @@
-"""From audio files to training records: load, check, normalise, cut; what every corpus shares.
+"""From audio files to training records: load, check, normalise and cut. Every corpus uses this.
 
-A corpus lists its `Track`s, loads one as a mono waveform and describes a clip of it in
-words. `examples` turns tracks into records of at most 30 s; whatever is wrong with a
-file sends it to quarantine with a reason, and the build goes on.
+A corpus lists its `Track`s, loads one as a mono waveform, and describes a clip of it in words.
+`examples` turns the tracks into records of at most 30 s. A file that cannot be used is put aside
+("quarantine") with a reason, and the build goes on.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,20 +23,27 @@ import soundfile
 
 from melody_jax.input_pipeline.array_dataset import Feature
 
-SAMPLE_RATE = 24_000
+SAMPLE_RATE = 24_000  # Hz
+# Quiet enough that most music reaches it without clipping. One level for all clips keeps loudness
+# from telling which corpus a clip comes from.
 LOUDNESS = -20.0  # LUFS
-PEAK = 0.99
-MAX_SECONDS, MIN_SECONDS = 30, 10
-# Licences that allow redistribution of derived works on terms lighter than the GPL's.
+PEAK = 0.99  # below full scale, so that rounding to int16 never overflows
+MAX_SECONDS, MIN_SECONDS = 30, 10  # the longest record; the shortest, one window of the models
+# Licences that allow the sharing of derived works on easier terms than the GPL's.
 FREE_LICENCES = ("CC-BY", "CC0", "public-domain", "own")
-FEATURES = {"audio": Feature(SAMPLE_RATE, "int16")}  # of every built dataset
+FEATURES = {"audio": Feature(SAMPLE_RATE, "int16")}  # what every built dataset stores
 
 _SILENT_PEAK = 1e-4
 _DRM_CODECS = ("drms", "drmi", "drmt")
 
 
 class QuarantineError(Exception):
-  """A file that cannot be used: `reason` is one of corrupt, silent, too_short, drm, low_rate."""
+  """Raised for a file that cannot be used. The build puts the file aside and goes on.
+
+  Attributes:
+    reason: "corrupt", "silent", "too_short", "drm" (protected) or "low_rate".
+    detail: What was wrong, in words.
+  """
 
   def __init__(self, reason: str, detail: str):
     super().__init__(f"{reason}: {detail}")
@@ -49,10 +56,10 @@ class Track:
 
   Attributes:
     id: "package/path", unique in the corpus.
-    package: the stratum: a Debian package, a style library, a folder.
+    package: Group of tracks that is split on its own: a Debian package, a style, a folder.
     split: "train", "validation", "test" or "test_other".
-    title, author, licence, source: metadata for the manifest, never prompt text.
-    path: the audio file, or None where the corpus makes the sound itself.
+    title, author, licence, source: Metadata for the manifest. They never become prompt text.
+    path: Audio file, or None where the corpus makes the sound itself.
   """
 
   id: str
@@ -67,7 +74,13 @@ class Track:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """Words for one clip: caption variants, raw tags, and facts worth keeping in the record."""
+  """Words for one clip.
+
+  Attributes:
+    captions: Variants of a caption. Training draws one at random.
+    tags: Single words and short phrases.
+    facts: Further entries of the record (key, tempo, ...), JSON-serialisable.
+  """
 
   captions: list[str]
   tags: list[str]
@@ -75,24 +88,50 @@ class Description:
 
 
 class Corpus(Protocol):
-  """What a builder needs of a corpus."""
+  """What a builder asks of a corpus.
+
+  Attributes:
+    name: Name of the dataset.
+    splits: Names of its splits.
+  """
 
   name: str
-  splits: tuple[str, ...]
+
+  # Read-only, so that a corpus may declare a tuple of fixed length.
+  @property
+  def splits(self) -> tuple[str, ...]: ...
 
   def tracks(self) -> list[Track]:
-    """Every track with its split, in a stable order; decodes nothing."""
+    """Lists every track with its split, in an order that never changes. Decodes nothing."""
 
   def load(self, track: Track) -> np.ndarray:
-    """Mono float waveform at 24 kHz, not yet normalised; QuarantineError if unusable."""
+    """Decodes or makes the sound of a track.
+
+    Returns:
+      Mono waveform at 24 kHz, float32 [samples], not yet normalised.
+
+    Raises:
+      QuarantineError: The track cannot be used.
+    """
 
   def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:
-    """Captions and tags of clip `k` (float, normalised) of the track just loaded."""
+    """Describes a clip of the track that was loaded last.
+
+    Args:
+      track: The track.
+      k: Number of the clip in the track, from 0.
+      clip: Normalised waveform at 24 kHz, float32 [samples].
+    """
 
 
 @dataclasses.dataclass
 class Ledger:
-  """What a build did: manifest rows of used tracks, and what was put aside and why."""
+  """What a build did.
+
+  Attributes:
+    manifest: One row for each used track.
+    quarantined: One row for each unusable track, with the reason.
+  """
 
   manifest: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
@@ -126,15 +165,15 @@ class Ledger:
 
 
 def is_free(licence: str) -> bool:
-  """Whether a licence is in the CC-BY / CC-BY-SA / public-domain subset (or is the user's own).
+  """Whether a licence is CC-BY, CC-BY-SA, CC0, public domain, or the user's own.
 
-  Dual licences are written "A or B"; one free alternative is enough.
+  A dual licence is written "A or B". One free alternative is enough.
   """
   return any(option.strip().startswith(FREE_LICENCES) for option in licence.split(" or "))
 
 
 def select_licences(tracks: list[Track], licences: str) -> list[Track]:
-  """Keeps every track ("all"), or the CC-BY / CC-BY-SA / public-domain subset ("free")."""
+  """Keeps every track ("all"), or those with a free licence ("free", see `is_free`)."""
   return tracks if licences == "all" else [t for t in tracks if is_free(t.licence)]
 
 
@@ -145,22 +184,27 @@ def write_ledger(folder: pathlib.Path, ledger: Ledger) -> None:
     ("manifest.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)),
     ("report.json", json.dumps(ledger.report(), indent=2, ensure_ascii=False) + "\n"),
   ):
+    # Written beside its place and renamed: a reader never sees half a file.
     temporary = folder / f".{name}.tmp-{os.getpid()}"
     temporary.write_text(text)
     os.replace(temporary, folder / name)
 
 
 def load_audio(path: pathlib.Path, min_rate: int = 0) -> np.ndarray:
-  """Reads any file that libsndfile or ffmpeg reads as mono float32 [samples] at 24 kHz.
+  """Reads any audio file that libsndfile or ffmpeg can decode.
 
   Args:
-    path: the audio file.
-    min_rate: files sampled slower than this, in Hz, are put aside as "low_rate".
+    path: Audio file.
+    min_rate: Lowest sample rate in Hz. A slower file is put aside as "low_rate".
+
+  Returns:
+    Mono waveform at 24 kHz, float32 [samples].
 
   Raises:
-    QuarantineError: the file is corrupt, protected, or under `min_rate`.
+    QuarantineError: The file is corrupt, protected, or its sample rate is under `min_rate`.
   """
   try:
+    # Fails at once for a format that libsndfile lacks; librosa would try a slower decoder first.
     soundfile.info(path)
     return _resampled(path, min_rate)
   except (soundfile.LibsndfileError, RuntimeError, EOFError):
@@ -175,7 +219,7 @@ def load_audio(path: pathlib.Path, min_rate: int = 0) -> np.ndarray:
 
 def _resampled(path: pathlib.Path, min_rate: int) -> np.ndarray:
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # trouble shows below as an error or as bad samples
     try:
       audio, rate = librosa.load(path, sr=None, mono=True)
     except librosa.ParameterError as error:  # samples that are not numbers
@@ -190,6 +234,7 @@ def _resampled(path: pathlib.Path, min_rate: int) -> np.ndarray:
 
 
 def _decode_with_ffmpeg(path: pathlib.Path, wav: pathlib.Path) -> None:
+  # An encrypted stream may decode to noise instead of failing, so its codec is looked up first.
   probe = ["ffprobe", "-v", "error", "-select_streams", "a:0", "-of", "csv=p=0"]
   probe += ["-show_entries", "stream=codec_name,codec_tag_string", str(path)]
   decode = [
@@ -215,7 +260,7 @@ def _decode_with_ffmpeg(path: pathlib.Path, wav: pathlib.Path) -> None:
     raise QuarantineError(
       "corrupt", "libsndfile cannot read it and ffmpeg is not installed"
     ) from error
-  # Without the addresses that ffmpeg prints, a build's report is the same every time.
+  # ffmpeg prints memory addresses. Without them the report of a build is the same every time.
   message = re.sub(
     r" @ 0x[0-9a-f]+", "", (result.stderr.strip().splitlines() or ["no audio stream"])[0]
   )
@@ -226,10 +271,16 @@ def _decode_with_ffmpeg(path: pathlib.Path, wav: pathlib.Path) -> None:
 
 
 def normalise(audio: np.ndarray) -> np.ndarray:
-  """Scales a waveform to -20 LUFS, or less where its peak would pass 0.99.
+  """Scales a waveform to a loudness of -20 LUFS, or lower where its peak would exceed 0.99.
+
+  Args:
+    audio: Mono waveform at 24 kHz, float [samples].
+
+  Returns:
+    The scaled waveform, float32 [samples].
 
   Raises:
-    QuarantineError: it is shorter than 10 s or silent.
+    QuarantineError: The waveform is shorter than 10 s, or silent.
   """
   seconds = len(audio) / SAMPLE_RATE
   if seconds < MIN_SECONDS:
@@ -245,7 +296,14 @@ def normalise(audio: np.ndarray) -> np.ndarray:
 
 
 def segments(pcm: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields (k, samples [30 k s, 30 (k + 1) s)); a tail under 10 s is dropped."""
+  """Cuts a track into pieces of 30 s. A rest of less than 10 s is dropped.
+
+  Args:
+    pcm: Mono samples at 24 kHz, [samples], any dtype.
+
+  Yields:
+    (k, piece): number of the piece from 0, and its samples (10 to 30 s).
+  """
   length = MAX_SECONDS * SAMPLE_RATE
   for start in range(0, len(pcm), length):
     piece = pcm[start : start + length]
@@ -256,10 +314,17 @@ def segments(pcm: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 def examples(
   corpus: Corpus, tracks: Iterable[Track], ledger: Ledger
 ) -> Iterator[tuple[Track, dict[str, Any], np.ndarray]]:
-  """Yields (track, record, int16 samples) for every clip of `tracks`.
+  """Makes the records of all clips of `tracks`.
 
-  A record holds id ("track#k"), track, package, captions, tags, licence, author, source,
-  title, seconds, and the corpus' facts. Unusable tracks are entered in `ledger` and skipped.
+  Args:
+    corpus: The corpus of the tracks.
+    tracks: Tracks to decode, one at a time.
+    ledger: Gets a row for each track, used or not. An unusable track is skipped.
+
+  Yields:
+    (track, record, samples): samples int16 [samples] at 24 kHz. The record holds id ("track#k"),
+    track, package, captions, tags, licence, author, source, title, seconds, and the facts of the
+    corpus.
   """
   for track in tracks:
     try:
@@ -278,6 +343,7 @@ def examples(
     pcm = np.round(audio * 32767).astype(np.int16)
     seconds = round(len(pcm) / SAMPLE_RATE, 2)
     ledger.manifest.append({**metadata, "split": track.split, "seconds": seconds})
+    # The captions hear the rounded samples, the ones that training will read.
     for k, clip in segments(pcm):
       words = corpus.describe(track, k, clip.astype(np.float32) / 32767)
       record = {

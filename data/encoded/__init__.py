@@ -1,1 +1,1 @@
-"""Encoded datasets: tokens and latents."""
+"""Datasets of tokens and latents, made by the trained models."""

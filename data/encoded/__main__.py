@@ -1,4 +1,4 @@
-"""Copies an array dataset (from melody_jax.encode) into TFDS.
+"""Copies an array dataset that melody_jax.encode wrote into TFDS.
 
 python -m data.encoded --source=DIR --name=NAME
 """
@@ -13,7 +13,7 @@ from melody_jax.errors import UserError
 
 
 def main() -> None:
-  """Converts every split of the source."""
+  """Copies every split of the source; prints the directory of the new dataset."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--source", type=pathlib.Path, required=True, help="an array dataset")
   parser.add_argument("--name", default="encoded", help="name of the TFDS dataset")
@@ -21,6 +21,7 @@ def main() -> None:
     "--data_dir", type=pathlib.Path, default=default_data_dir(), help="default: %(default)s"
   )
   arguments = parser.parse_args()
+  # TFDS makes a class of this name; checked here, where the error can still say what to do.
   if not re.fullmatch(r"[a-z][a-z0-9_]*", arguments.name):
     raise UserError(f"--name={arguments.name}: use lower-case letters, digits and underscores")
   splits = sorted(path.name for path in arguments.source.glob("*") if any(path.glob("shard-*")))

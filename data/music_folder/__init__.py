@@ -1,1 +1,1 @@
-"""A user's own folder of music."""
+"""Dataset of a user's own folder of music."""

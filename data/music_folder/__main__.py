@@ -12,7 +12,7 @@ from melody_jax.errors import UserError
 
 
 def main() -> None:
-  """Reads the folder, decodes, captions and writes."""
+  """Reads the folder, decodes and captions its files, and writes the dataset."""
   parser = common_arguments(__doc__.splitlines()[0])
   parser.add_argument("--folder", type=pathlib.Path, required=True, help="where the audio is")
   parser.add_argument(

@@ -1,9 +1,12 @@
-"""A user's own folder of audio, with captions by CSV or JSONL, or none.
+"""A user's own folder of audio. Captions may come from a CSV or JSONL file.
 
-The captions file lies in the folder (captions.csv or captions.jsonl) or is named by a
-flag. Each row has `file` (path relative to the folder), and any of `caption` (one text,
-or several separated by "|"; in JSONL `captions` may be a list), `tags` (comma-separated,
-or a list), `title`, `author`, `licence`, `split` (to override the automatic split).
+The captions file lies in the folder (captions.csv or captions.jsonl), or a flag names it. Each row
+has `file`, the path relative to the folder. All other fields may be left out:
+
+    caption    one text, or several separated by "|"; in JSONL `captions` may be a list
+    tags       separated by commas, or a list
+    title, author, licence
+    split      takes the place of the automatic split
 """
 
 import csv
@@ -19,6 +22,7 @@ from data.splits import TEST, TRAIN, VALIDATION, assign_splits
 from data.tracks import SAMPLE_RATE, Description, Track, load_audio
 from melody_jax.errors import UserError
 
+# Whatever ffmpeg commonly decodes. A list, since opening every file of a folder would be slow.
 SUFFIXES = frozenset((
   ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf",
   ".w64", ".m4a", ".m4b", ".m4p", ".mp4", ".aac", ".wma", ".ac3", ".ape", ".wv", ".mka", ".mkv",
@@ -28,19 +32,26 @@ _SPLITS = (TRAIN, VALIDATION, TEST)
 
 
 def read_captions(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Reads a captions file; {file: {"captions": [...], "tags": [...], "title", ...}}.
+  """Reads a captions file.
+
+  Args:
+    path: A file as the module describes it: JSONL if it ends in .jsonl or .json, otherwise CSV.
+
+  Returns:
+    {file: {"captions": list, "tags": list, "title", "author", "licence", "split": texts}}.
 
   Raises:
-    UserError: unreadable, no `file` column, or a row that is not what it should be.
+    UserError: The file cannot be read or parsed, a row has no `file`, or a split is unknown.
   """
   try:
+    # utf-8-sig: spreadsheets put a byte order mark in front, which would spoil the first column.
     text = path.read_text(encoding="utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f"captions file {path} cannot be read: {error}") from error
   try:
     if path.suffix.lower() in (".jsonl", ".json"):
       rows = [(i, json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-    else:
+    else:  # rows are counted from 2, as an editor shows them: line 1 names the columns
       rows = list(enumerate(csv.DictReader(text.splitlines()), 2))
   except (json.JSONDecodeError, csv.Error) as error:
     raise UserError(f"captions file {path} is malformed: {error}") from error
@@ -55,6 +66,7 @@ def read_captions(path: pathlib.Path) -> dict[str, dict[str, Any]]:
         f"captions file {path}, line {number}: split {row['split']!r} is not one of"
         f" {', '.join(_SPLITS)}"
       )
+    # Windows programs write backslashes.
     file = pathlib.PurePosixPath(str(row["file"]).replace("\\", "/")).as_posix()
     texts = _texts(row.get("captions"), "|") + _texts(row.get("caption"), "|")
     fields = {key: str(row.get(key) or "") for key in ("title", "author", "licence", "split")}
@@ -72,16 +84,17 @@ def _texts(value: Any, separator: str) -> list[str]:
 
 
 class FolderCorpus:
-  """Every audio file below a folder.
+  """Corpus of all audio files below a folder.
 
   Args:
-    folder: searched recursively; hidden files, links and non-audio suffixes are left out.
-    captions: captions file; None looks for captions.csv or captions.jsonl in the folder.
-    name: of the dataset.
-    licence: of files for which the captions file gives none.
+    folder: Directory, searched with all its sub-directories. Hidden files, links and files without
+      a suffix of audio are left out.
+    captions: Captions file. None looks for captions.csv or captions.jsonl in the folder.
+    name: Name of the dataset.
+    licence: Licence of the files for which the captions file gives none.
 
   Raises:
-    UserError: no such folder, no audio in it, a captions file that is wrong.
+    UserError: The folder does not exist or has no audio, or the captions file is wrong.
   """
 
   splits = _SPLITS
@@ -109,6 +122,7 @@ class FolderCorpus:
       raise UserError(
         f"music folder {folder} holds no audio file: looked for {' '.join(sorted(SUFFIXES))}"
       )
+    # Most often a wrong base directory. A caption must never be lost without a word.
     unknown = sorted(set(self._rows) - set(self._files))
     if unknown:
       raise UserError(
@@ -116,11 +130,14 @@ class FolderCorpus:
       )
 
   def tracks(self) -> list[Track]:
-    """Every file; same-named takes ("a.wav", "a.flac") share a split, captions may set it."""
+    """Lists every file. Same-named files ("a.wav", "a.flac") share a split.
+
+    A split in the captions file takes the place of the automatic one.
+    """
     groups = {
       file: str(pathlib.PurePosixPath(file).with_suffix("")).lower() for file in self._files
     }
-    # A small folder still gets a track to validate on.
+    # A small folder still gets one track to validate on; with two tracks both are needed to train.
     share = max(0.05, 1 / len(set(groups.values()))) if len(set(groups.values())) > 2 else 0.0
     splits = assign_splits(list(groups.values()), validation=share)
     tracks = []
@@ -138,11 +155,25 @@ class FolderCorpus:
     return tracks
 
   def load(self, track: Track) -> np.ndarray:
-    """Decodes the file, whatever its rate and number of channels."""
+    """Decodes a file of any sample rate and number of channels.
+
+    Returns:
+      Mono waveform at 24 kHz, float32 [samples].
+
+    Raises:
+      QuarantineError: The file cannot be used.
+    """
+    assert track.path is not None  # a track of this corpus is a file
     return load_audio(track.path)
 
   def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:
-    """The user's captions and tags; where there are none, words for what can be measured."""
+    """Gives the user's captions and tags; if there are none, words for what can be measured.
+
+    Args:
+      track: The track.
+      k: Not used: the user's captions describe the whole file.
+      clip: Normalised waveform at 24 kHz, float32 [samples].
+    """
     del k
     row = self._rows.get(track.id.split("/", 1)[1], {})
     captions, tags = list(row.get("captions", [])), list(row.get("tags", []))

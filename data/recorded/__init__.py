@@ -1,1 +1,1 @@
-"""Recordings from Debian packages."""
+"""Dataset of recordings from Debian packages."""

@@ -12,7 +12,7 @@ from melody_jax.errors import UserError
 
 
 def main() -> None:
-  """Fetches the packages, decodes, captions and writes."""
+  """Fetches the packages, decodes and captions their music, and writes the dataset."""
   parser = common_arguments(__doc__.splitlines()[0])
   parser.add_argument(
     "--raw_dir",

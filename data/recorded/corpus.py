@@ -1,4 +1,4 @@
-"""The recorded corpus: music of eleven Debian packages."""
+"""The recorded corpus: the music of eleven Debian packages."""
 
 import hashlib
 import pathlib
@@ -18,11 +18,14 @@ _USUAL_TEMPO = 120.0
 
 
 class RecordedCorpus:
-  """Recordings from Debian packages, fetched where they are missing.
+  """Corpus of recordings from Debian packages. Missing packages are downloaded.
 
   Args:
-    folder: holds (or will hold) the unpacked packages, one folder each.
-    packages: which of `PACKAGES`; all by default.
+    folder: Directory of the unpacked packages, one sub-directory each.
+    packages: Packages to use; all by default.
+
+  Raises:
+    UserError: A package cannot be fetched.
   """
 
   name = "recorded"
@@ -36,7 +39,7 @@ class RecordedCorpus:
     self._tempi: dict[str, float] = {}  # bpm that an album states
 
   def tracks(self) -> list[Track]:
-    """Every music file, package by package; a group of near-duplicates shares a split."""
+    """Lists every music file, package by package. Near-duplicates share a split."""
     tracks = []
     for name, package in sorted(self._packages.items()):
       root = self._roots[name]
@@ -49,6 +52,7 @@ class RecordedCorpus:
         split = TEST_OTHER if package.test_only else splits[groups[where]]
         tags = self._embedded_tags(root / where)
         about = credits[where]
+        # Some files carry a web address or "Unknown Artist" where the artist should be.
         artist = tags.get("artist", "") if package.trust_tags else ""
         artist = (
           "" if "unknown" in artist.lower() or "://" in artist or "www." in artist else artist
@@ -77,17 +81,31 @@ class RecordedCorpus:
       return {}  # the file's own trouble shows when it is decoded
 
   def load(self, track: Track) -> np.ndarray:
-    """Decodes the file; slow sample rates are put aside."""
+    """Decodes a file.
+
+    Returns:
+      Mono waveform at 24 kHz, float32 [samples].
+
+    Raises:
+      QuarantineError: The file is missing, corrupt, or sampled under 22,050 Hz.
+    """
     if track.path is None or not track.path.exists():
       raise QuarantineError("corrupt", "file is gone")
     return load_audio(track.path, _MIN_RATE)
 
   def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:
-    """Captions from the package, the file's folder, name and genre, and what the clip measures."""
+    """Writes captions from the package, the file's name and genre, and measurements of the clip.
+
+    Args:
+      track: The track.
+      k: Number of the clip in the track.
+      clip: Normalised waveform at 24 kHz, float32 [samples].
+    """
     package = self._packages[track.package]
-    tags = self._embedded_tags(track.path) if package.trust_tags else {}
+    tags = self._embedded_tags(track.path) if package.trust_tags and track.path else {}
     tempo = self._tempi.get(track.id, _USUAL_TEMPO)
     heard = descriptors.words(descriptors.measure(clip, SAMPLE_RATE, tempo))
+    # Seeded by the clip's name: a rebuilt dataset has the same captions.
     seed = hashlib.sha256(f"{track.id}#{k}".encode()).digest()[:8]
     rng = np.random.default_rng(int.from_bytes(seed, "big"))
     title = track.title if package.trust_tags else ""

@@ -1,4 +1,4 @@
-"""The Debian packages of the recorded corpus: their music files, whose they are, the licences."""
+"""The Debian packages of the recorded corpus: music files, authors and licences."""
 
 import dataclasses
 import fnmatch
@@ -10,16 +10,16 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-  """One package.
+  """One Debian package with music.
 
   Attributes:
-    name: of the Debian package.
-    music: pattern that the path of a music file matches.
-    licence, author: of every file for which nothing more precise is found.
-    phrases: what the music is, in words that the package or its album justifies.
-    tags: raw tags of the same kind.
-    test_only: the whole package is out-of-domain test material.
-    trust_tags: whether tags embedded in its files are right.
+    name: Name of the package.
+    music: Regular expression. A file is music if its path matches.
+    licence, author: Licence and author of each file for which nothing more precise is found.
+    phrases: Phrases for the kind of music, true of the whole package.
+    tags: Tags, true of the whole package.
+    test_only: Whether the package is for testing only. No model trains on its kind of music.
+    trust_tags: Whether the tags inside its files are right.
   """
 
   name: str
@@ -72,8 +72,10 @@ PACKAGES = (
           ("orchestral", "fantasy", "classical", "soundtrack")),
 )  # fmt: skip
 
+# Folders of effects and speech, and copies that macOS leaves in archives.
 _NOT_MUSIC = re.compile(r"/sounds/|speech|__MACOSX")
 _AUDIO = re.compile(r"\.(ogg|opus)$")
+# In ufoai-music a file name is more precise about the author than the copyright file.
 _UFOAI_AUTHORS = (
   (r"^Crystan", "Christian Hoffmann (Crystan)"), (r"^Marine", "Marine Baklund"),
   (r"^David", "David Reeves (Destructavator)"), (r"^van_", "Manuel Marino (Vanethian)"),
@@ -83,7 +85,15 @@ _UFOAI_AUTHORS = (
 
 
 def music_files(package: Package, root: pathlib.Path) -> list[str]:
-  """Paths below `root` of the package's music, sorted; links, sound effects and speech left out."""
+  """Finds the music of an unpacked package. Links, sound effects and speech are left out.
+
+  Args:
+    package: The package.
+    root: Directory in which it was unpacked.
+
+  Returns:
+    Sorted paths relative to `root`.
+  """
   chosen = []
   for path in sorted(root.rglob("*")):
     where = path.relative_to(root).as_posix()
@@ -94,7 +104,7 @@ def music_files(package: Package, root: pathlib.Path) -> list[str]:
 
 
 def _copyright_paragraphs(text: str) -> list[tuple[list[str], str, str]]:
-  """(file patterns, copyright, licence) of every Files paragraph of a Debian copyright file."""
+  """Reads a Debian copyright file: (file patterns, owners, licence) of each Files paragraph."""
   paragraphs = []
   for block in re.split(r"\n\s*\n", text):
     fields, name = {}, ""
@@ -112,20 +122,22 @@ def _copyright_paragraphs(text: str) -> list[tuple[list[str], str, str]]:
 
 
 def _from_copyright(root: pathlib.Path, package: str, where: str) -> tuple[str, str]:
-  """(licence, copyright owner) that names this very file, or ("", "")."""
+  """Finds the (licence, owner) of one file in the package's copyright file, or ("", "")."""
   path = root / "usr/share/doc" / package / "copyright"
   if not path.exists():
     return "", ""
   name = "music/" + where.rsplit("music/", 1)[-1]
   found = ("", "")
   for patterns, owners, licence in _copyright_paragraphs(path.read_text(errors="replace")):
+    # Patterns name the source tree, so only the part from "music/" on can match. The last match
+    # wins, as Debian has it. Of three or more owners none can be called the author.
     if any(fnmatch.fnmatch(name, p[p.index("music/") :]) for p in patterns if "music/" in p):
       found = licence, owners if owners.count(",") < 2 else ""
   return found
 
 
 def _naev_credits(root: pathlib.Path) -> dict[str, tuple[str, str]]:
-  """{file name: (licence, author)} from naev's SOUND_LICENSE.yaml, flat enough to read by lines."""
+  """Reads {file name: (licence, author)} from naev's SOUND_LICENSE.yaml, line by line."""
   credits, author, licence, section = {}, "", "", ""
   path = root / "usr/share/naev/dat/snd/SOUND_LICENSE.yaml"
   for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
@@ -142,6 +154,7 @@ def _naev_credits(root: pathlib.Path) -> dict[str, tuple[str, str]]:
 
 
 def _canonical_licence(text: str) -> str:
+  # Authors write "GPLv3", "CC-by 3" or "PD"; the licence filter needs one spelling.
   options = []
   for option in re.split(r"\s*/\s*|\s+or\s+", text.strip()):
     option = re.sub(r"^GPLv?", "GPL-", re.sub(r"\s+", "-", option), flags=re.IGNORECASE)
@@ -152,7 +165,7 @@ def _canonical_licence(text: str) -> str:
 
 
 def _warzone_credits(root: pathlib.Path) -> dict[str, tuple[str, str, str, float]]:
-  """{"album/file": (licence, author, title, bpm)} from the album.json beside the tracks."""
+  """Reads {"album/file": (licence, author, title, bpm)} from the album.json beside the tracks."""
   credits = {}
   for album in sorted(root.rglob("album.json")):
     content = json.loads(album.read_text())
@@ -167,10 +180,16 @@ def _warzone_credits(root: pathlib.Path) -> dict[str, tuple[str, str, str, float
 
 
 def credits_of(package: Package, root: pathlib.Path, files: list[str]) -> dict[str, dict[str, Any]]:
-  """What the package itself says of each file, "" or 0 where it says nothing.
+  """Collects what a package says about its own files.
+
+  Args:
+    package: The package.
+    root: Directory in which it was unpacked.
+    files: Paths of its music, relative to `root`.
 
   Returns:
-    {path: {"licence", "author", "title", "bpm"}}; the licence is never empty.
+    {path: {"licence", "author", "title", "bpm"}}. An unknown author or title is "", an unknown
+    tempo is 0. The licence is always known.
   """
   naev = _naev_credits(root) if package.name == "naev-data" else {}
   warzone = _warzone_credits(root) if package.name == "warzone2100-music" else {}
@@ -179,7 +198,7 @@ def credits_of(package: Package, root: pathlib.Path, files: list[str]) -> dict[s
     name = where.rsplit("/", 1)[-1]
     licence, owner = _from_copyright(root, package.name, where)
     if package.name not in ("hyperrogue-music", "ufoai-music"):
-      owner = ""  # one name for a whole folder; the files' own tags know better
+      owner = ""  # names one owner for a whole folder; the tags in the files are more precise
     title, bpm = "", 0.0
     if name in naev:
       licence, owner = naev[name]

@@ -1,7 +1,7 @@
-"""Scene and mood words that a recording's folder, file name or title justifies.
+"""Finds a scene and a mood for a recording from its folder, file name and title.
 
-Only general words come out of here: titles and names of people, games and places in
-them never reach a caption.
+The results are general words only. Titles, and names of people, games and places, never reach a
+caption.
 """
 
 import dataclasses
@@ -10,7 +10,13 @@ import re
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """A place or event that music accompanies, moods that go with it, and raw tags."""
+  """A place or an event that music accompanies.
+
+  Attributes:
+    phrase: The scene in words ("a boss fight").
+    moods: Moods that fit the scene. A caption draws one.
+    tags: Tags of the scene.
+  """
 
   phrase: str
   moods: tuple[str, ...]
@@ -24,7 +30,7 @@ def _scene(pattern: str, phrase: str, moods: str, tags: str) -> tuple[re.Pattern
   return re.compile(pattern), Scene(phrase, split(moods), split(tags))
 
 
-# The first that matches "package/path title" in lower case wins; precise ones come first.
+# The first pattern that matches "path title" in lower case wins, so precise ones come first.
 _SCENES = (
   _scene(r"battle.?epic|dangerous_symph|siege|heroes",
          "an epic battle", "heroic, epic", "battle, epic"),
@@ -85,6 +91,7 @@ _SCENES = (
          "a quiet, empty landscape", "atmospheric, calm", "atmospheric, calm"),
 )  # fmt: skip
 
+# Where a package holds several kinds of music, these say more than its own phrases.
 _STYLES = (
   (re.compile(r"metal madness"), "instrumental metal with electric guitars", ("metal",)),
   (re.compile(r"disko|retro/"), "chiptune dance music", ("chiptune",)),
@@ -101,8 +108,16 @@ _STYLES = (
 
 
 def find_scene(path: str, title: str = "") -> Scene | None:
-  """The scene that a path ("package/.../name.ogg") and a title suggest, or None."""
-  # Words that are part of every path of a package would match in all of its tracks.
+  """Finds the scene that a file suggests.
+
+  Args:
+    path: "package/.../name.ogg".
+    title: Title of the recording, or "".
+
+  Returns:
+    The scene, or None if no pattern matches.
+  """
+  # Folder names that all tracks of a package share must not count, or all would get one scene.
   text = re.sub(r"^.*?(?=music/|themes/|cdtracks/|sectoid/)|\.(ogg|opus)$", "", path.lower())
   text = re.sub(r"^(music|themes|cdtracks|sectoid)/", "", text.replace("albums/", ""))
   text = f"{text} {title.lower()}"
@@ -110,6 +125,14 @@ def find_scene(path: str, title: str = "") -> Scene | None:
 
 
 def find_style(path: str, title: str = "") -> tuple[str, tuple[str, ...]]:
-  """A style phrase and tags more precise than the package's, or ("", ())."""
+  """Finds a style that is more precise than the package's own.
+
+  Args:
+    path: "package/.../name.ogg".
+    title: Title of the recording, or "".
+
+  Returns:
+    (phrase, tags), or ("", ()) if no pattern matches.
+  """
   text = f"{path.lower()} {title.lower()}"
   return next(((style, tags) for p, style, tags in _STYLES if p.search(text)), ("", ()))

@@ -1,4 +1,4 @@
-"""Captions of recordings: the album's style, a scene its file suggests, what can be measured."""
+"""Captions of recordings, from the album's style, the file's name and measurements."""
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from data.recorded.packages import Package
 from data.recorded.scenes import find_scene, find_style
 from data.tracks import Description
 
+# Genre tags that are true of nearly every file here, so they tell nothing.
 _GENERIC_GENRES = {
   "", "soundtrack", "game", "game soundtrack", "game music", "music", "sound fx", "(none)", "vgm",
 }  # fmt: skip
@@ -19,12 +20,12 @@ def describe_recording(
   """Writes caption variants and tags for one clip.
 
   Args:
-    rng: chooses phrases and templates.
-    package: gives the style.
-    path: "package/path", whose folder and name suggest a scene.
-    title: searched for general scene words; never quoted.
-    genre: the file's genre tag, "" if none or not trusted.
-    heard: what was measured in this clip.
+    rng: Source of the random choices.
+    package: Package of the recording; it gives the style.
+    path: "package/path". Folder and file name suggest a scene.
+    title: Title. It is searched for scene words and never quoted.
+    genre: Genre tag of the file, or "" if there is none or it is not trusted.
+    heard: Words for the measurements of the clip.
   """
   scene = find_scene(path, title)
   style, style_tags = find_style(path, title)
@@ -35,6 +36,7 @@ def describe_recording(
     phrase = style
   mood = str(rng.choice(scene.moods)) if scene else ""
   pace = tempo_word(heard.tempo) if heard.tempo else ""
+  # A tempo estimate may be twice the true one. The measured energy is safer.
   if pace == "upbeat" and heard.energy == "calm":
     pace = ""
   feel = [w for w in (heard.energy, heard.colour) if w]
@@ -46,6 +48,7 @@ def describe_recording(
   opening = ", ".join([*feel[:1], *([pace] if pace else [])]) or mood
   qualities = join_words([w for w in (mood, *feel) if w])
   kind = str(rng.choice([tag for tag in package.tags if tag not in ("soundtrack", "theme")]))
+  # Long sentences, short phrases and lists of tags: users write all of these as prompts.
   captions = [
     f"{opening} {phrase} {beat} {place}, {key}, {about}",
     f"{tidy(other)} that sounds {qualities}, {place}" if qualities else f"{other} {place}",

@@ -1,1 +1,1 @@
-"""Music rendered from accompaniment grooves and MIDI files, with captions that are exactly true."""
+"""Dataset of music rendered from grooves and MIDI files. Its captions are exactly true."""

@@ -13,13 +13,20 @@ from melody_jax.errors import UserError
 
 
 def midi_files(package_root: pathlib.Path) -> dict[str, pathlib.Path]:
-  """{path inside the package: file} of every MIDI file of an unpacked package, links excluded."""
+  """Finds the MIDI files of an unpacked package. Links are left out.
+
+  Args:
+    package_root: Directory in which the package was unpacked.
+
+  Returns:
+    {path inside the package: file}.
+  """
   files = (p for p in sorted(package_root.rglob("*.mid")) if not p.is_symlink())
   return {p.relative_to(package_root).as_posix(): p for p in files}
 
 
 def main() -> None:
-  """Fetches the MIDI package, then composes, renders and writes."""
+  """Fetches the MIDI package, composes and renders the pieces, and writes the dataset."""
   parser = common_arguments(__doc__.splitlines()[0])
   parser.add_argument(
     "--pieces", type=int, default=10, help="training pieces of each of 111 styles"

@@ -1,6 +1,6 @@
-"""Invents short pieces over a groove: key, mode, tempo, chords, instruments, a melody.
+"""Composes short pieces over a groove: key, mode, tempo, chords, instruments and a melody.
 
-Everything follows from the piece's name, so that a piece is the same on every machine.
+The name of a piece decides every choice, so a piece is the same on every machine.
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ from data.rendered.styles import STYLES
 KEYS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 _SHARPS = ("cn", "c#", "dn", "d#", "en", "fn", "f#", "gn", "g#", "an", "a#", "bn")
 _SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
+# Just under the 30 s of a record, so that the last notes have time to die away.
 PIECE_SECONDS = 29.0
 
-# Instruments that may take over the chords; those that may sing the melody, with their octave.
+# Instruments, in mma's names, that may take over the chords of a groove.
 CHORD_VOICES = (
   "Piano1", "RhodesPiano", "HarpsiChord", "Vibraphone", "Marimba", "Organ1", "ChurchOrgan",
   "Accordion", "Bandoneon", "NylonGuitar", "SteelGuitar", "JazzGuitar", "CleanGuitar",
@@ -24,6 +25,7 @@ CHORD_VOICES = (
   "BrassSection", "SynthStrings1", "WarmPad", "PolySynth", "Banjo", "Sitar", "Koto", "SteelDrums",
   "MusicBox", "Celesta",
 )  # fmt: skip
+# Instruments that may play the melody, each with an octave in its natural range.
 LEAD_VOICES = {
   "Flute": 5, "Clarinet": 4, "Oboe": 5, "AltoSax": 4, "TenorSax": 4, "Trumpet": 4,
   "MutedTrumpet": 4, "Trombone": 3, "FrenchHorn": 4, "Violin": 5, "Cello": 3, "Harmonica": 5,
@@ -32,7 +34,7 @@ LEAD_VOICES = {
   "SquareWave": 5, "Fiddle": 5, "Whistle": 6, "Glockenspiel": 6, "Kalimba": 5, "ChoirAahs": 4,
 }  # fmt: skip
 
-# Chords as (semitones above the tonic, quality); four or eight or twelve bars.
+# Progressions, one chord a bar: (semitones above the tonic, kind of chord in mma's notation).
 _PLAIN = {
   "major": (
     ((0, ""), (9, "m"), (5, ""), (7, "")), ((0, ""), (7, ""), (9, "m"), (5, "")),
@@ -55,6 +57,7 @@ _JAZZ = {
     ((0, "m7"), (8, "M7"), (5, "m7"), (7, "7")),
   ),
 }  # fmt: skip
+# The twelve bars of the blues: the form itself, so there is one for each mode.
 _BLUES = {
   "major": (tuple((d, "7") for d in (0, 0, 0, 0, 5, 5, 0, 0, 7, 5, 0, 7)),),
   "minor": (
@@ -72,11 +75,11 @@ class Piece:
   """One composed piece.
 
   Attributes:
-    score: mma source text.
-    key, mode: "Eb", "minor".
-    tempo: beats per minute as a listener counts them.
-    metre: "3/4", or "".
-    chord_voice, lead: the instruments chosen for it, in mma's names, or "".
+    score: Source text for mma.
+    key, mode: Key and mode, such as "Eb" and "minor".
+    tempo: Beats per minute, as a listener counts them.
+    metre: Metre, such as "3/4"; "" if not certain.
+    chord_voice, lead: Instruments of chords and melody in mma's names; "" if none was chosen.
   """
 
   score: str
@@ -89,12 +92,14 @@ class Piece:
 
 
 def generator(name: str) -> np.random.Generator:
-  """The random stream that belongs to a name."""
+  """Random generator that depends on a name only."""
+  # Not Python's own hash: that one changes from process to process.
   return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
 
 
 def _progression(rng: np.random.Generator, style: str, mode: str) -> tuple[tuple[int, str], ...]:
   tags = STYLES[style].tags
+  # Not always the chords that a style is known for: a model should not take one for the other.
   if "blues" in tags or "boogie-woogie" in tags:
     table = _BLUES if rng.random() < 0.7 else _PLAIN
   elif {"jazz", "swing", "bossa nova", "latin", "soul", "r&b", "fusion"} & set(tags):
@@ -106,8 +111,9 @@ def _progression(rng: np.random.Generator, style: str, mode: str) -> tuple[tuple
   return first if len(first) > 8 else first + choices[rng.integers(len(choices))]
 
 
-# A motif is one bar of melody: (length in beats, steps along the scale from the note before; None
-# is a rest). Motifs come back over other chords, as the phrases of a tune do.
+# A motif is one bar of melody. Each note is (length in beats, steps along the scale from the note
+# before); None in place of steps is a rest. Motifs return over other chords: a melody without
+# repeats sounds random.
 Motif = list[tuple[float, int | None]]
 _SYMBOLS = {2: "2", 1: "4", 0.5: "8"}
 _FORMS = ("ABAC", "AABC", "ABAB", "AABA")
@@ -119,7 +125,7 @@ def _motif(rng: np.random.Generator, beats: int) -> Motif:
   while left > 0:
     length = float(rng.choice((2.0, 1.0, 0.5), p=(0.25, 0.5, 0.25)))
     length = min(length, 1.0 if left >= 1 else 0.5) if length > left else length
-    # Eighths come in pairs, so that the bar stays on the beat.
+    # Eighth notes come in pairs. A single one would move all later notes off the beat.
     for _ in range(2 if length == 0.5 and left >= 1 else 1):
       rest = rng.random() < 0.12 and left != beats
       notes.append((length, None if rest else int(rng.choice((-3, -2, -1, 0, 1, 2, 3)))))
@@ -132,10 +138,18 @@ def _nearest(pitches: list[int], at: int) -> int:
 
 
 def _sing(motif: Motif, tones: list[int], scale: list[int], at: int) -> tuple[str, int]:
-  """A motif over a chord in mma's notation, "4cn;8d#+;...", and the pitch it ends on.
+  """Fits a motif to a chord.
 
-  Pitches count semitones from the C of the octave. The first note, and each that is long, is
-  the nearest tone of the chord.
+  The first note and every long note move to the nearest tone of the chord.
+
+  Args:
+    motif: The motif.
+    tones: Pitches of the chord, in semitones from the C of the octave.
+    scale: Pitches of the key, in the same units.
+    at: Pitch of the note before.
+
+  Returns:
+    (the notes as mma writes them, "4cn;8d#+;...", and the pitch of the last note).
   """
   notes = []
   for i, (length, step) in enumerate(motif):
@@ -157,19 +171,20 @@ def _pitches(degrees: tuple[int, ...], root: int) -> list[int]:
 
 
 def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") -> Piece:
-  """Writes the piece called `name` over `groove`.
+  """Composes the piece called `name` over a groove.
 
   Args:
-    name: seeds every choice.
-    groove: accompaniment.
-    chord_voice: mma voice that takes over the chord tracks; "" keeps the groove's own.
-    lead: mma voice that plays a melody; "" for none.
+    name: Name of the piece. It decides every random choice.
+    groove: Groove of the accompaniment.
+    chord_voice: Instrument, in mma's name, for the chord tracks; "" keeps those of the groove.
+    lead: Instrument, in mma's name, for a melody; "" for no melody.
   """
   rng = generator(name)
   tonic = int(rng.integers(12))
   mode = "minor" if rng.random() < 0.42 else "major"
   slowest, fastest = STYLES[groove.style].tempo
   tempo = int(rng.integers(slowest, fastest + 1))
+  # mma may count a bar of 6/8 as three beats or as six where a listener hears two.
   counted = round(tempo * groove.beats / groove.felt_beats)
   bars = max(4, int(PIECE_SECONDS * counted / 60 / groove.beats))
   chords = _progression(rng, groove.style, mode)
@@ -189,8 +204,9 @@ def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") ->
     degree, quality = chords[bar % len(chords)]
     root = (tonic + degree) % 12
     melody = ""
-    if bar and bar % 16 == 0:  # a second part, whose last phrase is remembered from the first
+    if bar and bar % 16 == 0:  # a second part; motif C stays and ties it to the first
       motifs |= {letter: _motif(rng, groove.beats) for letter in "AB"}
+    # No melody in the first bar and at some ends of phrases: a tune needs pauses.
     if lead and bar and not (bar % 4 == 3 and rng.random() < 0.3):
       tones = _pitches(_CHORD_TONES[quality], root)
       bar_text, at = _sing(motifs[form[bar % 4]], tones, scale, at)

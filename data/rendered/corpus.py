@@ -1,15 +1,14 @@
-"""The rendered corpus: which pieces exist, in which split, and how one is made.
+"""The rendered corpus: which pieces there are, in which split, and how one is made.
 
-Held out of training: 12 styles, one instrument x style pair for every style, one
-soundfont, and every rendering of a held-out piece. Each test record says in `held_out`
-which of these it tests.
+Training never hears 12 styles, one instrument in each style, one soundfont, and any version of a
+test piece. Each test record says in `held_out` which of these it tests.
 """
 
 import functools
 import hashlib
 import pathlib
-import re
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -28,18 +27,23 @@ HELD_OUT_STYLES = (
   "bluefolk", "bwmarch", "calypso", "descendingjazz", "fastjazzwaltz", "hillcountry",
   "jazzrhumba", "lighttango", "popspiritual", "rockwaltz", "ska", "slowbroadway",
 )  # fmt: skip
-"""Styles of which no model hears a single piece."""
+"""Styles for testing only. No model hears a piece of them in training."""
 
 MIDI_PACKAGE = "openttd-openmsx"
-# Nothing else in the corpora is one instrument alone: there are ten textures against 101 bands.
+# Pieces of a texture for each piece of another style. Only the ten textures have one instrument
+# alone; with equal shares the 101 styles of whole bands would drown them.
 _TEXTURE_SHARE = 4
 _GPL = "GPL-2"
-_FADE = SAMPLE_RATE // 2
+_FADE = SAMPLE_RATE // 2  # samples; a cut without a fade is heard as a click
 
 
 @functools.cache
 def catalogue() -> dict[str, tuple[Groove, ...]]:
-  """Maps every style to its grooves: those of mma's library, and the sparse textures."""
+  """Maps every style to its grooves: those of mma's library, and the sparse textures.
+
+  Raises:
+    UserError: mma or its library is not installed.
+  """
   return library_grooves() | textures()
 
 
@@ -48,19 +52,20 @@ def _hash(text: str) -> int:
 
 
 def held_out_voice(style: str) -> str:
-  """The chord instrument that is never combined with `style` in training."""
+  """Chord instrument, in mma's name, that training never combines with `style`."""
   native = frozenset().union(*(groove.voices for groove in catalogue()[style]))
+  # An instrument of the style's own grooves cannot be kept out of training.
   foreign = [voice for voice in CHORD_VOICES if voice.lower() not in native]
   return min(foreign, key=lambda voice: _hash(f"{style} x {voice}"))
 
 
 class RenderedCorpus:
-  """Pieces over every groove style, and the MIDI files of openttd-openmsx.
+  """Corpus of composed pieces in every style, and of the MIDI files of openttd-openmsx.
 
   Args:
-    midi_files: {path inside the package: file} of the MIDI files to render as well.
-    per_style: pieces of a style in training, four times as many of a texture; validation gets
-      three tenths of it.
+    midi_files: {path inside the package: file}: MIDI files to render besides.
+    per_style: Number of training pieces of a style. A texture gets four times as many. Validation
+      gets three tenths of this number.
   """
 
   name = "rendered"
@@ -69,11 +74,16 @@ class RenderedCorpus:
   def __init__(self, midi_files: dict[str, pathlib.Path], per_style: int = 10):
     self._midi_files = midi_files
     self._per_style = per_style
-    self._current: tuple[Piece | None, Groove | None, MidiFacts] | None = None
+    # What `load` made, for `describe`: a composed piece if it is one, and what its MIDI plays.
+    self._current: tuple[tuple[Groove, Piece] | None, MidiFacts] | None = None
 
   def tracks(self) -> list[Track]:
-    """Lists the pieces of every style, then the MIDI files."""
-    soundfont(*TRAIN_SOUNDFONT), soundfont(*HELD_OUT_SOUNDFONT)  # fail before any work
+    """Lists the pieces of every style, then the MIDI files.
+
+    Raises:
+      UserError: mma, its library or a soundfont is not installed.
+    """
+    soundfont(*TRAIN_SOUNDFONT), soundfont(*HELD_OUT_SOUNDFONT)  # a missing one fails before work
     tracks = []
     for style in catalogue():
       counts = self._counts(style)
@@ -97,6 +107,7 @@ class RenderedCorpus:
     return tracks
 
   def _counts(self, style: str) -> list[tuple[str, str, int]]:
+    # A held-out style has no other split, so it gets more pieces than a single test would.
     if style in HELD_OUT_STYLES:
       return [(TEST, "style", max(1, self._per_style * 6 // 10))]
     pieces = self._per_style * (_TEXTURE_SHARE if style in textures() else 1)
@@ -126,29 +137,40 @@ class RenderedCorpus:
     )
 
   def load(self, track: Track) -> np.ndarray:
-    """Composes if need be, renders, and cuts a composed piece to 30 s with a short fade."""
+    """Composes the piece (or takes the MIDI file), renders it, and cuts a piece to 30 s.
+
+    Returns:
+      Mono waveform at 24 kHz, float32 [samples], not yet normalised. A composed piece fades out
+      over its last half second.
+
+    Raises:
+      QuarantineError: The MIDI file is damaged, or mma or fluidsynth rejects the piece.
+      UserError: A program or soundfont is not installed.
+    """
     held_font = self._held_out(track)
     font = soundfont(*(HELD_OUT_SOUNDFONT if "soundfont" in held_font else TRAIN_SOUNDFONT))
     with tempfile.TemporaryDirectory() as folder:
       midi = track.path or pathlib.Path(folder) / "piece.mid"
-      piece = groove = None
+      composed = None
       if not track.path:
-        groove, piece = self._compose(track)
+        composed = self._compose(track)
         score = pathlib.Path(folder) / "piece.mma"
-        score.write_text(piece.score)
+        score.write_text(composed[1].score)
         run_mma(score, midi)
+      # Captions state what the MIDI file plays. What was planned may differ.
       try:
         facts = read_facts(midi)
       except (ValueError, IndexError) as error:
         raise QuarantineError("corrupt", f"not a MIDI file: {error}") from error
       audio = render(midi, pathlib.Path(folder) / "piece.wav", font)
-    self._current = (piece, groove, facts)
-    if piece:
+    self._current = (composed, facts)
+    if composed:
       audio = audio[: MAX_SECONDS * SAMPLE_RATE].copy()
       audio[-_FADE:] *= np.linspace(1, 0, len(audio[-_FADE:]), dtype=audio.dtype)
     return audio
 
   def _compose(self, track: Track) -> tuple[Groove, Piece]:
+    # A stream of its own: a change to the composer leaves every piece its instruments.
     rng = generator(f"{track.id} instruments")
     style, kind = track.id.split("/")[1], track.id.split("-")[1]
     grooves = catalogue()[style]
@@ -169,21 +191,29 @@ class RenderedCorpus:
       return []
     if track.path:
       return ["piece", "soundfont"]
-    kind, number = re.match(r".*/test-(\w+)-(\d+)$", track.id).groups()
+    kind, number = track.id.rsplit("/test-", 1)[1].split("-")
     if kind == "style":  # every other one also with the held-out soundfont
       return ["piece", "style"] + (["soundfont"] if int(number) % 2 else [])
     return ["piece", kind]
 
   def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:
-    """Captions from what was composed and what the MIDI file plays."""
-    piece, groove, midi = self._current
+    """Writes captions from what was composed and what the MIDI file plays.
+
+    Args:
+      track: The track, the one that `load` made last.
+      k: Number of the clip in the track.
+      clip: Not used: nothing needs to be measured here.
+    """
+    assert self._current is not None  # the builder loads a track before it describes it
+    composed, midi = self._current
     rng = generator(f"{track.id} words {k}")
-    if piece is None:
+    if composed is None:
       words = describe_piece(
         rng, "video game tune", ("video game", "light", "retro"), midi, midi.tempo
       )
-      facts = {"tempo": round(midi.tempo)}
+      facts: dict[str, Any] = {"tempo": round(midi.tempo)}
     else:
+      groove, piece = composed
       style = STYLES[groove.style]
       lead = listener_name(piece.lead)
       words = describe_piece(

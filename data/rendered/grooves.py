@@ -1,4 +1,4 @@
-"""The grooves that the installed `mma` carries."""
+"""The grooves of the installed accompaniment program `mma`."""
 
 import dataclasses
 import functools
@@ -12,9 +12,10 @@ from data.rendered.synthesis import require_program
 from melody_jax.errors import UserError
 
 LIBRARY = pathlib.Path("/usr/share/mma/lib/stdlib")
-# Grooves that are not music one would loop: openings, endings, fills, count-ins.
+# Openings, endings, fills and count-ins: no music that could go on for half a minute.
 _SKIP = re.compile(r"intro|end(ing)?\d*$|fill|metronome|^none$|hit\d*$|break", re.IGNORECASE)
-# (beats as mma counts them, signature in the file) -> (metre, felt beats a bar)
+# (beats as mma counts them, time signature in the file) -> (metre, beats a listener counts). Some
+# library files contradict themselves. A pair that is not listed gets no metre in its captions.
 _METRES = {
   (4, "4/4"): ("4/4", 4), (3, "3/4"): ("3/4", 3), (5, "5/4"): ("5/4", 5), (3, "4/4"): ("3/4", 3),
   (2, "6/8"): ("6/8", 2), (6, "6/8"): ("6/8", 2), (3, "6/8"): ("6/8", 2), (4, "12/8"): ("12/8", 4),
@@ -23,20 +24,20 @@ _METRES = {
 
 @dataclasses.dataclass(frozen=True)
 class Groove:
-  """One groove.
+  """One groove, a pattern of accompaniment.
 
   Attributes:
-    name: as mma knows it ("BossaNovaSus").
-    style: stem of its library file ("bossanova").
-    description: the author's words.
-    beats: beats in a bar as mma counts them; the tempo it is given counts those.
-    felt_beats: beats in a bar as a listener counts them.
-    metre: "4/4", or "" where the library contradicts itself.
-    chord_tracks: names of the tracks whose instrument may be replaced.
-    voices: the instruments it asks for, in mma's spelling, lower case.
-    definition: mma text that makes it; "" for a groove of the library.
-    leads: instruments that may play a melody over it; empty: any.
-    lead_share: how often there is a melody, 0 to 1.
+    name: Name in mma ("BossaNovaSus").
+    style: Name of its library file without suffix ("bossanova").
+    description: Description by its author.
+    beats: Beats in a bar, as mma counts them. The tempo given to mma counts these.
+    felt_beats: Beats in a bar, as a listener counts them.
+    metre: Metre such as "4/4"; "" where the library contradicts itself.
+    chord_tracks: Names of the tracks whose instrument may be replaced.
+    voices: Instruments of the groove, in mma's names, lower case.
+    definition: mma text that defines the groove; "" for a groove of the library.
+    leads: Instruments that may play a melody over it. Empty means any.
+    lead_share: Share of the pieces that have a melody, from 0 to 1.
   """
 
   name: str
@@ -58,6 +59,7 @@ def _first(pattern: str, text: str, default: str) -> str:
 
 
 def _library_file(path: pathlib.Path) -> list[Groove]:
+  # -Djs: mma lists the grooves of a file as JSON, with tracks and voices that it works out itself.
   command = [require_program("mma", "mma"), "-Djs", str(path)]
   listing = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
   text = path.read_text(errors="replace")
@@ -80,7 +82,17 @@ def _library_file(path: pathlib.Path) -> list[Groove]:
 
 @functools.cache
 def library_grooves(library: pathlib.Path = LIBRARY) -> dict[str, tuple[Groove, ...]]:
-  """Maps every style of the library to its grooves; UserError if mma's library is not installed."""
+  """Reads the groove library.
+
+  Args:
+    library: Directory of mma's standard library.
+
+  Returns:
+    {style: its grooves}. A style of which no groove is usable is left out.
+
+  Raises:
+    UserError: mma or its library is not installed.
+  """
   if not library.is_dir():
     raise UserError(f"no groove library at {library}: apt-get install mma")
   paths = {stem: library / f"{stem}.mma" for stem in STYLES}

@@ -1,12 +1,15 @@
-"""Reads from a standard MIDI file what a caption may state: instruments, tempo, metre, length."""
+"""Reads from a MIDI file what a caption may state: instruments, drums, tempo and length.
+
+A reader of our own: it is short, and the builders need no further package.
+"""
 
 import collections
 import dataclasses
 import pathlib
 
-DRUM_CHANNEL = 9
+DRUM_CHANNEL = 9  # counted from 0; General MIDI calls it 10
 
-# General MIDI programs 1-128 (MIDI 1.0, General MIDI level 1), in words that a listener uses.
+# The 128 programs of General MIDI level 1, in words of a listener: "choir", not "Choir Aahs".
 PROGRAMS = (
   "piano", "bright piano", "electric grand piano", "honky-tonk piano", "electric piano",
   "electric piano", "harpsichord", "clavinet", "celesta", "glockenspiel", "music box",
@@ -38,11 +41,13 @@ class MidiFacts:
   """What a MIDI file plays.
 
   Attributes:
-    instruments: names, most notes first, drums excluded; repeats merged.
-    programs: General MIDI program numbers (from 0) in the same order, before merging.
-    drums: whether the drum channel plays more than a few notes.
-    tempo: beats per minute that hold for the longest time.
-    seconds: time of the last event.
+    instruments: Names of the instruments without drums, those with most notes first. Each name
+      stands once.
+    programs: General MIDI program numbers, from 0, in the same order. Two programs may share a
+      name.
+    drums: Whether the drum channel plays more than a few notes.
+    tempo: Beats per minute. If the tempo changes, the one that lasts longest.
+    seconds: Time of the last event in seconds.
   """
 
   instruments: tuple[str, ...]
@@ -62,7 +67,7 @@ def _variable_length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _track_events(data: bytes) -> list[tuple[int, int, bytes]]:
-  """Events of a track chunk, (tick, status, payload); meta events are (tick, 0xFF, type + body)."""
+  """Splits a track into events (tick, status, payload). A meta event has its type in front."""
   events, at, tick, running = [], 0, 0, 0
   while at < len(data):
     delta, at = _variable_length(data, at)
@@ -70,7 +75,7 @@ def _track_events(data: bytes) -> list[tuple[int, int, bytes]]:
     status = data[at]
     if status >= 0x80:
       at += 1
-    else:
+    else:  # "running status": the byte is left out where it is that of the event before
       status = running
     if status == 0xFF:
       kind = data[at : at + 1]
@@ -102,11 +107,20 @@ def _events(data: bytes) -> tuple[int, list[tuple[int, int, bytes]]]:
 
 
 def read_facts(path: pathlib.Path) -> MidiFacts:
-  """Parses the MIDI file at `path`; ValueError (or IndexError) if it is not one."""
+  """Reads the facts of a MIDI file.
+
+  Args:
+    path: A standard MIDI file with ticks per quarter note.
+
+  Raises:
+    ValueError, IndexError: The file is not a MIDI file, or ends too early.
+  """
   division, events = _events(path.read_bytes())
-  programs, notes, drums = dict.fromkeys(range(16), 0), collections.Counter(), 0
+  programs, drums = dict.fromkeys(range(16), 0), 0
+  notes: collections.Counter[int] = collections.Counter()
+  # 120 beats per minute until the file says otherwise, by the MIDI standard.
   microseconds, last_tick, seconds = 500_000, 0, 0.0
-  tempo_seconds: dict[int, float] = collections.Counter()
+  tempo_seconds: dict[int, float] = collections.defaultdict(float)
   for tick, status, payload in events:
     elapsed = (tick - last_tick) * microseconds / 1e6 / division
     seconds, last_tick = seconds + elapsed, tick
@@ -116,7 +130,7 @@ def read_facts(path: pathlib.Path) -> MidiFacts:
       microseconds = int.from_bytes(payload[1:4], "big")
     elif status >> 4 == 0xC:
       programs[channel] = payload[0]
-    elif status >> 4 == 0x9 and payload[1]:
+    elif status >> 4 == 0x9 and payload[1]:  # a note of velocity 0 is the end of one
       if channel == DRUM_CHANNEL:
         drums += 1
       else:

@@ -1,8 +1,8 @@
-"""The accompaniment styles of `mma`: their names in plain English, usual tempi and tags.
+"""The accompaniment styles of `mma`: names in plain English, usual tempi and tags.
 
-One row a library file: stem | name in a caption | slowest-fastest usual bpm | tags. Tempi
-are beats per minute as mma counts them (a dotted crotchet is 1.5 beats). Rows "texture-..." are
-made in `textures.py`.
+One row for each library file: name of the file without suffix | name in a caption | slowest and
+fastest usual tempo in beats per minute, as a listener counts them | tags. The grooves of the rows
+"texture-..." are defined in `textures.py`.
 """
 
 import dataclasses
@@ -136,7 +136,14 @@ texture-drumsbass | drums and bass groove | 80-130 | drums, bass, groove
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """One style: `stem` of its library file, its English `name`, usual `tempo` range and `tags`."""
+  """One style.
+
+  Attributes:
+    stem: Name of its library file without suffix.
+    name: English name, as it stands in captions.
+    tempo: Slowest and fastest usual tempo, in beats per minute.
+    tags: Tags of the style.
+  """
 
   stem: str
   name: str

@@ -1,35 +1,40 @@
 """Sparse arrangements that the groove library lacks: one instrument alone, or a plain beat.
 
-The library's grooves are bands. Prompts such as "solo piano", "choir" or "slow ambient" need
-music in which nothing else sounds, so each texture here is a few mma tracks of our own.
+The grooves of the library are whole bands. Prompts such as "solo piano", "choir" or "slow ambient"
+need music in which nothing else sounds. Each texture here is a few mma tracks of our own.
 """
 
 from data.rendered.grooves import Groove
 
 _METRE = ("4/4", 4)
 
+# The tracks of one arrangement in mma's language, and its instruments in lower case.
+Variant = tuple[tuple[str, ...], frozenset[str]]
+
 
 def _track(name: str, voice: str, octave: int, sequence: str, articulate: int = 100) -> str:
-  """One mma track; a drum track takes a `Tone` in place of a voice."""
+  """Writes one mma track. A drum track has a `Tone` in place of a voice."""
   if name.startswith("Drum"):
     body = f" Tone {voice}\n Sequence {{{sequence}}}\n"
   else:
     body = f" Voice {voice}\n Octave {octave}\n Articulate {articulate}\n Sequence {{{sequence}}}\n"
+  # Small random changes of time and loudness: exactly equal notes sound like a machine.
   return f"Begin {name}\n{body} RTime 4\n RVolume 12\nEnd"
 
 
 def _every(step: float, rest: str, start: float = 1.0) -> str:
-  """The event `rest` at every `step` beats of a bar of four, from beat `start`."""
+  """Repeats the event `rest` every `step` beats of a bar of four, from beat `start` on."""
   count = int((5.0 - start) / step)
   return "; ".join(f"{start + i * step:g} {rest}" for i in range(count))
 
 
+# mma's events are "beat length volume"; in the bass, "beat length degree volume".
 _HELD = "1 1 80"
 _HALVES = _every(2, "2 80")
 _BROKEN = _every(0.5, "8 75")
 _ROOTS = "1 1 1 75"
 
-# Broken chords over a low root; slow chords; or both in alternation of bars.
+# Broken chords over a low root, slow chords over it, or both at once.
 _SOLO_PATTERNS = (
   lambda voice: (
     _track("Arpeggio-Solo", voice, 5, _BROKEN),
@@ -47,11 +52,11 @@ _SOLO_PATTERNS = (
 )
 
 
-def _solo(voice: str) -> list[tuple[tuple[str, ...], frozenset[str]]]:
+def _solo(voice: str) -> list[Variant]:
   return [(pattern(voice), frozenset({voice.lower()})) for pattern in _SOLO_PATTERNS]
 
 
-def _held(voice: str, low: str, octave: int = 4) -> list[tuple[tuple[str, ...], frozenset[str]]]:
+def _held(voice: str, low: str, octave: int = 4) -> list[Variant]:
   voices = frozenset({voice.lower(), low.lower()})
   bass = _track("Bass-Low", low, 3, _ROOTS)
   return [
@@ -72,7 +77,7 @@ def _synth(voice: str, sequence: str) -> str:
   return _track("Arpeggio-Synth", voice, 5, sequence, 60)
 
 
-_TECHNO = [
+_TECHNO: list[Variant] = [
   (
     (_KICK, _OFF_HAT, _OFF_BASS, _synth("SawWave", _every(0.25, "16 65"))),
     frozenset({"sawwave", "synthbass1"}),
@@ -97,7 +102,7 @@ def _bass_line(voice: str, sequence: str) -> str:
   return _track("Bass-Line", voice, 3, sequence, 70)
 
 
-_DRUMS_AND_BASS = [
+_DRUMS_AND_BASS: list[Variant] = [
   ((kick, _SNARE, _RIDE, _bass_line(voice, line)), frozenset({voice.lower()}))
   for kick, voice, line in (
     (_ROCK_KICK, "FingeredBass", _every(0.5, "8 1 90")),
@@ -106,8 +111,8 @@ _DRUMS_AND_BASS = [
   )
 ]
 
-# stem: (variants, instruments of a melody, share of pieces that have one)
-_TABLE = {
+# style: (variants, instruments that may play a melody, share of the pieces that have one)
+_TABLE: dict[str, tuple[list[Variant], tuple[str, ...], float]] = {
   "texture-piano": (_solo("Piano1"), ("Piano1",), 0.7),
   "texture-guitar": (_solo("NylonGuitar") + _solo("SteelGuitar"), ("NylonGuitar",), 0.3),
   "texture-strings": (
@@ -134,7 +139,7 @@ _TABLE = {
 
 
 def textures() -> dict[str, tuple[Groove, ...]]:
-  """Maps the stem of each texture (a row of `styles.STYLES`) to its variants."""
+  """Maps each texture (a key of `styles.STYLES`) to its variants as grooves."""
   metre, beats = _METRE
   return {
     stem: tuple(

@@ -1,4 +1,4 @@
-"""The General MIDI program behind each mma voice name that pieces choose."""
+"""General MIDI program numbers (from 0) of the mma instruments that a piece may use."""
 
 from data.rendered.midi import PROGRAMS
 
@@ -55,5 +55,9 @@ VOICE_PROGRAMS = {
 
 
 def listener_name(voice: str) -> str:
-  """mma's "NylonGuitar" -> "nylon guitar"; "" stays ""."""
+  """Name of an instrument for a listener: "NylonGuitar" -> "nylon guitar", "" -> "".
+
+  Args:
+    voice: Key of `VOICE_PROGRAMS`, or "".
+  """
   return PROGRAMS[VOICE_PROGRAMS[voice]] if voice else ""

@@ -1,4 +1,7 @@
-"""Captions of rendered music: true by construction; a mood word says no more than the mode."""
+"""Captions of rendered music. All they state is known from the score and the MIDI file.
+
+Mood words say no more than the mode does: "bright" for major, "dark" for minor.
+"""
 
 import re
 
@@ -9,9 +12,9 @@ from data.rendered.midi import MidiFacts
 from data.tracks import Description
 
 _KEY_NAMES = {"Db": "D flat", "Eb": "E flat", "F#": "F sharp", "Ab": "A flat", "Bb": "B flat"}
-# Slow and fast are in many style names already; a caption should not say them twice.
+# Many style names contain "slow" or "fast". A caption should not say it twice.
 _TEMPO_IN_NAME = re.compile(r"\b(slow|fast)\b")
-# Groove descriptions that talk to the user of the library rather than about the music.
+# Descriptions with these words speak to users of the library, not about the sound.
 _CHATTY = re.compile(
   r"annoying|boring|corny|http|variation|same as|our |basic|odd|ya |you |use |above|below|original"
   r"|pattern|version|change|groove|main|not ",
@@ -20,7 +23,7 @@ _CHATTY = re.compile(
 
 
 def key_name(key: str, mode: str) -> str:
-  """("Eb", "minor") -> "E flat minor"."""
+  """Name of a key in words: ("Eb", "minor") -> "E flat minor"."""
   return f"{_KEY_NAMES.get(key, key)} {mode}"
 
 
@@ -49,17 +52,17 @@ def describe_piece(
   metre: str = "",
   note: str = "",
 ) -> Description:
-  """Writes caption variants and tags.
+  """Writes caption variants and tags of one clip.
 
   Args:
-    rng: chooses templates and which facts each variant mentions.
+    rng: Source of the random choices.
     style: English name of the style ("bossa nova").
-    tags: raw style tags.
-    midi: what the file really plays.
-    tempo: felt beats per minute.
-    lead: listener's name of the melody instrument, or "".
-    key, mode, metre: "" where unknown.
-    note: the groove author's description; used where it describes the sound.
+    tags: Tags of the style.
+    midi: What the MIDI file plays.
+    tempo: Beats per minute, as a listener counts them.
+    lead: Name of the melody instrument for a listener, or "".
+    key, mode, metre: Key, mode and metre; "" where unknown.
+    note: Description of the groove by its author. It is used only if it describes the sound.
   """
   pace = "" if _TEMPO_IN_NAME.search(style) else tempo_word(tempo)
   paced = f"{pace} {style}".strip()
@@ -75,6 +78,7 @@ def describe_piece(
   sentence = " ".join([article(paced), with_lead or with_band, over if with_lead else ""])
   players = join_words(([lead] if lead else []) + accompaniment[:3] + drums)
   second = f"{tidy(style)} {in_key} at {bpm}, {in_metre}, played by {players}"
+  # Seldom: mode alone does not make music bright or dark, but prompts ask for it in these words.
   moods = {"major": "bright", "minor": "dark"} if rng.random() < 0.3 else {}
   mood = moods.get(mode, "")
   short = [
@@ -88,6 +92,7 @@ def describe_piece(
   remark = f"{tidy(style)}: {remark[:1].lower()}{remark[1:]}" if remark else ""
   words = _tags(tags, lead, accompaniment, drums, tempo, mode)
   listed = [words[i] for i in rng.permutation(len(words))[: int(rng.integers(3, 7))]]
+  # Key and tempo come and go, so that a model learns each and depends on neither.
   extras = [in_key if rng.random() < 0.5 else "", bpm if rng.random() < 0.5 else ""]
   captions = [
     tidy(", ".join([sentence, *extras]).replace(", ,", ","), True),

@@ -1,1 +1,1 @@
-"""Constants fitted on a corpus and added to a model's file: one page a fit."""
+"""Fits of constants on a corpus (centres, scales, a linear map). Each adds them to a model file."""

@@ -1,4 +1,4 @@
-"""Clips of a corpus in batches, and a function applied to all of them."""
+"""Reads clips of a corpus in batches, and runs a function over them."""
 
 from collections.abc import Callable, Iterator
 import time
@@ -28,8 +28,22 @@ class _AudioWindows:
 def clip_batches(
   config: ml_collections.ConfigDict, split: str, windows: int, shuffle: bool
 ) -> Iterator[np.ndarray]:
-  """Batches of clips [batch, samples], `windows` clips in all (the last batch is whole)."""
+  """Reads clips of audio.
+
+  Args:
+    config: Config of the fit: window_seconds, sample_rate, data and train.batch_size are read.
+    split: Name of the split.
+    windows: Number of clips. The last batch is whole, so there may be a few more.
+    shuffle: True draws random windows. False reads in order, each window at most once.
+
+  Yields:
+    float32 [batch, samples] in [-1, 1], mono at `config.sample_rate`.
+
+  Raises:
+    UserError: config.data names no data, or data without audio.
+  """
   source = make_source(config, _AudioWindows(config), split, shuffle)
+  # In order, a source starts again after its last window; clips must not count twice.
   if not shuffle:
     windows = min(windows, source.windows)
   for _ in range(-(-windows // config.train.batch_size)):
@@ -39,7 +53,16 @@ def clip_batches(
 def collect(
   function: Callable[[jax.Array], jax.Array], batches: Iterator[np.ndarray], title: str
 ) -> np.ndarray:
-  """Runs `function` over batches -> one array, with a progress line every ten seconds."""
+  """Runs a function over batches of audio. Prints a progress line every ten seconds.
+
+  Args:
+    function: Function from audio [batch, samples] to an array [batch, ...].
+    batches: Batches of audio, each float32 [batch, samples].
+    title: Name of the work, for the progress line.
+
+  Returns:
+    The results of all batches, [clips, ...], on the host.
+  """
   parts, began, last = [], time.monotonic(), time.monotonic()
   for audio in batches:
     parts.append(np.asarray(function(jnp.asarray(audio))))

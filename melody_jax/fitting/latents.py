@@ -1,6 +1,6 @@
-"""Mean and spread of the VAE's posterior means, which scale latents into [-1, 1] (SPEC section 7).
+"""Fits mean and spread of the VAE's latents, which scale them into [-1, 1] (SPEC section 7).
 
-Writes latent_scale/center_D and latent_scale/sigma_D into the file of the VAE.
+Writes latent_scale/center_D and latent_scale/sigma_D, both float32 [D], into the file of the VAE.
 """
 
 from typing import Any
@@ -14,7 +14,17 @@ from melody_jax.fitting.batches import clip_batches, collect
 
 
 def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Measures and stores the scale of the latents; returns and stores the share that clips."""
+  """Measures the scale of the latents and stores it in the bundle.
+
+  Args:
+    config: Config of the fit (configs/fit.py:latents).
+
+  Returns:
+    The report, which is stored as well: number of frames, and share of values that clip.
+
+  Raises:
+    UserError: The bundle has no VAE, or config.data names no data.
+  """
   codec = Codec.load(config.bundle, fitted=False)
   means = collect(
     lambda audio: codec.encode_mean(codec.params, audio),
@@ -24,6 +34,7 @@ def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
   means = means.reshape(-1, means.shape[-1])
   center = np.asarray(means.mean(axis=0, dtype=np.float64), np.float32)
   sigma = np.asarray(means.std(axis=0, dtype=np.float64), np.float32)
+  # The models scale by three sigma: few values clip, and the rest use most of [-1, 1].
   clipped = float((np.abs(means - center[None, :]) > 3.0 * sigma[None, :]).mean())
   path = bundle.path_of(config.bundle, "vae")
   report = {"frames": len(means), "clipped_share": clipped}

@@ -1,7 +1,7 @@
-"""The linear map from embeddings of captions to those of their music, by ridge regression.
+"""Fits a linear map from embeddings of captions to embeddings of their music.
 
-Writes prior/kernel [C, C] and prior/offset [C] into the file of MuLan; `mulan.embed_prompt` uses
-them.
+Writes prior/kernel [C, C] and prior/offset [C], float32, into the file of MuLan.
+`mulan.embed_prompt` uses them and says why they are needed.
 """
 
 import dataclasses
@@ -20,10 +20,17 @@ from melody_jax.tasks.mulan import MuLanTask
 def fit_linear(
   inputs_NxC: np.ndarray, targets_NxC: np.ndarray, ridge: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Ridge regression: (kernel [C, C], offset [C]) with targets about inputs kernel + offset.
+  """Ridge regression: finds kernel and offset with targets close to inputs @ kernel + offset.
 
-  `ridge` is the weight of |kernel|^2 against the mean squared error.
+  Args:
+    inputs_NxC: Inputs, float [N, C].
+    targets_NxC: Targets, float [N, C].
+    ridge: Weight of |kernel|^2 against the mean squared error.
+
+  Returns:
+    (kernel float32 [C, C], offset float32 [C]).
   """
+  # With the means taken off, the penalty falls on the kernel and not on the offset.
   x_mean, y_mean = inputs_NxC.mean(axis=0), targets_NxC.mean(axis=0)
   x, y = inputs_NxC - x_mean[None, :], targets_NxC - y_mean[None, :]
   gram = x.T @ x / len(x) + ridge * np.eye(x.shape[1])
@@ -32,12 +39,24 @@ def fit_linear(
 
 
 def fit_prior(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Fits and stores the text prior; returns and stores what it does to held-out pairs."""
+  """Fits the text prior and stores it in the bundle.
+
+  Args:
+    config: Config of the fit (configs/fit.py:prior).
+
+  Returns:
+    The report, which is stored as well: number of held-out pairs, and the mean cosine of caption
+    and music with and without the prior.
+
+  Raises:
+    UserError: The bundle has no MuLan, the text encoder is missing, or config.data names no data.
+  """
   path = bundle.path_of(config.bundle, "mulan")
   model_config, params = bundle.load_model(config.bundle, "mulan", mulan.MuLanConfig)
   with_text = jax.device_put(mulan.with_text_body(params, model_config))
   config = config.copy_and_resolve_references().unlock()
-  config.model = dataclasses.asdict(model_config)  # the task and its tokeniser read it
+  # The task and its tokeniser read config.model; the bundle knows the right one.
+  config.model = dataclasses.asdict(model_config)
 
   @jax.jit
   def pairs(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

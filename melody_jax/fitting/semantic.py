@@ -1,6 +1,7 @@
-"""k-means of the semantic features, by mini-batches (SPEC section 4).
+"""Fits the k-means centres of the semantic tokens, by mini-batches (SPEC section 4).
 
-Writes kmeans/centroids [K, D], kmeans/mean [D] and kmeans/std [D] into the file of wav2vec.
+Writes kmeans/centroids [K, D], kmeans/mean [D] and kmeans/std [D], float32, into the file of
+wav2vec.
 """
 
 from typing import Any
@@ -25,35 +26,38 @@ def fit_kmeans(
   points: int,
   scaled: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-  """Whitens features and fits centres by mini-batches, dead ones re-seeded.
+  """Whitens features and fits centres to them. Centres that lose all points are placed anew.
 
   Args:
-    features_NxD: float32; N at least `n_centres`.
-    n_centres: K.
-    rng: key.
-    passes: over all features, in a new random order each.
-    points: features of a mini-batch (fewer where N is).
-    scaled: dimensions have their weights already (the musical teacher's): the spread of each is
-      kept, only the mean is taken off.
+    features_NxD: Features, float32 [N, D]; N at least `n_centres`.
+    n_centres: Number of centres K.
+    rng: Random key.
+    passes: Number of passes over all features, each in a new random order.
+    points: Features in a mini-batch. Fewer if N is smaller.
+    scaled: Whether the dimensions already have the right weights (the musical teacher's have).
+      Then only the mean is taken off, and the standard deviation is stored as 1.
 
   Returns:
-    ({"centroids" [K, D], "mean" [D], "std" [D]}, {"distortion": mean squared distance over D
-    in the last pass, "reseeded": centres moved in the last pass}).
+    (constants, report). The constants are "centroids" [K, D], "mean" [D] and "std" [D], float32.
+    The report is about the last pass: "distortion", the mean squared distance divided by D, and
+    "reseeded", the number of centres placed anew.
 
   Raises:
-    UserError: if there are fewer features than centres.
+    UserError: There are fewer features than centres.
   """
   n = len(features_NxD)
   if n < n_centres:
     raise UserError(f"{n} frames cannot fit {n_centres} centres: raise config.windows")
   points = min(points, n)
   mean_D = features_NxD.mean(axis=0, dtype=np.float64).astype(np.float32)
+  # A dimension that never changes would be divided by zero.
   std_D = np.maximum(features_NxD.std(axis=0, dtype=np.float64), 1e-3).astype(np.float32)
   if scaled:
     std_D = np.ones_like(std_D)
   whitened = jax.jit(lambda x: whiten(x, mean_D, std_D))
   order_rng = np.random.default_rng(int(jax.random.randint(rng, (), 0, 2**31 - 1)))
   seed_rng, update_rng = jax.random.split(rng)
+  # k-means++ looks at all points once for each centre, so it gets a sample.
   sample = order_rng.choice(n, min(n, 8 * n_centres), replace=False)
   state = quantizer.kmeans_init(seed_rng, whitened(features_NxD[sample]), n_centres)
   report: dict[str, float] = {}
@@ -80,10 +84,20 @@ def fit_kmeans(
 def bigram_cross_entropy(
   train_BxT: np.ndarray, eval_BxT: np.ndarray, vocabulary: int, prior: float = 5.0
 ) -> float:
-  """Nats per token of a smoothed bigram model, fitted on one set, measured on another.
+  """Cross-entropy of a smoothed bigram model, which any language model must beat.
 
-  p(b | a) = (n(a, b) + prior p(b)) / (n(a) + prior). What a real language model must beat:
-  it tells early whether tokens are predictable enough.
+      p(b | a) = (n(a, b) + prior p(b)) / (n(a) + prior)
+
+  It tells before any training of an LM whether the tokens are predictable.
+
+  Args:
+    train_BxT: Tokens that the model is fitted on, int [B, T].
+    eval_BxT: Tokens that it is measured on, int [B, T].
+    vocabulary: Number of different tokens.
+    prior: Weight of the unigram distribution, in counts.
+
+  Returns:
+    Nats per token.
   """
   unigram = np.bincount(train_BxT.ravel(), minlength=vocabulary) + 1.0
   unigram /= unigram.sum()
@@ -96,7 +110,18 @@ def bigram_cross_entropy(
 
 
 def fit_semantic(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Fits and stores the semantic k-means; returns and stores its validation report."""
+  """Fits the k-means of the semantic tokens and stores it in the bundle.
+
+  Args:
+    config: Config of the fit (configs/fit.py:semantic).
+
+  Returns:
+    The report on validation data, which is stored as well: distortion, use of the centres,
+    entropies in nats per token, share of repeated tokens.
+
+  Raises:
+    UserError: The bundle has no wav2vec, config.data names no data, or there are too few frames.
+  """
   path = bundle.path_of(config.bundle, "wav2vec")
   model_config, params = bundle.load_model(config.bundle, "wav2vec", Wav2VecConfig)
   of_features = jax.jit(lambda audio: semantic_features(params, model_config, audio))
@@ -112,7 +137,7 @@ def fit_semantic(config: ml_collections.ConfigDict) -> dict[str, Any]:
     scaled=model_config.tokens_from == "teacher",
   )
   bundle.update(path, {"kmeans": kmeans}, {})
-  # What is measured is what was stored, rounding included.
+  # Read back, so that the report is about what was stored, with its rounding.
   stored = bundle.load(path)[0]
   assign = jax.jit(
     lambda x: quantizer.kmeans_assign(

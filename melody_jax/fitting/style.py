@@ -1,6 +1,6 @@
-"""Residual k-means of music embeddings (SPEC section 3).
+"""Fits the codebooks of the style tokens: residual k-means of music embeddings (SPEC section 3).
 
-Writes rvq/codebooks [Q, K, C] into the file of MuLan.
+Writes rvq/codebooks, float32 [Q, K, C], into the file of MuLan.
 """
 
 from typing import Any
@@ -16,7 +16,17 @@ from melody_jax.models.mulan import MuLanConfig, embed_music
 
 
 def fit_style(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Fits and stores the residual codebooks; returns and stores their validation report."""
+  """Fits the residual codebooks and stores them in the bundle.
+
+  Args:
+    config: Config of the fit (configs/fit.py:style).
+
+  Returns:
+    The report on validation clips, which is stored as well (`quantizer.rvq_report`).
+
+  Raises:
+    UserError: The bundle has no MuLan, config.data names no data, or there are too few clips.
+  """
   path = bundle.path_of(config.bundle, "mulan")
   model_config, params = bundle.load_model(config.bundle, "mulan", MuLanConfig)
   embed = jax.jit(lambda audio: embed_music(params, model_config, audio))
@@ -31,6 +41,7 @@ def fit_style(config: ml_collections.ConfigDict) -> dict[str, Any]:
     embeddings, jax.random.key(config.seed), config.n_levels, config.n_centres, config.iterations
   )
   bundle.update(path, {"rvq": {"codebooks": codebooks}}, {})
+  # Read back, so that the report is about what was stored, with its rounding.
   stored = bundle.load(path)[0]["rvq"]["codebooks"]
   held_out = collect(
     embed, clip_batches(config, config.data.eval_split, config.eval_windows, False), "validation"

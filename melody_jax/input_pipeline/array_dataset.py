@@ -1,6 +1,6 @@
-"""Array datasets: aligned features on disk as memory-mapped `.npy` files, no TensorFlow.
+"""Array datasets: features of audio on disk, in memory-mapped `.npy` files. Needs no TensorFlow.
 
-One directory per split; one directory per shard in it:
+Each split has a directory, with one directory for each shard:
 
     <root>/<split>/shard-00000-of-00004/
       records.jsonl        one JSON object a record: id, captions, tags, licence, ...
@@ -10,9 +10,9 @@ One directory per split; one directory per shard in it:
       semantic_tokens.npy  int16   [frames]
       style_tokens.npy     int16   [frames, 12]
 
-Features of one record cover the same time at different rates, so a window is cut at a
-multiple of the slowest rate's frame. `style_tokens` is a grid of windows: frame i
-describes the window that starts at i / rate.
+All features of a record cover the same time, each at its own rate. A window therefore starts at a
+whole frame of the slowest feature. `style_tokens` is different: its frame i describes the whole
+window that starts at i / rate seconds.
 """
 
 from collections.abc import Iterator
@@ -36,10 +36,10 @@ class Feature:
   """How one feature is stored.
 
   Attributes:
-    rate: frames per second of audio.
-    dtype: numpy dtype name on disk.
-    shape: shape of one frame, () for scalars.
-    per_window: one frame describes a whole window that begins at it (style tokens).
+    rate: Frames per second of audio.
+    dtype: Name of the numpy dtype on disk.
+    shape: Shape of one frame; () for a scalar.
+    per_window: Whether one frame describes a whole window that starts at it (style tokens).
   """
 
   rate: float
@@ -49,22 +49,39 @@ class Feature:
 
 
 class ShardWriter:
-  """Writes one shard; nothing is visible under its final name before `close`."""
+  """Writes one shard. It gets its final name in `close`, so readers never see half a shard.
+
+  Args:
+    split_dir: Directory of the split; made if missing.
+    shard: Number of the shard, from 0.
+    n_shards: Number of shards of the split.
+    features: Layout of each feature.
+  """
 
   def __init__(
     self, split_dir: str | os.PathLike, shard: int, n_shards: int, features: dict[str, Feature]
   ):
     self._final = pathlib.Path(split_dir) / f"shard-{shard:05d}-of-{n_shards:05d}"
+    # The hidden name keeps it out of the pattern by which readers find shards.
     self._temporary = self._final.with_name(f".{self._final.name}.tmp-{os.getpid()}")
     shutil.rmtree(self._temporary, ignore_errors=True)
     self._temporary.mkdir(parents=True)
     self._features = features
+    # Frames go to disk at once: a shard may be larger than the memory.
     self._raw = {name: open(self._temporary / f"{name}.raw", "wb") for name in features}
     self._lengths: dict[str, list[int]] = {name: [] for name in features}
     self._records: list[dict[str, Any]] = []
 
   def write(self, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Appends one record: JSON-serialisable `record`, `arrays[name]` of shape [frames, *shape]."""
+    """Appends one record.
+
+    Args:
+      record: JSON-serialisable entries: id, captions, tags, licence, ...
+      arrays: Every feature by name, [frames, *shape of a frame]. Cast to the dtype on disk.
+
+    Raises:
+      ValueError: A feature is missing, not announced, or has frames of another shape.
+    """
     if set(arrays) != set(self._features):
       raise ValueError(
         f"record {record.get('id')}: features {sorted(arrays)}, expected {sorted(self._features)}"
@@ -81,12 +98,17 @@ class ShardWriter:
     self._records.append(record)
 
   def close(self) -> pathlib.Path:
-    """Finishes the shard and renames it into place; returns its path."""
+    """Finishes the shard and renames it into place.
+
+    Returns:
+      Directory of the shard.
+    """
     for name, feature in self._features.items():
       self._raw[name].close()
       frames = sum(self._lengths[name])
       raw = self._temporary / f"{name}.raw"
       with open(self._temporary / f"{name}.npy", "wb") as out, open(raw, "rb") as body:
+        # A .npy header tells the number of frames, which is known only now.
         np.lib.format.write_array_header_1_0(
           out,
           {
@@ -119,6 +141,7 @@ class _Shard:
     }
     self.records = [json.loads(line) for line in (path / _RECORDS).read_text().splitlines()]
     self.arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in self.features}
+    # Records lie one after another: a running sum of lengths gives the first frame of each.
     self.offsets = {
       name: np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
       for name, lengths in index["lengths"].items()
@@ -126,14 +149,17 @@ class _Shard:
 
 
 class ArrayDataset:
-  """Random access to the records of one split.
+  """Random access to the records of one split. Iteration yields (record, arrays) in order.
 
   Args:
-    root: the dataset's directory.
-    split: its sub-directory ("train", "validation", ...).
+    root: Directory of the dataset.
+    split: Name of the split, a sub-directory ("train", "validation", ...).
+
+  Attributes:
+    features: Layout of each stored feature.
 
   Raises:
-    UserError: if the split is missing, or an announced shard is.
+    UserError: The split is missing, or not all of its shards are there.
   """
 
   def __init__(self, root: str | os.PathLike, split: str):
@@ -141,6 +167,7 @@ class ArrayDataset:
     paths = sorted(where.glob("shard-*-of-*"))
     if not paths:
       raise UserError(f"no array dataset at {where}: write one with python -m melody_jax.encode")
+    # Every shard's name tells how many there are, so a dataset half written is noticed.
     announced = int(paths[0].name.rsplit("-", 1)[-1])
     if len(paths) != announced:
       raise UserError(
@@ -156,21 +183,32 @@ class ArrayDataset:
     return len(self._where)
 
   def record(self, i: int) -> dict[str, Any]:
-    """The JSON object of record `i`."""
+    """JSON object of record `i`."""
     s, r = self._where[i]
     return self._shards[s].records[r]
 
   def length(self, i: int, name: str) -> int:
-    """Frames of feature `name` in record `i`."""
+    """Number of frames of feature `name` in record `i`."""
     s, r = self._where[i]
     return int(self._shards[s].offsets[name][r + 1] - self._shards[s].offsets[name][r])
 
   def read(self, i: int, name: str, start: int = 0, frames: int | None = None) -> np.ndarray:
-    """Frames [start, start + frames) of feature `name` of record `i`, a copy."""
+    """Reads frames of one feature of one record.
+
+    Args:
+      i: Number of the record.
+      name: Name of the feature.
+      start: First frame, counted in the record.
+      frames: Number of frames. None reads to the end. Near the end there may be fewer.
+
+    Returns:
+      Array [frames, *shape of a frame] in the dtype on disk. It is a copy.
+    """
     s, r = self._where[i]
     offsets = self._shards[s].offsets[name]
     begin = offsets[r] + start
     end = offsets[r + 1] if frames is None else min(begin + frames, offsets[r + 1])
+    # A view would keep reading from disk whenever it is used.
     return np.array(self._shards[s].arrays[name][begin:end])
 
   def __iter__(self) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:

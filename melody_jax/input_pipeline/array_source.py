@@ -1,7 +1,8 @@
-"""Training windows from array datasets; needs no TensorFlow.
+"""Training windows from array datasets. Needs no TensorFlow.
 
-A batch is a pure function of (seed, position), so the state of the source is one
-integer: resuming mid-epoch is exact, and hosts read disjoint rows of the same batch.
+A batch depends only on the seed and on its position in the run. So the state of a source is one
+integer, a resumed run reads exactly the batches it would have read, and each host can read its own
+rows of a batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,32 +14,35 @@ from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from melody_jax.task import WindowFeature
 
-TEXT_FEATURES = ("text_ids", "text_mask")
+TEXT_FEATURES = ("text_ids", "text_mask")  # not stored: made from a record's captions
 
 
 def _decode(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
-  """Stored frames -> batch dtype; int16 audio becomes float in [-1, 1]."""
+  """Casts stored frames to the dtype of the batch. int16 audio becomes float in [-1, 1]."""
   if name == "audio" and array.dtype == np.int16:
     return array.astype(np.float32) / 32768.0
   return array.astype(dtype)
 
 
 class ArraySource:
-  """Endless batches of random windows.
+  """Endless batches of random windows: {feature: array [rows of this host, *shape]}.
 
   Args:
-    datasets: the datasets to mix.
-    features: what a row holds, from `Task.input_features`.
-    window_seconds: length of a window.
-    batch_size: rows over all hosts.
-    seed: decides every draw.
-    weights: sampling weight of each dataset; None: by its number of windows.
-    shuffle: False reads windows in order, once each per epoch (evaluation).
-    host: (index, count): it yields the index-th of `count` equal parts of every batch.
-    tokenize: text -> (ids [N], mask [N]); needed where features ask for text.
+    datasets: Datasets to mix.
+    features: Shape and dtype of each entry of a row, from `Task.input_features`.
+    window_seconds: Length of a window in seconds.
+    batch_size: Rows of a batch over all hosts.
+    seed: Seed of all random draws.
+    weights: Sampling weight of each dataset. None weighs by the number of windows.
+    shuffle: False reads the windows in order, each once an epoch (for evaluation).
+    host: (index, count). The source yields the index-th of `count` equal parts of each batch.
+    tokenize: Function from text to (ids int32 [N], mask bool [N]). Needed if features ask for
+      text.
 
   Raises:
-    UserError: if a dataset lacks a feature, or no record is as long as a window.
+    UserError: A dataset lacks a feature, no record is as long as a window, or the hosts do not
+      divide the batch. Also while reading, if stored frames do not fit the model.
+    ValueError: Features ask for text and there is no `tokenize`.
   """
 
   def __init__(
@@ -73,7 +77,7 @@ class ArraySource:
     self._weights = share / share.sum()
 
   def _grid(self, dataset: ArrayDataset) -> float:
-    """Seconds between possible window starts: the frame of the slowest feature asked for."""
+    """Seconds between possible starts of windows: one frame of the slowest feature."""
     missing = [name for name in self._features if name not in dataset.features]
     if missing:
       raise UserError(
@@ -89,6 +93,8 @@ class ArraySource:
       dataset.features[name].rate,
       max(1.0 / dataset.features[n].rate for n in self._features),
     )
+    # The fastest feature measures a record's length most finely. The small numbers below keep
+    # rounding of floats from losing a window that fits exactly.
     seconds = np.array([dataset.length(i, name) / rate for i in range(len(dataset))])
     usable = np.flatnonzero(seconds + 1e-6 >= self._window)
     if not len(usable):
@@ -99,11 +105,11 @@ class ArraySource:
 
   @property
   def windows(self) -> int:
-    """Number of distinct windows (of non-overlapping ones, where shuffle is off)."""
+    """Number of distinct windows. Without shuffle, only windows that do not overlap count."""
     return sum(n for _, _, n in self._records)
 
   def _locate(self, which: int, index: int) -> tuple[int, float]:
-    """The index-th window of dataset `which` -> (record, start in seconds)."""
+    """Finds the index-th window of dataset `which`: (record, start in seconds)."""
     usable, cumulative, _ = self._records[which]
     r = int(np.searchsorted(cumulative, index, side="right"))
     first = int(cumulative[r - 1]) if r else 0
@@ -112,6 +118,7 @@ class ArraySource:
     return int(usable[r]), (index - first) * step
 
   def _draw(self, row: int) -> tuple[int, int, float, np.random.Generator]:
+    # A generator for each row: no draw depends on the rows before it, or on who reads them.
     rng = np.random.default_rng((self._seed, row))
     if self._shuffle:
       which = int(rng.choice(len(self._datasets), p=self._weights))
@@ -158,9 +165,9 @@ class ArraySource:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
   def get_state(self) -> dict[str, Any]:
-    """JSON-serialisable position."""
+    """Position in the run, JSON-serialisable."""
     return {"position": self._position}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
-    """Continues from a position of `get_state`."""
+    """Continues from a position that `get_state` returned."""
     self._position = int(state["position"])

@@ -1,4 +1,4 @@
-"""Reads batches ahead in a thread, so that the devices never wait for the disk."""
+"""Reads batches ahead in a thread, so that devices do not wait for the disk."""
 
 from collections.abc import Callable
 import queue
@@ -9,12 +9,15 @@ from melody_jax.input_pipeline.source import Source
 
 
 class Prefetch:
-  """A source whose next batches are already read; same batches, same order, same positions.
+  """A source that reads its next batches ahead. Batches, order and positions stay the same.
 
   Args:
-    source: read by one thread only, from here on.
-    prepare: host-side work on each batch, done in the thread as well.
-    depth: batches kept ready.
+    source: Source to read. From now on only the thread of this object may use it.
+    prepare: Work on each batch on the host (`Task.prepare`). It runs in the thread as well.
+    depth: Number of batches kept ready.
+
+  Raises:
+    Exception: Whatever the source or `prepare` raised, at the batch that it belongs to.
   """
 
   def __init__(self, source: Source, prepare: Callable[[Any], Any], depth: int = 2):
@@ -25,6 +28,7 @@ class Prefetch:
     self._start()
 
   def _start(self) -> None:
+    # A new queue for each thread: what an old thread still puts never reaches a reader.
     self._ready: queue.Queue = queue.Queue(maxsize=self._depth)
     self._stop = threading.Event()
     self._thread = threading.Thread(
@@ -35,10 +39,12 @@ class Prefetch:
   def _read(self, ready: queue.Queue, stop: threading.Event) -> None:
     while not stop.is_set():
       item: tuple[Any, Any, Exception | None]
+      # The position travels with its batch: the source itself is already further on.
       try:
         item = (self._prepare(next(self._source)), self._source.get_state(), None)
       except Exception as error:  # raised where the batch is asked for
         item = (None, None, error)
+      # A put without time limit would never notice `stop` while the queue is full.
       while not stop.is_set():
         try:
           ready.put(item, timeout=0.1)
@@ -60,17 +66,17 @@ class Prefetch:
     return batch
 
   def get_state(self) -> dict[str, Any]:
-    """Position after the batch last returned, whatever has been read ahead."""
+    """Position after the batch that was returned last. Batches read ahead do not count."""
     return self._state
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Drops what was read ahead and continues from a position of `get_state`."""
+    """Drops the batches read ahead and continues from a position that `get_state` returned."""
     self.close()
     self._source.set_state(state)
     self._state = state
     self._start()
 
   def close(self) -> None:
-    """Ends the thread."""
+    """Ends the thread and waits for it."""
     self._stop.set()
     self._thread.join()

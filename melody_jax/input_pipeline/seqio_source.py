@@ -1,13 +1,12 @@
-"""seqio tasks and mixtures over the TFDS datasets of `data/`, and batches from them.
+"""seqio tasks and mixtures over the TFDS datasets that `data/` builds, and batches from them.
 
-Every dataset becomes a seqio Task whose records are cut into windows (`cut_windows`);
-several names, or a mixture of your own in `seqio.MixtureRegistry`, become a Mixture. The
-batches are the same as `array_source`'s. Only this module and `tfds_records` import
-TensorFlow.
+Each dataset becomes a seqio Task, and `cut_windows` cuts its records into windows. Several datasets
+become a Mixture. A row has the same entries as one of `array_source`. Only this module and
+`tfds_records` import TensorFlow.
 
-An epoch is one dataset of its own, seeded by (seed, epoch), so that the position of the
-source is two integers: resuming builds the epoch again and skips what was seen, which
-reads again what the epoch has read so far.
+Each epoch is a dataset of its own with a seed made of (seed, epoch), so the position of a source is
+two integers. A resumed run builds the epoch again and skips the batches already seen: exact, but it
+reads again what the epoch had read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ _NO_CAPTION = "music"
 
 
 class DirectorySource(seqio.DataSource):
-  """A built TFDS dataset, read from its directory."""
+  """seqio source of a built TFDS dataset that is read from its directory."""
 
   def __init__(self, dataset: TfdsDataset):
     self._dataset = dataset
@@ -49,7 +48,18 @@ class DirectorySource(seqio.DataSource):
     self, split: str = "train", shuffle: bool = True, seed: int | None = None,
     shard_info: seqio.ShardInfo | None = None, **unused,
   ) -> tf.data.Dataset:  # fmt: skip
-    """Records of a split; with `shard_info`, those of every n-th file."""
+    """Reads the records of a split.
+
+    Args:
+      split: Name of the split.
+      shuffle: Whether to shuffle the files.
+      seed: Seed of that shuffle.
+      shard_info: (index, count) of this host. It reads every count-th file only.
+      **unused: Further options of seqio, not needed here.
+
+    Returns:
+      Dataset of records: texts, lists, and each feature [frames, ...].
+    """
     del unused
     context = None
     if shard_info and shard_info.num_shards > 1:
@@ -57,6 +67,7 @@ class DirectorySource(seqio.DataSource):
     read_config = tfds.ReadConfig(
       shuffle_seed=seed, input_context=context, try_autocache=False, skip_prefetch=True
     )
+    # The same order each time is what makes a position mean the same after a restart.
     read_config.options.deterministic = True
     return self._dataset.builder.as_dataset(
       split=split, shuffle_files=shuffle, read_config=read_config
@@ -64,7 +75,12 @@ class DirectorySource(seqio.DataSource):
 
 
 class CaptionVocabulary(seqio.Vocabulary):
-  """A tokeniser of captions (melody_jax.text) as a seqio vocabulary; encodes, cannot decode."""
+  """The tokeniser of captions (melody_jax.text) as a seqio vocabulary. It cannot decode.
+
+  Args:
+    tokenize: Function from text to (ids int32 [N], mask bool [N]).
+    size: Number of tokens, by default that of the uncased English BERT.
+  """
 
   def __init__(self, tokenize: Tokenize, size: int):
     super().__init__(extra_ids=0)
@@ -96,12 +112,20 @@ class CaptionVocabulary(seqio.Vocabulary):
     return self.encode_with_mask(s)[0]
 
   def encode_with_mask(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Text scalar -> (ids int32 [N], mask bool [N]), as a graph op."""
+    """Tokenises a text inside a TensorFlow graph.
+
+    Args:
+      text: Text, a string scalar.
+
+    Returns:
+      (ids int32 [N], mask bool [N]). The mask is true on real tokens.
+    """
 
     def encode(raw: bytes) -> tuple[np.ndarray, np.ndarray]:
       ids, mask = self.tokenize(raw.decode())
       return np.asarray(ids, np.int32), np.asarray(mask, bool)
 
+    # The tokeniser is Python code, so the graph has to call back.
     ids, mask = tf.numpy_function(encode, [text], (tf.int32, tf.bool))
     ids.set_shape([None])
     mask.set_shape([None])
@@ -116,7 +140,10 @@ def _window_starts(
   window_seconds: float,
   random_starts: bool,
 ) -> tf.Tensor:
-  """Starts, in seconds, of as many windows as fit end to end in [frames, ...] at `rate`."""
+  """Starts in seconds, float32 [windows], of as many windows as fit end to end in a record.
+
+  The small numbers keep rounding of float32 from losing a window that fits exactly.
+  """
   seconds = tf.cast(tf.shape(frames)[0], tf.float32) / rate
   count = tf.maximum(tf.cast(tf.floor(seconds / window_seconds + 1e-5), tf.int32), 0)
   slots = tf.cast(tf.floor((seconds - window_seconds) / grid + 1e-4), tf.int32) + 1
@@ -129,7 +156,7 @@ def _window_starts(
 
 
 def _slice(array: tf.Tensor, start: tf.Tensor, feature: Feature, frames: int) -> tf.Tensor:
-  """The window that starts at `start` seconds."""
+  """Cuts the window that starts at `start` seconds from [frames, ...]."""
   first = tf.cast(tf.round(start * feature.rate), tf.int64)
   return array[first] if feature.per_window else array[first : first + frames]
 
@@ -148,18 +175,21 @@ def cut_windows(
   random_starts: bool,
   vocabulary: CaptionVocabulary | None,
 ) -> tf.data.Dataset:
-  """Cuts every record into as many windows as fit end to end.
+  """Cuts each record into as many windows as fit end to end.
 
   Args:
-    records: examples of a built dataset.
-    features: how the wanted features are stored.
-    wanted: what a row holds.
-    window_seconds: length of a window.
-    random_starts: starts drawn at random on the grid of the slowest feature; otherwise
-      0, 1, 2, ... window lengths. Draws follow seqio's seeds, so they are repeatable.
-    vocabulary: encodes a caption drawn at random, where text is wanted.
+    records: Records of a built dataset, each feature [frames, ...].
+    features: Layout of the stored features that are wanted.
+    wanted: Shape and dtype of each entry of a row.
+    window_seconds: Length of a window in seconds.
+    random_starts: True draws the starts at random, at whole frames of the slowest feature. False
+      takes 0, 1, 2, ... window lengths. Draws follow the seeds of seqio, so they can be repeated.
+    vocabulary: Tokeniser for a caption drawn at random; None if no text is wanted.
+
+  Returns:
+    Dataset of rows: {name: tensor of the wanted shape and dtype}.
   """
-  # The fastest feature knows the record's length best, the slowest where windows may start.
+  # The fastest feature measures a record most finely; the slowest tells where windows may start.
   timekeeper = max(features, key=lambda name: features[name].rate)
   starts_of = functools.partial(
     _window_starts,
@@ -169,6 +199,7 @@ def cut_windows(
     random_starts=random_starts,
   )
 
+  # Seeds are handed out a record at a time, so all draws of a record come from these two.
   @seqio.map_over_dataset(num_seeds=2)
   def with_starts(record: dict[str, tf.Tensor], seeds: tf.Tensor) -> dict[str, tf.Tensor]:
     needed = {name: record[name] for name in (*features, "captions")}
@@ -190,6 +221,7 @@ def cut_windows(
     return row
 
   def caption_of(record: dict[str, tf.Tensor], k: tf.Tensor) -> tf.Tensor:
+    # Appended, so that the list is never empty; drawn only if it is the only one.
     captions = tf.concat([record["captions"], [_NO_CAPTION]], 0)
     available = tf.maximum(tf.shape(record["captions"])[0], 1)
     seed = tf.stack(
@@ -206,7 +238,7 @@ def cut_windows(
 def _output_features(
   wanted: Mapping[str, WindowFeature], vocabulary: CaptionVocabulary | None
 ) -> dict[str, seqio.Feature]:
-  """seqio's description of a row: continuous sound and latents, vocabularies for tokens."""
+  """Describes a row to seqio: continuous audio and latents, vocabularies for tokens."""
   described: dict[str, seqio.Feature] = {}
   for name, spec in wanted.items():
     dtype, rank = tf.dtypes.as_dtype(spec.dtype), len(spec.shape)
@@ -228,19 +260,23 @@ def add_task(
   random_starts: bool = True,
   tokenize: Tokenize | None = None,
 ) -> seqio.Task:
-  """Registers dataset `name` of `tfds_dir` as a seqio Task of that name, replacing an earlier one.
+  """Registers a TFDS dataset as a seqio Task. A Task of the same name is replaced.
 
   Args:
-    tfds_dir: where the TFDS datasets were built.
-    name: of the dataset; the Task gets it too ("." for "/"), with ".in_order" where starts are
-      not random.
-    wanted: features of a row (`Task.input_features()` of a melody_jax task).
-    window_seconds: length of a window.
-    random_starts: see `cut_windows`.
-    tokenize: text -> (ids, mask); needed where text is wanted.
+    tfds_dir: Directory in which the TFDS datasets were built.
+    name: Name of the dataset. The Task gets this name with "." for "/", and with ".in_order" at
+      its end if starts are not random.
+    wanted: Shape and dtype of each entry of a row, from `Task.input_features`.
+    window_seconds: Length of a window in seconds.
+    random_starts: Whether windows start at random; `cut_windows` explains it.
+    tokenize: Function from text to (ids int32 [N], mask bool [N]). Needed if text is wanted.
+
+  Returns:
+    The registered Task.
 
   Raises:
-    UserError: the dataset is missing, or lacks a feature.
+    UserError: The dataset is missing, or lacks a feature.
+    ValueError: Text is wanted and there is no `tokenize`.
   """
   dataset = open_dataset(tfds_dir, name)
   stored = [key for key in wanted if key not in TEXT_FEATURES]
@@ -268,7 +304,14 @@ def add_task(
 
 
 def windows_in_split(dataset: TfdsDataset, split: str, window_seconds: float) -> int:
-  """Number of windows that fit end to end in the records of a split."""
+  """Counts the windows that fit end to end in the records of a split.
+
+  Args:
+    dataset: An opened dataset.
+    split: Name of the split.
+    window_seconds: Length of a window in seconds.
+  """
+  # Only the field `seconds` is decoded; the audio would take minutes.
   lengths = dataset.builder.as_dataset(
     split=split, decoders=tfds.decode.PartialDecoding({"seconds": True}), shuffle_files=False
   )
@@ -276,19 +319,21 @@ def windows_in_split(dataset: TfdsDataset, split: str, window_seconds: float) ->
 
 
 class SeqioSource:
-  """Endless batches through seqio; see `input_pipeline.source.Source`.
+  """Endless batches through seqio: {feature: array [rows of this host, *shape]}.
 
   Args:
-    config: of the run: data.path names a Task or Mixture, or datasets below data.tfds_dir
-      separated by commas; data.weights their sampling weights (by default their windows).
-    features: what a row holds, from `Task.input_features`.
-    split: of the datasets.
-    shuffle: False reads windows in order, from the start again after the last.
+    config: Config of the run. data.path names datasets below data.tfds_dir, separated by commas;
+      data.weights are their sampling weights, by default their numbers of windows.
+    features: Shape and dtype of each entry of a row, from `Task.input_features`.
+    split: Name of the split.
+    shuffle: False reads the windows in order and starts again after the last.
     host: (index, count) of this host.
-    tokenize: text -> (ids, mask).
+    tokenize: Function from text to (ids int32 [N], mask bool [N]). Needed if features ask for
+      text.
 
   Raises:
-    UserError: a dataset, split or feature is missing, or no record holds a window.
+    UserError: A dataset, split or feature is missing, no record is as long as a window, or the
+      hosts do not divide the batch.
   """
 
   def __init__(
@@ -339,6 +384,7 @@ class SeqioSource:
     return seqio.MixtureRegistry.add(mixture, list(zip(tasks, weights, strict=True)))
 
   def _batches(self, epoch: int, skip: int) -> Iterator[dict[str, np.ndarray]]:
+    # seqio wants a seed of 31 bits; the shift also keeps neighbouring epochs apart.
     seed = int(np.random.SeedSequence((self._seed, epoch)).generate_state(1)[0] >> 1)
     rows = self._provider.get_dataset(
       sequence_length=None, split=self._split, shuffle=self._shuffle, seed=seed,
@@ -347,6 +393,7 @@ class SeqioSource:
     batches = rows.batch(self._batch, drop_remainder=True).skip(skip)
     options = tf.data.Options()
     options.deterministic = True
+    # Autotune grows its buffers until the memory of a small machine is full.
     options.autotune.enabled = False
     return tfds.as_numpy(batches.with_options(options).prefetch(2)).__iter__()
 
@@ -363,10 +410,10 @@ class SeqioSource:
     return dict(batch)
 
   def get_state(self) -> dict[str, Any]:
-    """JSON-serialisable position: {"epoch", "position"} (batches of that epoch)."""
+    """Position, JSON-serialisable: {"epoch", "position": batches read of that epoch}."""
     return {"epoch": self._epoch, "position": self._position}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
-    """Continues from a position of `get_state`."""
+    """Continues from a position that `get_state` returned."""
     self._epoch, self._position = int(state["epoch"]), int(state["position"])
     self._iterator = None

@@ -1,4 +1,4 @@
-"""Picks the input source that a training config names."""
+"""Makes the input source that a training config names."""
 
 from collections.abc import Iterator
 import math
@@ -16,7 +16,10 @@ from melody_jax.task import Inputs
 
 
 class Source(Protocol, Iterator[dict[str, np.ndarray]]):
-  """Endless batches with a position that can be saved and restored."""
+  """Endless batches with a position that can be saved and restored.
+
+  A batch is {feature: array [rows of this host, *shape]}, in numpy on the host.
+  """
 
   @property
   def windows(self) -> int:
@@ -34,18 +37,18 @@ def make_source(
   shuffle: bool = True,
   part: tuple[int, int] | None = None,
 ) -> Source:
-  """The source of `split` for `task`, reading this host's rows only.
+  """Makes the source of one split. It reads the rows of this host only.
 
   Args:
-    config: of a run.
-    task: what a batch must hold.
-    split: of the data.
-    shuffle: random windows without end; False: in order.
-    part: (index, count) of the part of every batch that this host reads, as
-      `sharding.batch_part_of_host` gives it; None: that of the process among all.
+    config: Config of the run.
+    task: Task whose batches are wanted.
+    split: Name of the split.
+    shuffle: True gives random windows without end. False gives them in order.
+    part: (index, count) of the part of each batch that this host reads, from
+      `sharding.batch_part_of_host`. None takes the index of this process among all.
 
   Raises:
-    UserError: if config.data names no data, or data that lack what the task needs.
+    UserError: config.data names no data, or data without what the task needs.
   """
   features = task.input_features()
   host = part or (jax.process_index(), jax.process_count())
@@ -75,6 +78,7 @@ def make_source(
       host,
       tokenize,
     )
+    # A host without data would leave all others waiting in the first step.
     session.every_host_has_data(source.windows, f"windows of split {split}")
     return source
   from melody_jax.input_pipeline.seqio_source import SeqioSource

@@ -1,7 +1,7 @@
-"""Opens the TFDS datasets that the builders of `data/` wrote, by directory; imports TensorFlow.
+"""Opens the TFDS datasets that `data/` built. Imports TensorFlow.
 
-A dataset's directory holds the schema and, as metadata, how many frames a second each
-feature has; none of the builders' code is needed.
+The directory of a dataset holds its schema, and as metadata the rate of each feature. The code of
+the builders is not needed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,12 @@ _LISTS = ("captions", "tags")
 
 @dataclasses.dataclass(frozen=True)
 class TfdsDataset:
-  """An opened dataset: its builder, and how each stored feature is laid out."""
+  """An opened dataset.
+
+  Attributes:
+    builder: TFDS builder, which reads the records.
+    features: Layout of each stored feature.
+  """
 
   builder: tfds.core.DatasetBuilder
   features: dict[str, Feature]
@@ -31,16 +36,20 @@ class TfdsDataset:
 
 def _version_directories(root: pathlib.Path, name: str) -> list[pathlib.Path]:
   found = [path.parent for path in (root / name).rglob("dataset_info.json")]
-  # "all" comes before "free", newer versions before older ones.
+  # A name without a variant means "all" tracks before "free" ones, and the newest version.
   versions = sorted(found, key=lambda path: path.name, reverse=True)
   return sorted(versions, key=lambda path: path.parent.name != "all")
 
 
 def find_directory(root: str | os.PathLike, name: str) -> pathlib.Path:
-  """The directory of dataset `name` ("recorded", or "recorded/free") below `root`.
+  """Finds the directory of a dataset.
+
+  Args:
+    root: Directory in which the datasets were built.
+    name: Name of the dataset: "recorded", or "recorded/free" for a variant.
 
   Raises:
-    UserError: if it has not been built there.
+    UserError: The dataset was not built there.
   """
   root = pathlib.Path(root)
   directories = _version_directories(root, name)
@@ -54,7 +63,15 @@ def find_directory(root: str | os.PathLike, name: str) -> pathlib.Path:
 
 
 def open_dataset(root: str | os.PathLike, name: str) -> TfdsDataset:
-  """Opens dataset `name` below `root`; UserError if it is missing or unreadable."""
+  """Opens a dataset.
+
+  Args:
+    root: Directory in which the datasets were built.
+    name: Name of the dataset: "recorded", or "recorded/free" for a variant.
+
+  Raises:
+    UserError: The dataset is missing or damaged.
+  """
   directory = find_directory(root, name)
   try:
     builder = tfds.builder_from_directory(str(directory))
@@ -70,7 +87,7 @@ def open_dataset(root: str | os.PathLike, name: str) -> TfdsDataset:
 
 
 def check_split(dataset: TfdsDataset, split: str) -> None:
-  """UserError if the dataset has no such split."""
+  """Raises a UserError if the dataset has no split of this name."""
   splits = dataset.builder.info.splits
   if split not in splits:
     raise UserError(
@@ -90,22 +107,26 @@ def _record(example: dict[str, Any], features: dict[str, Feature]) -> dict[str, 
 
 
 def open_split(source: str | os.PathLike, name: str, split: str) -> tuple[int, Reader]:
-  """Random access to the records of a split, in the order in which they are stored.
+  """Opens a split of an audio dataset for reading chosen records.
 
   Args:
-    source: directory in which the datasets were built.
-    name: of the dataset.
-    split: "train", "validation", ...
+    source: Directory in which the datasets were built.
+    name: Name of the dataset.
+    split: Name of the split: "train", "validation", ...
 
   Returns:
-    (number of records, read): `read(indices)` yields, in stored order, (record, audio) with
-    `record` as in an array dataset and `audio` float32 [samples] in [-1, 1].
+    (number of records, read). `read(indices)` yields (record, audio) in the order of the disk, not
+    of `indices`: the record as in an array dataset, the audio float32 [samples] in [-1, 1].
+
+  Raises:
+    UserError: The dataset or the split is missing, or the dataset is damaged.
   """
   dataset = open_dataset(source, name)
   check_split(dataset, split)
 
   def read(indices: Iterable[int]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     wanted = set(indices)
+    # TFDS records cannot be read by number: all are read, and the others dropped.
     examples = dataset.builder.as_dataset(split=split, shuffle_files=False)
     for i, example in enumerate(tfds.as_numpy(examples)):
       if i in wanted:
