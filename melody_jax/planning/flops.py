@@ -12,26 +12,34 @@ from melody_jax.task import make_task
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
-  """Multiplications and additions of all matmuls and convolutions of one call.
+  """Counts the multiplications and additions of all matmuls and convolutions of one call.
 
-  Loops count as often as they run (`scan`; a `while_loop` of unknown length once), branches as
-  the costliest, and what `remat` computes again as often as it is computed.
+  The body of a `scan` counts once per iteration; the body of a `while_loop`, whose length is
+  unknown, counts once. Of several branches the costliest counts. What `remat` computes again counts
+  again.
 
   Args:
-    function: any traceable function.
-    arguments: arrays or ShapeDtypeStructs.
+    function: Function that JAX can trace.
+    arguments: Its arguments: arrays or ShapeDtypeStructs.
+
+  Returns:
+    Number of operations.
   """
   return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def useful_flops(config: ml_collections.ConfigDict, params: Any, batch: Any) -> float:
-  """Matmul operations of the loss and its gradients, nothing computed twice for lack of memory.
+  """Counts the matmul operations of the loss and its gradients, without any recomputation.
 
   Args:
-    config: of a training run; its remat settings make no difference.
-    params: parameters, or their shapes.
-    batch: all rows of a step, or their shapes.
+    config: Config of a training run. Its recomputation settings (remat) make no difference.
+    params: Parameters, or their shapes.
+    batch: All rows of a step, or their shapes.
+
+  Returns:
+    Number of operations.
   """
+  # Model FLOPs utilisation (Chowdhery et al. 2022) counts useful work: recomputation is none.
   plain = config.copy_and_resolve_references()
   if "remat" in plain.model:
     plain.model.remat = "none" if isinstance(plain.model.remat, str) else False
@@ -48,6 +56,7 @@ def _inner(parameters: dict[str, Any]) -> list[core.Jaxpr]:
   found = []
   for value in parameters.values():
     for item in value if isinstance(value, tuple | list) else (value,):
+      # Some primitives hold one jaxpr, some a tuple of them (branches), some with constants.
       if isinstance(item, core.ClosedJaxpr):
         found.append(item.jaxpr)
       elif isinstance(item, core.Jaxpr):
@@ -75,6 +84,7 @@ def _of_equation(equation: core.JaxprEqn) -> float:
       / math.prod(parameters["lhs_dilation"])
     )  # fmt: skip
   inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(parameters)]
+  # Elementwise work counts as nothing; a primitive with inner programs counts as they do.
   if name == "scan":
     return parameters["length"] * sum(inner)
   if name == "cond":

@@ -18,11 +18,11 @@ def _clock(seconds: float) -> str:
 
 
 class MetricLogger:
-  """Writes scalars, audio and spectrograms of a run; silent on hosts other than the first.
+  """Writes scalars, audio and pictures of a run. Hosts other than the first write nothing.
 
   Args:
-    workdir: directory of the run; TensorBoard files go to `<workdir>/tensorboard`.
-    config: the run's config.
+    workdir: Directory of the run; TensorBoard files go to `<workdir>/tensorboard`.
+    config: Config of the run.
   """
 
   def __init__(self, workdir: str | os.PathLike, config: ml_collections.ConfigDict):
@@ -46,7 +46,7 @@ class MetricLogger:
       print(line, file=sys.stderr, flush=True)
 
   def started(self, step: int) -> None:
-    """Notes where the run begins."""
+    """Notes the step at which the run begins, and prints it."""
     self._last = (step, time.monotonic())
     self._print(
       f"{self._config.task}: step {step} of {self._config.train.steps} on {jax.device_count()}"
@@ -54,7 +54,13 @@ class MetricLogger:
     )
 
   def train(self, step: int, metrics: dict[str, float], now: float) -> None:
-    """One progress line: step, metrics, audio-seconds per second, time left."""
+    """Prints one progress line: step, metrics, seconds of audio per second, time left.
+
+    Args:
+      step: Number of the step.
+      metrics: {name: value} of the step.
+      now: Time of `time.monotonic()` when the step was done, in seconds.
+    """
     before, then = self._last or (step, now)
     rate = (step - before) / max(now - then, 1e-9)
     self._last = (step, now)
@@ -67,14 +73,14 @@ class MetricLogger:
     self._scalars(step, metrics | {"audio_seconds_per_second": audio}, "train")
 
   def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-    """One line of validation means."""
+    """Prints one line of mean validation metrics."""
     self._print(f"step {step} validation " + " ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     self._scalars(step, metrics, "validation")
     if self._last:
       self._last = (self._last[0], self._last[1])
 
   def preempted(self, step: int) -> None:
-    """Says that the run ends early, and how to go on."""
+    """Prints that the run ends early, and how to go on."""
     self._print(f"step {step}: told to stop (SIGTERM); saved. The same command goes on from here")
 
   def _scalars(self, step: int, metrics: dict[str, float], prefix: str) -> None:
@@ -84,11 +90,12 @@ class MetricLogger:
       self._writer.flush()
 
   def media(self, step: int, media: dict[str, Any]) -> None:
-    """Sound ("audio/...", [B, T]) and pictures ("image/...", [H, W]) to TensorBoard."""
+    """Writes sound ("audio/...", [B, T]) and pictures ("image/...", [H, W]) to TensorBoard."""
     if not self._writer:
       return
     for name, value in jax.device_get(media).items():
       if name.startswith("audio/"):
+        # Four sounds: TensorBoard keeps every one of every evaluation.
         for i, row in enumerate(np.clip(value[:4], -1, 1)):
           self._writer.add_audio(f"{name}/{i}", row[:, None], step, self._config.sample_rate)
       else:

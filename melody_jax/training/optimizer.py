@@ -1,4 +1,4 @@
-"""Optax chains from a config."""
+"""Learning-rate schedules and optimisers (Optax) from a config."""
 
 from typing import Any
 
@@ -7,7 +7,14 @@ import optax
 
 
 def learning_rate_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
-  """Linear warm-up, then "cosine", "linear" or "constant" down to final_scale at `steps`."""
+  """Learning rate by step: a linear warm-up, then a decay.
+
+  Args:
+    config: `config.optimizer` of a run. `schedule` is the decay, "cosine", "linear" or "constant";
+      the first two reach learning_rate * final_scale at the end.
+    steps: Number of steps of the run.
+  """
+  # A short run (tests, a rehearsal) may have fewer steps than the config's warm-up.
   peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
   decay = max(steps - warmup, 1)
   after = {
@@ -21,12 +28,13 @@ def learning_rate_schedule(config: ml_collections.ConfigDict, steps: int) -> opt
 def make_optimizer(
   config: ml_collections.ConfigDict, steps: int, labels: Any = None
 ) -> optax.GradientTransformation:
-  """AdamW with global-norm clipping; leaves labelled "frozen" get no update.
+  """AdamW (Loshchilov & Hutter 2019) with clipping by the global norm.
 
   Args:
     config: `config.optimizer` of a run.
-    steps: length of the schedule.
-    labels: pytree of strings shaped like the parameters, or None.
+    steps: Number of steps of the run, which the schedule covers.
+    labels: Pytree of strings in the shape of the parameters: leaves labelled "frozen" get no
+      update. None: all are trained.
   """
 
   def decays(params):
