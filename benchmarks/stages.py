@@ -1,10 +1,10 @@
-"""The stages of sampling as programs of their own: tokens, latents, audio.
+"""The stages of sampling as separate programs: tokens, latents, audio.
 
-They are made of what the sampler is made of (`token_sampler.generate`, `diffusion.sample`,
-`encoders.codec.decode_latents`), over the same windows: up to one window (10 s) a stage is one pass
-over it; longer music slides the window by a quarter, of which the DPD knows the last three
-quarters (SPEC section 6), and decodes windows that overlap. Each stage counts the passes of its
-network while it runs.
+They use the same functions as the sampler (`token_sampler.generate`, `diffusion.sample`,
+`encoders.codec.decode_latents`) and the same windows. Music of up to one window (10 s) is made in
+that one window. For longer music the window moves by a quarter, the DPD already knows three
+quarters of it (docs/spec.md, section 6), and the decoder's windows overlap. Each stage counts the
+passes of its network while it runs.
 
 Shape letters: B items, N semantic tokens, L latent frames, D latent channels, T samples.
 """
@@ -24,20 +24,22 @@ from melody_jax.encoders.windows import Window, overlapping_windows
 from melody_jax.generation import token_sampler
 from melody_jax.models.dpd import DPD
 
-SEMANTIC_RATE = 25  # tokens a second
-CONTEXT_SECONDS = 0.64  # on either side of a window that is decoded in the midst of a piece
+SEMANTIC_RATE = 25  # tokens per second
+CONTEXT_SECONDS = 0.64  # on each side of a window that is decoded in the middle of a piece
 QUARTERS = token_sampler.CHUNKS_PER_WINDOW
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """Where the windows of a piece of music lie.
+  """A piece of music and the places of its windows.
 
   Attributes:
-    n_tokens: semantic tokens N.
-    n_frames: latent frames L.
-    window_tokens, window_frames: of one window; those of the piece where it is shorter.
-    token_starts, frame_starts: where each of the DPD's windows begins.
+    n_tokens: Number N of semantic tokens.
+    n_frames: Number L of latent frames.
+    window_tokens: Semantic tokens in a window, or in the piece where that is shorter.
+    window_frames: Latent frames in a window, or in the piece where that is shorter.
+    token_starts: First semantic token of each window of the DPD.
+    frame_starts: First latent frame of each window of the DPD.
   """
 
   n_tokens: int
@@ -49,7 +51,7 @@ class Piece:
 
   @classmethod
   def of(cls, generator: Generator, seconds: float) -> "Piece":
-    """The piece of this length; past one window it ends at the next quarter of a window."""
+    """The piece of this many seconds, rounded up to quarters of a window past the first window."""
     window_tokens = generator.lm.config.window_tokens
     window_seconds = window_tokens / SEMANTIC_RATE
     window_frames = round(window_seconds * SAMPLE_RATE) // generator.vae.hop_length
@@ -68,7 +70,7 @@ class Piece:
 
   @property
   def decoder_windows(self) -> list[Window]:
-    """Frames that the decoder reads and keeps, one window a call."""
+    """Windows of the decoder: which latent frames each call reads and which it keeps."""
     frames_per_second = self.window_frames * SEMANTIC_RATE / self.window_tokens
     context = round(CONTEXT_SECONDS * frames_per_second)
     if self.n_frames == self.window_frames:
@@ -77,7 +79,12 @@ class Piece:
 
 
 def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
-  """(params, keys [B], style tokens [B, levels]) -> (tokens int32 [B, N], passes int32)."""
+  """Makes the program of the LM.
+
+  Returns:
+    A function (params, keys [B], style tokens [B, levels]) -> (tokens int32 [B, N], passes, an
+    int32 scalar).
+  """
 
   def program(params, keys, style_tokens):
     conditions = token_sampler.Conditions(style_tokens)
@@ -88,14 +95,15 @@ def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
 
 
 def guided_velocity(model: DPD, params: Any, z, delta, tokens, scale: float) -> jax.Array:
-  """One guided pass: rows with and without condition in one batch, [B, L, D].
+  """Velocity [B, L, D] of one guided pass, with conditional and unconditional rows in one batch.
 
   Args:
-    model, params: the DPD.
-    z: noisy latents [B, L, D].
-    delta: angles [B, L].
-    tokens: int32 [B, N].
-    scale: guidance scale; 1 passes the conditional rows alone.
+    model: The DPD.
+    params: Its parameters.
+    z: Noisy latents [B, L, D].
+    delta: Angles [B, L].
+    tokens: Semantic tokens, int32 [B, N].
+    scale: Guidance scale; with 1 only the conditional rows are computed.
   """
   if scale == 1:
     return model.apply({"params": params}, z, delta, tokens)
@@ -108,9 +116,12 @@ def guided_velocity(model: DPD, params: Any, z, delta, tokens, scale: float) -> 
 def latents_program(
   generator: Generator, piece: Piece, steps: int, scale: float, schedule: str = "linear"
 ) -> Callable[..., Any]:
-  """(params, key, tokens [B, N]) -> (latents float32 [B, L, D], passes int32).
+  """Makes the program of the DPD.
 
-  The pass itself raises the count, whatever loop calls it, so that the count is of passes made.
+  The network pass itself raises the count, so all passes are counted, whatever loop makes them.
+
+  Returns:
+    A function (params, key, tokens [B, N]) -> (latents float32 [B, L, D], passes, an int32 scalar).
   """
   omegas = diffusion.angle_schedule(schedule, steps)
   size = generator.dpd.config.latent_dim
@@ -148,7 +159,11 @@ def latents_program(
 
 
 def audio_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
-  """(params, latents [B, L, D]) -> (audio float32 [B, T], passes int32), window after window."""
+  """Makes the program of the decoder, which decodes window after window.
+
+  Returns:
+    A function (params, latents [B, L, D]) -> (audio float32 [B, T], passes, an int32 scalar).
+  """
   windows = piece.decoder_windows
   hop = generator.vae.hop_length
 
