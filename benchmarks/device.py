@@ -54,6 +54,7 @@ def matmul_peak(dtype: str = "float32", size: int | None = None) -> float:
     a, b = (jax.random.normal(jax.random.key(i), (n, n), dtype) for i in range(2))
     multiply = jax.jit(lambda a, b: jnp.dot(a, b))
     seconds = seconds_per_call(lambda a=a, b=b, f=multiply: f(a, b), 10)
+    # The best size: small ones do not fill the device, large ones may leave its cache.
     best = max(best, 2.0 * n**3 / seconds)
   return best
 
@@ -72,6 +73,7 @@ def memory_bandwidth(working_set: int, repeats: int = 5) -> float:
   n = max(math.isqrt(working_set // 4) // 64 * 64, 64)
   # Many rounds in one program, so that the cost of calling it does not count.
   rounds = max(1, 2**28 // (4 * n * n))
+  # Scaled so that the vector keeps its length: denormal numbers would slow a CPU down.
   matrix = jax.random.normal(jax.random.key(0), (n, n)) / math.sqrt(n)
   vector = jnp.ones((n,))
 

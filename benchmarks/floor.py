@@ -107,6 +107,7 @@ class Device:
     compute = memory = seconds = 0.0
     for p in passes:
       moved = p.weight_bytes + p.cache_bytes
+      # Per pass, not per stage: a stage may have passes bound by memory and others by compute.
       at_compute = p.flops / self.matmul(dtype)
       at_memory = moved / self.bandwidth(moved)
       compute += p.count * at_compute
@@ -149,6 +150,7 @@ def lm_weight_bytes(config: lm_model.LMConfig, params: Any, rows: int, prefix: b
       (`fixed_styles`).
   """
   row = config.width * jnp.dtype(config.dtype).itemsize
+  # Sampling multiplies only the head's columns for semantic tokens.
   unread = params["head"]["projection"]["kernel"].shape[-1] - config.semantic_vocab
   style = tree_bytes(params["embed"].get("style", {})) if prefix else 0.0
   body = tree_bytes(params) - tree_bytes(params["embed"])
@@ -169,6 +171,7 @@ def decode_pass(
   """
   c = model.config
   shape = (batch, c.n_heads, capacity, c.head_size)
+  # Shapes only: the floor of a paper-size model is computed without its memory.
   memory = (jax.ShapeDtypeStruct(shape, jnp.dtype(c.dtype)),) * c.n_layers
   cache = lm_model.KVCache(memory, memory)
   step = functools.partial(lm_model.decode_step, model)
@@ -231,6 +234,7 @@ def dpd_passes(
     return guided_velocity(model, params, z, delta, tokens, scale)
 
   flops = matmul_flops(velocity, _shapes(params), z, delta, _ids(batch, piece.window_tokens))
+  # Of an embedding table a pass reads the rows that it looks up, not the whole.
   table = params["semantic_embed"]["embedding"]
   looked_up = batch * piece.window_tokens * table.shape[1] * table.dtype.itemsize
   weights = tree_bytes(params) - tree_bytes(table) + looked_up

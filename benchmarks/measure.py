@@ -106,6 +106,7 @@ class Bench:
 
   def _time_program(self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]):
     c = self.settings
+    # A folder per program, or TensorBoard would show one run for all of them.
     trace = pathlib.Path(c.profile) / name if c.profile else ""
     return time_program(function, arguments, c.repeats, c.budget, trace)
 
@@ -154,6 +155,7 @@ class Bench:
     """
     g = self.generator
     piece = stages.Piece.of(g, seconds)
+    # As long as our piece, which ends at a quarter of a window: equal audio on both sides.
     frames = piece.n_tokens * cascade.FRAME_RATE // cascade.SEMANTIC_RATE
     keys = jax.random.split(jax.random.key(0), batch)
     style = jnp.zeros((batch, cascade.STYLE_TOKENS), jnp.int32)
@@ -252,6 +254,7 @@ def measure_sampler(
   """
   import melody_jax
 
+  # The only place in the benchmarks that knows the public interface.
   sampler = melody_jax.Melody.load(checkpoint)
   requests = [melody_jax.Request("piano", seconds=seconds, seed=i) for i in range(batch)]
   asked = melody_jax.Settings(

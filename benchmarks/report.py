@@ -204,6 +204,7 @@ def markdown(result: Row) -> str:
 def write(result: Row, directory: pathlib.Path) -> None:
   """Writes sample.json, sample.md and sample.png of one run into a directory, made if missing."""
   directory.mkdir(parents=True, exist_ok=True)
+  # JSON keeps full precision; the tables are rounded.
   full = result | {"comparisons": comparisons(result)}
   text = json.dumps(full, indent=2, ensure_ascii=False) + "\n"
   (directory / "sample.json").write_text(text, encoding="utf-8")
@@ -213,6 +214,7 @@ def write(result: Row, directory: pathlib.Path) -> None:
 
 def plot(result: Row, path: pathlib.Path) -> None:
   """Plots speed by steps and batch, passes by length, and stages of a piece beside their floor."""
+  # Without pyplot, which may ask for a display.
   from matplotlib.figure import Figure
 
   canvas = Figure(figsize=(13, 4), layout="constrained")

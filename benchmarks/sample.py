@@ -60,8 +60,12 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--batches", type=numbers(int), default=[1, 4, 16])
   p.add_argument("--steps", type=numbers(int), default=[5, 10, 20])
   p.add_argument("--seconds", type=numbers(float), default=[10.0, 30.0])
-  p.add_argument("--dtype", default="", help="of computation and weights; default: the configs'")
-  p.add_argument("--guidance_scale", type=float, default=2.5, help="of the DPD; 1 is none")
+  p.add_argument(
+    "--dtype", default="", help="dtype of computation and weights; default: the configs'"
+  )
+  p.add_argument(
+    "--guidance_scale", type=float, default=2.5, help="guidance scale of the DPD; 1 is none"
+  )
   p.add_argument("--schedule", default="linear", choices=("linear", "uniform"))
   p.add_argument("--baselines", default="cascade,musicgen", help="empty: none")
   p.add_argument(
@@ -104,6 +108,7 @@ def grid(arguments: argparse.Namespace) -> list[tuple[float, int, int]]:
   last_steps = arguments.steps[-1]
   points = [(first, batch, steps) for batch in arguments.batches for steps in arguments.steps]
   points += [(seconds, arguments.batches[0], last_steps) for seconds in longer]
+  # The first row of the result is the one that `report.plot` draws stage by stage.
   return sorted(points, key=lambda p: p != (first, arguments.batches[0], last_steps))
 
 
@@ -116,6 +121,7 @@ def attempt(function: Any, arguments: tuple[Any, ...], place: dict[str, Any]) ->
   try:
     return function(*arguments)
   except (RuntimeError, MemoryError) as e:
+    # Only memory is expected to run out on a grid of sizes; any other error is a bug.
     if not out_of_memory(e):
       raise
     return place | {"failed": "out of memory"}
@@ -143,6 +149,7 @@ def run(arguments: argparse.Namespace, device: Device, shape: musicgen.Shape) ->
   baselines = [name for name in arguments.baselines.split(",") if name]
 
   def save() -> None:
+    # CPUs report no statistics.
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
       result["peak_memory_gb"] = stats["peak_bytes_in_use"] / 1e9

@@ -60,6 +60,7 @@ def unrolled(candidate, forget, reset, skip, cell, bias, unroll: int):
     _, c = lax.scan(
       _cell(v[:, None], b[:, None]), zero, (u_c, u_f), reverse=bool(reverse), unroll=unroll
     )
+    # The reset gate reads the state before each step; in reverse that is the state after it.
     previous = (
       jnp.concatenate([c[1:], zero[None]]) if reverse else jnp.concatenate([zero[None], c[:-1]])
     )
@@ -92,6 +93,7 @@ def blocked(candidate, forget, reset, skip, cell, bias, rows: int):
   blocks = -(-total // rows)
 
   def cut(x):
+    # Rows of zeros fill the last block, so that all blocks have one shape.
     x = jnp.pad(x, ((0, 0), (0, blocks * rows - total), (0, 0)))
     return x.reshape(k, blocks, rows, width).transpose(1, 0, 2, 3)
 
@@ -140,6 +142,7 @@ def main(argv) -> None:
     began = time.perf_counter()
     run = jax.jit(form).lower(*arrays).compile()
     compile_seconds = time.perf_counter() - began
+    # A form that computes something else must not win.
     np.testing.assert_allclose(run(*arrays), want, atol=1e-5)
     gradient = jax.jit(jax.grad(lambda *a, f=form: jnp.sum(jnp.square(f(*a)))))
     figures = [measure(functools.partial(f, *arrays), FLAGS.repeats) for f in (run, gradient)]

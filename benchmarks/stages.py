@@ -53,6 +53,7 @@ class Piece:
   def of(cls, generator: Generator, seconds: float) -> "Piece":
     """The piece of this many seconds, rounded up to quarters of a window past the first window."""
     window_tokens = generator.lm.config.window_tokens
+    # Sizes follow the generator: presets differ in latent rate and window.
     window_seconds = window_tokens / SEMANTIC_RATE
     window_frames = round(window_seconds * SAMPLE_RATE) // generator.vae.hop_length
     if seconds <= window_seconds:
@@ -125,6 +126,7 @@ def latents_program(
   """
   omegas = diffusion.angle_schedule(schedule, steps)
   size = generator.dpd.config.latent_dim
+  # Starts are data, so that one loop body serves all windows.
   starts_W = (jnp.asarray(piece.token_starts), jnp.asarray(piece.frame_starts))
   known_frames = piece.window_frames * (QUARTERS - 1) // QUARTERS
 
@@ -140,14 +142,17 @@ def latents_program(
         return guided_velocity(generator.dpd, params, z, delta, of_window, scale)
 
       shape = (batch, piece.window_frames, size)
+      # Other noise in every window; equal noise would repeat the music.
       noise = jax.random.normal(jax.random.fold_in(key, k), shape)
       if len(piece.frame_starts) == 1:
         made = diffusion.sample(velocity, noise, omegas)
       else:
         known = jax.lax.dynamic_slice_in_dim(latents, frame_start, piece.window_frames, axis=1)
+        # In the first window nothing is known yet.
         done = jnp.where(k > 0, known_frames, 0)
         mask = jnp.broadcast_to(jnp.arange(piece.window_frames)[None] < done, shape[:2])
         made = diffusion.sample(velocity, noise, omegas, known, mask)
+      # As the sampler does: the decoder was trained on latents in [-1, 1].
       made = jnp.clip(made, -1.0, 1.0)
       return jax.lax.dynamic_update_slice_in_dim(latents, made, frame_start, axis=1)
 

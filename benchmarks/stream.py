@@ -28,13 +28,13 @@ from melody_jax.output_files import write_files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", "checkpoints/nano", "Bundle directory.")
-flags.DEFINE_string("prompt", "slow bossa nova with nylon guitar", "Style.")
-flags.DEFINE_float("seconds", 3600.0, "Of music.")
+flags.DEFINE_string("prompt", "slow bossa nova with nylon guitar", "Style, as a text.")
+flags.DEFINE_float("seconds", 3600.0, "Seconds of music to make.")
 flags.DEFINE_integer("steps", 4, "Denoising steps.")
-flags.DEFINE_string("solver", "ab2", "ddim or ab2.")
-flags.DEFINE_float("guidance_scale", 2.5, "1 is none.")
+flags.DEFINE_string("solver", "ab2", "Solver: ddim or ab2.")
+flags.DEFINE_float("guidance_scale", 2.5, "Guidance scale; 1 is none.")
 flags.DEFINE_integer("seed", 0, "Seed.")
-flags.DEFINE_string("out", "", "JSON to write.")
+flags.DEFINE_string("out", "", "JSON file to write.")
 
 MAX_GROWTH, MAX_DRIFT = 0.05, 3.0
 
@@ -57,6 +57,7 @@ def measure(stream, seconds: float, sample_rate: int) -> list[dict[str, float]]:
   for k in range(round(seconds / stream.chunk_seconds)):
     began = time.monotonic()
     raw.append(next(stream))
+    # A listener hears the slowest chunk, not the mean.
     slowest = max(slowest, time.monotonic() - began)
     written.append(level(raw[-1], stream.state.audio[0]))
     memory.read()
@@ -85,6 +86,7 @@ def main(argv) -> None:
   melody = Melody.load(FLAGS.checkpoint)
   settings = Settings(steps=FLAGS.steps, solver=FLAGS.solver, guidance_scale=FLAGS.guidance_scale)
   first = {}
+  # The second stream finds the program in memory: its time is what a running server needs.
   for kind in ("compiling", "compiled"):
     stream = melody.stream(Request(FLAGS.prompt, seed=FLAGS.seed), settings)
     began = time.monotonic()

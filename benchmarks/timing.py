@@ -70,6 +70,7 @@ def time_program(
     (times, result of the last call).
   """
   started = time.perf_counter()
+  # Compiled ahead, so that compiling and the first call are timed apart.
   compiled = jax.jit(function).lower(*arguments).compile()
   compile_seconds = time.perf_counter() - started
   started = time.perf_counter()
@@ -77,6 +78,7 @@ def time_program(
   first_seconds = time.perf_counter() - started
   warm_seconds, runs, result = median_of_runs(lambda: compiled(*arguments), repeats, budget)
   if trace:
+    # A call of its own, as tracing slows a program down.
     with jax.profiler.trace(str(trace)):
       jax.block_until_ready(compiled(*arguments))
   memory = compiled.memory_analysis()

@@ -47,6 +47,7 @@ def write_dataset(root: pathlib.Path, config: Any, task: Any, records: int = 32)
   rng = np.random.default_rng(0)
   features, arrays = {}, {}
   for name, spec in task.input_features().items():
+    # The task tokenises captions itself, in `prepare`.
     if name.startswith("text_"):
       continue
     if name == "audio":
@@ -99,6 +100,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
     config.data.path = folder
     input_time = input_seconds(config, task)
     batch = task.prepare(next(make_source(config, task, "train")))
+  # The same functions as the training loop, so that the same program is measured.
   mesh = sharding.make_mesh(config.mesh)
   init, optimizer, boxed = make_init(config, task)
   shardings = shardings_of_state(mesh, init, boxed)
@@ -111,6 +113,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   step = compile_train_step(make_train_step(config, task, optimizer), mesh, shardings)
   step = step.lower(state, batch).compile()
   compiled = time.perf_counter() - started
+  # The step donates its state: each call has to take the state of the one before.
   holder = [state]
 
   def once():
@@ -137,7 +140,7 @@ def main() -> None:
   parser.add_argument("--models", default=",".join(TASKS))
   parser.add_argument("--preset", default="nano", choices=("tiny", "nano", "paper"))
   parser.add_argument("--batch", type=int, default=0, help="rows, in one part; else the config's")
-  parser.add_argument("--dtype", default="", help="of computation; default: the config's")
+  parser.add_argument("--dtype", default="", help="dtype of computation; default: the config's")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--out", default="", help="JSON to write")
   arguments = parser.parse_args()

@@ -159,6 +159,7 @@ def load(
   if rate != sample_rate:
     import librosa
 
+    # Exact in integers.
     samples = -(-len(audio) * sample_rate // rate)
     audio = librosa.resample(audio, orig_sr=rate, target_sr=sample_rate, res_type="soxr_hq")
     audio = audio[:samples]  # librosa rounds its length in floating point, at times one too many
@@ -233,6 +234,7 @@ def normalise_loudness(
   """
   highest = float(np.max(np.abs(audio), initial=0.0))
   now = loudness(audio, sample_rate)
+  # Silence has no loudness to scale.
   if highest == 0.0:
     return audio
   gain = 10 ** ((lufs - now) / 20) if np.isfinite(now) else 1.0

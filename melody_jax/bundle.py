@@ -66,6 +66,7 @@ def save(
     flat = {
       k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in flat.items()
     }
+  # safetensors writes the memory as it lies: a transposed view would be stored wrongly.
   flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,6 +182,7 @@ def update(
   """
   old, old_metadata = load(path)
   merged = flatten(old) | flatten(params)
+  # `load` gave float32: without this a float16 file would double in size.
   keep = dtype or old_metadata.get("dtype")
   save(path, unflatten(merged), old_metadata | metadata, keep)
 
@@ -191,6 +193,7 @@ def digest(bundle: str | os.PathLike) -> str:
   for model in MODELS:
     if path_of(bundle, model).is_file():
       with open(path_of(bundle, model), "rb") as f:
+        # In blocks, so that a large file is never held in memory.
         for block in iter(lambda: f.read(1 << 20), b""):
           sha.update(block)
   return sha.hexdigest()

@@ -96,6 +96,7 @@ def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
     )
   slices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
   bounds = {index[0].indices(rows)[:2] for index in slices if index}
+  # The rows must be one block: the input pipeline reads a range, not a set.
   first, last = min(low for low, _ in bounds), max(high for _, high in bounds)
   size = last - first
   if sum(high - low for low, high in bounds) != size or rows % size or first % size:

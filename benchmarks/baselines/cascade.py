@@ -161,12 +161,14 @@ def capacities(positions: int, new: int) -> list[tuple[int, int, int]]:
 def _draw_chunk(stage, model, params, sampler, keys, prefix_BxP, kept_BxK, new, offset, passes):
   """Draws `new` (a static number) tokens; returns (tokens [B, new], passes)."""
   c, levels = model.config, stage.levels
+  # The semantic vocabulary's block, the last one, belongs to the last codebook.
   own = c.style_levels + 1 - levels  # first block of this stage's codebooks
   before = jnp.concatenate([prefix_BxP, _interleaved_rows(c, kept_BxK, own, levels)], axis=1)
   positions = before.shape[1]
   layerwise = lm.unstack_layers(params)
 
   def draw(j, logits, tokens):
+    # By position in the piece, so that a token does not depend on the cut into chunks.
     draw_keys = jax.vmap(lambda key: jax.random.fold_in(key, offset + j))(keys)
     token_Bx1 = sampler.sample(logits, draw_keys)[:, None]
     return jax.lax.dynamic_update_slice_in_dim(tokens, token_Bx1, j, axis=1)
@@ -183,6 +185,7 @@ def _draw_chunk(stage, model, params, sampler, keys, prefix_BxP, kept_BxK, new, 
   tokens = draw(0, logits, jnp.zeros((len(before), new), jnp.int32))
   passes += 1
   for first, end, capacity in capacities(positions, new):
+    # A loop is compiled for each capacity: attention over a short cache is worth that.
     room = capacity - cache.keys[0].shape[2]
     grown = jax.tree.map(lambda x, r=room: jnp.pad(x, ((0, 0), (0, 0), (0, r), (0, 0))), cache)
     tokens, cache, passes = jax.lax.fori_loop(first, end, step, (tokens, grown, passes))

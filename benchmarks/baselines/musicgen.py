@@ -163,6 +163,7 @@ def generate(model: Any, seconds: float, batch: int) -> Run:
 
   def now():
     if device.type == "cuda":
+      # CUDA returns before its work is done.
       torch.cuda.synchronize()
     return time.perf_counter()
 
@@ -191,6 +192,7 @@ def generate(model: Any, seconds: float, batch: int) -> Run:
   finally:
     hook.remove()
     model.audio_encoder.decode = decode
+  # An early end token would make the comparison unfair without a sign.
   if tuple(audio.shape) != (batch, 1, frames * SAMPLE_RATE // FRAME_RATE):
     raise RuntimeError(f"asked for {batch} x {frames} frames, got audio of {tuple(audio.shape)}")
   return Run(frames / FRAME_RATE, batch, passes[0], wall, codec[0])

@@ -78,6 +78,7 @@ def _baselines(
   """
   v = diffusion.velocity(z, noise, delta)
   noisy = diffusion.add_noise(z, noise, delta)
+  # The mean of v depends on the angle: E[v] = -sin(delta) E[z].
   mean = mean_D[None, None, :]
   constant = -jnp.sin(delta)[..., None] * mean  # E[v | delta]
   gain = linear_predictor_gain(variance_D, delta)
@@ -111,6 +112,7 @@ def _errors_of_batch(
   ):
     v = velocity(noisy, delta, given, jnp.full(len(z), conditional))
     out[name] = jnp.mean(jnp.square(v - target), axis=-1)
+  # To the host: all batches together need not fit the device.
   return {name: np.asarray(value) for name, value in {**out, "delta": delta}.items()}
 
 
@@ -259,6 +261,7 @@ def _by_angle(errors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
   for b in range(BUCKETS):
     low, high = b / BUCKETS, (b + 1) / BUCKETS
     inside = (share >= low) & (share < high)
+    # A part without any angle has no mean; it happens with few windows.
     if inside.any():
       out.append(
         {

@@ -81,6 +81,7 @@ def score_retrieval(
   mean = {
     f.name: np.mean([getattr(s, f.name) for s in scores]) for f in dataclasses.fields(Retrieval)
   }
+  # Sizes are equal in all draws; their mean is a float and has to become an int again.
   whole = ("k", "n_queries", "n_candidates")
   typed: dict[str, Any] = {k: int(v) if k in whole else float(v) for k, v in mean.items()}
   return Retrieval(**typed)

@@ -139,6 +139,7 @@ def judge(
     The finding "prompts".
   """
   checks = [check_audio(clip, sample_rate) for clip in clips_IxS]
+  # Prompt-major, as `generate_all` orders them.
   labels = np.repeat(np.arange(len(prompts)), len(seeds))
   # Each judge gets the same permutations, so that their p-values can be compared.
   tests = {
@@ -263,6 +264,7 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
   taggers = _taggers() if c.musicnn else {}
   programs.use_compilation_cache()
   melody = Melody.load(config.bundle)
+  # A config key keeps its type, so the config says 0 and 1 where the sampler has None.
   settings = Settings(
     **{
       **c.sampling,

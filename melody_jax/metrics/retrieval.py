@@ -69,6 +69,7 @@ def recall_at_k(similarity_QxC: np.ndarray, relevant_QxC: np.ndarray, k: int) ->
   counts = relevant.sum(axis=1)
   if not counts.all():
     raise ValueError(f"query {int(np.argmin(counts))} has no relevant candidate")
+  # By threshold instead of argsort, which would decide ties by position.
   kth = np.sort(similarity, axis=1)[:, n - k][:, None]
   above, tied = similarity > kth, similarity == kth
   # Of the tied candidates only k - |above| fit in; each is in with that share.
@@ -133,6 +134,7 @@ class RankTest:
 
 def ranks_of_classes(scores_IxC: np.ndarray) -> np.ndarray:
   """Rank of every class for every item [I, C]: 1 for the largest score; ties get the mean rank."""
+  # All pairs at once: C is the number of prompts, some dozens.
   larger = (scores_IxC[:, None, :] > scores_IxC[:, :, None]).sum(axis=-1)
   equal = (scores_IxC[:, None, :] == scores_IxC[:, :, None]).sum(axis=-1)
   return larger + (equal + 1) / 2.0

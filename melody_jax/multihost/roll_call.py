@@ -123,6 +123,7 @@ class _Present:
 def _lead(address: str, port: int, me: dict, deadline: float, timeout: float) -> list[str]:
   present = _Present(me)
   with _listen(port) as server, selectors.DefaultSelector() as selector:
+    # One thread for all: thousands of hosts may call at once.
     server.setblocking(False)
     selector.register(server, selectors.EVENT_READ, None)
     try:
@@ -130,6 +131,7 @@ def _lead(address: str, port: int, me: dict, deadline: float, timeout: float) ->
     except UserError as error:
       present.answer({"error": str(error)})
       raise
+    # In order of ids, as messages about a lost process look them up.
     hosts = [present.hosts[i] for i in range(present.count)]
     present.answer({"hosts": hosts})
   return hosts
@@ -207,6 +209,7 @@ def _follow(host: str, port: int, me: dict, deadline: float, timeout: float) -> 
         return [str(h) for h in answer["hosts"]]
       if isinstance(answer, dict) and "error" in answer:
         raise UserError(str(answer["error"]))
+      # A dying run on the same port looks like this: trying again is right.
       reason = "it hung up"
     except socket.gaierror as error:
       reason = f"its name is not known here ({error.strerror})"

@@ -90,6 +90,7 @@ def initialize(settings: Mapping[str, Any] | None = None) -> Plan:
   if plan.coordinator:
     # Where an HTTP proxy is set, gRPC would go through it to a neighbour. JAX only warns of that.
     jax.config.update("jax_check_proxy_envs", False)
+    # An IPv6 address has brackets around it and colons in it.
     name = plan.coordinator.rsplit(":", 1)[0].strip("[]")
     others = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy", "")  # noqa: SIM112
     os.environ["no_grpc_proxy"] = ",".join(filter(None, (others, name)))  # noqa: SIM112
@@ -153,6 +154,7 @@ def _meet(name: str, value: str, timeout: float) -> dict[int, str]:
   came = {int(k.rsplit("/", 1)[-1]): v for k, v in client.key_value_dir_get(f"{place}/")}
   if late is not None:
     missing = [i for i in range(_state().num_processes) if i not in came]
+    # All may have come and the service failed: then its own words say more.
     who = _names(missing) if missing else _first_line(late)
     raise UserError(f"waited {timeout:g} s at {name!r} for {who}: see its log") from late
   return came
@@ -256,6 +258,7 @@ def _leave(error: BaseException) -> NoReturn:
   _watch.stop()
   status, message = _verdict(error)
   with contextlib.suppress(Exception):
+    # Bad input and lost hosts are explained in one line; only a bug needs its stack.
     if status == EXIT_BUG:
       traceback.print_exception(error)
   with contextlib.suppress(Exception):

@@ -101,6 +101,7 @@ class Filter:
 
   def feed(self, data: bytes) -> bytes:
     """Takes bytes that the run wrote; returns the bytes to pass on."""
+    # What follows the abort is a stack of addresses, of no use to a reader.
     if self._told:
       return b""
     if self._abort is not None:

@@ -157,6 +157,7 @@ class Program:
           )
           stack += [(name, times) for name in branches]
         elif instruction.opcode in ("call", "async-start"):
+          # CPUs and TPUs name the called computation differently.
           attribute = "calls" if "calls=" in instruction.rest else "to_apply"
           stack += [(name, times) for name in instruction.called(attribute)]
         elif instruction.opcode == "fusion" and into_fusions:
@@ -169,6 +170,7 @@ class Program:
     """
     found: dict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "bytes": 0.0})
     for _, instruction, times in self.walk(into_fusions=True):
+      # The "-done" of a pair is no collective by this name, so a pair counts once.
       kind = instruction.opcode.removesuffix("-start")
       if kind not in COLLECTIVES:
         continue
@@ -234,6 +236,7 @@ class Program:
             names.append(user.name)
           elif user.opcode == "fusion":
             total += self._read(user.called("calls")[0], position)
+          # Updated in place: the old values are not read.
           elif user.opcode != "dynamic-update-slice" or position != 0:
             return math.inf
     return total

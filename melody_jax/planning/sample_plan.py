@@ -223,6 +223,7 @@ def plan_sampler(
     lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)),
     window_program.controls(settings),
   )
+  # A mesh of one chip: the compiler then knows the target, and nothing is partitioned.
   mesh = Mesh(np.asarray(topology.devices[:1]).reshape(1, 1, 1), MESH_AXES)
   everywhere = NamedSharding(mesh, PartitionSpec())
   began, peak, largest = time.monotonic(), 0.0, None

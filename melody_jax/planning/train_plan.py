@@ -20,7 +20,7 @@ from melody_jax.task import Task, make_task
 from melody_jax.training.state import TrainState, abstract_state, make_init, shardings_of_state
 from melody_jax.training.step import compile_train_step, make_train_step
 
-HBM_SHARE = 0.95  # of a chip's memory that a program may use; the runtime keeps some
+HBM_SHARE = 0.95  # share of a chip's memory that a program may use; the runtime keeps some
 
 
 @dataclasses.dataclass
@@ -99,6 +99,7 @@ def abstract_batch(config: ml_collections.ConfigDict, task: Task, mesh: Mesh) ->
   Raises:
     UserError: if the rows do not divide over the data axes.
   """
+  # The real run refuses this too, when it gives every host its rows.
   rows, lanes = config.train.batch_size, mesh.shape["data"] * mesh.shape["fsdp"]
   if rows % (lanes * config.train.accumulate):
     raise UserError(
@@ -172,6 +173,7 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
   state = abstract_state(init, shardings)
   batch = abstract_batch(config, task, mesh)
   step = make_train_step(config, task, optimizer)
+  # Sizes of the state come first: they are reported even if the compiler gives up.
   plan = _without_program(config, task, topology, mesh, state)
   n = len(topology.devices)
   plan.flops = matmul_flops(step, state, batch) / n

@@ -72,6 +72,7 @@ def with_params_of(
       " Set config.model as the file's model_config has it"
     )
   if jax.process_index() == 0:
+    # Said aloud: a module that stays random by mistake costs a whole training.
     new = sorted({name.split("/")[0] for name in own.keys() - given.keys()})
     print(
       f"begins with {len(own.keys() & given.keys())} of {len(own)} arrays from {path}"
@@ -83,6 +84,7 @@ def with_params_of(
   def replace(tree: Any) -> Any:
     def of_file(keys: Any, old: jax.Array) -> jax.Array:
       value = given.get("/".join(k.key for k in keys))
+      # In the dtype of the state, and laid over the mesh as the state is.
       return old if value is None else jax.device_put(value.astype(old.dtype), old.sharding)
 
     return jax.tree.map_with_path(of_file, tree)

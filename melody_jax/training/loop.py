@@ -148,12 +148,14 @@ class _Run:
 
   def step(self, step: int, log: bool) -> None:
     """Takes step number `step` (counted from 1), and reports it if `log` is true."""
+    # Read before the batch, so that a message can name the batch that failed.
     position = self.source.get_state()
     batch = _to_device(next(self.source), self.rows)
     self.state, metrics = self.train_step(self.state, batch)
     self.watch.add(step, position, metrics.pop("finite"))
     if log:
       self.watch.check()
+      # Only logged steps wait for the device; the others are queued ahead of it.
       values = {k: float(v) for k, v in jax.device_get(metrics).items()}
       self.logger.train(step, values, time.monotonic())
 

@@ -35,6 +35,7 @@ class MetricLogger:
       directory.mkdir(parents=True, exist_ok=True)
       (directory / "config.json").write_text(config.to_json_best_effort(indent=2))
       try:
+        # Optional: a run without it still trains and prints.
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(directory / "tensorboard"))
@@ -99,6 +100,7 @@ class MetricLogger:
         for i, row in enumerate(np.clip(value[:4], -1, 1)):
           self._writer.add_audio(f"{name}/{i}", row[:, None], step, self._config.sample_rate)
       else:
+        # Each picture in its own range: log spectrograms have no common one.
         low, high = value.min(), value.max()
         self._writer.add_image(name, (value[None] - low) / max(high - low, 1e-9), step)
 

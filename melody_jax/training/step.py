@@ -58,6 +58,7 @@ def make_train_step(
     )
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    # From the step alone, so that a resumed run draws what the uninterrupted one would.
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     (loss, metrics), grads = _gradients(task, parts, state, batch, rng)
     grad_norm = optax.global_norm(grads)
@@ -87,6 +88,7 @@ def make_eval_step(task: Task):
 
   def eval_step(state: TrainState, batch: Batch, index: Any) -> Metrics:
     rng = jax.random.fold_in(jax.random.key(0), index)
+    # The averaged parameters are what is exported, so they are what is evaluated.
     params = state.params if state.ema is None else state.ema
     return task.loss(params, batch, rng, state.step, train=False)[1]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-_MAGIC = 0xDB4775248B80FB57  # of a LevelDB table, last eight bytes of the file
+_MAGIC = 0xDB4775248B80FB57  # the last eight bytes of a LevelDB table
 _FOOTER = 48
 _TRAILER = 5  # compression type and checksum behind each block
 _DT_FLOAT = 1
