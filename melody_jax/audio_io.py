@@ -118,6 +118,7 @@ def _decode(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, 
     return _read_soundfile(path)
   except (soundfile.SoundFileError, RuntimeError, TypeError) as e:
     if shutil.which("ffmpeg"):
+      # Second, not first: libsndfile reads the usual formats without a process and a file.
       return _read_ffmpeg(path, max_seconds)
     reason = " ".join(str(e).split())
     raise UserError(
@@ -150,6 +151,7 @@ def load(
       f"{path} is {seconds:.0f} s long; the limit is {max_seconds:.0f} s: cut it first"
     )
   audio, rate = _decode(path, max_seconds)
+  # Again after decoding: a header may lie, or say nothing.
   if max_seconds is not None and len(audio) > max_seconds * rate:
     raise UserError(f"{path} is longer than the limit of {max_seconds:.0f} s: cut it first")
   if not len(audio):
@@ -211,6 +213,7 @@ def loudness(audio: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
     return float("-inf")
   import pyloudnorm
 
+  # Silence has the loudness -inf, which is an answer and no fault.
   with np.errstate(divide="ignore"):
     return float(pyloudnorm.Meter(sample_rate).integrated_loudness(audio.astype(np.float64)))
 
@@ -237,6 +240,7 @@ def normalise_loudness(
   # Silence has no loudness to scale.
   if highest == 0.0:
     return audio
+  # Clips under 0.4 s have no loudness; only their peak can be limited.
   gain = 10 ** ((lufs - now) / 20) if np.isfinite(now) else 1.0
   return (audio * min(gain, peak / highest)).astype(np.float32)
 
@@ -270,6 +274,7 @@ def spectrogram_png(audio: np.ndarray, sample_rate: int = SAMPLE_RATE, title: st
   mel = librosa.feature.melspectrogram(
     y=audio, sr=sample_rate, n_fft=2048, hop_length=hop, n_mels=128
   )
+  # A fixed range, so that pictures of different clips can be compared.
   decibels = librosa.power_to_db(mel, ref=1.0, top_db=None).clip(-80.0, 20.0)
   # Without pyplot: it would ask for a window system and keep the figure in memory.
   figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")

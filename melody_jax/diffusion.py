@@ -32,6 +32,7 @@ def linear_schedule(steps: int) -> np.ndarray:
   They come in the order in which they are taken, t = T down to 1: large steps first, where there is
   most noise.
   """
+  # float64 until the end: the sum of many steps has to be pi/2.
   t = np.arange(steps, 0, -1, dtype=np.float64)
   return (math.pi / (6 * steps) + 2 * math.pi * t / (3 * steps * (steps + 1))).astype(np.float32)
 
@@ -142,6 +143,7 @@ def chunk_angles(rng: jax.Array, batch: int, length: int, chunks: int) -> jax.Ar
   part = jax.random.permutation(part_rng, count).reshape(batch, chunks)
   place = jax.random.uniform(place_rng, (batch, chunks))
   delta_BxM = HALF_PI * (part + place) / count
+  # Integer arithmetic spreads frames that do not divide over all chunks.
   return delta_BxM[:, np.arange(length) * chunks // length]
 
 
@@ -167,6 +169,7 @@ def guide(
   guided = unconditional + scale * (conditional - unconditional)
   std_conditional = jnp.std(conditional, axis=(1, 2), keepdims=True)
   std_guided = jnp.std(guided, axis=(1, 2), keepdims=True)
+  # Rows of zeros (padding, an untrained network) must not divide by zero.
   factor = std_conditional / jnp.maximum(std_guided, 1e-8)
   return guided * (rescale * factor + (1.0 - rescale))
 

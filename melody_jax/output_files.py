@@ -73,8 +73,10 @@ def write_files(contents: dict[pathlib.Path, bytes]) -> None:
   path = pathlib.Path()
   try:
     for path, content in contents.items():
+      # Hidden, and with the process id: two runs in one directory do not meet.
       temporary[path] = path.with_name(f".{path.stem[:100]}.{os.getpid()}.tmp{path.suffix}")
       write_bytes(temporary[path], content)
+    # All contents are on the disk by now, so that renaming can hardly fail.
     for path, source in temporary.items():
       os.replace(source, path)
   except OSError as e:

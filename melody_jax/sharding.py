@@ -54,6 +54,7 @@ def make_mesh(
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = [config[axis] for axis in MESH_AXES]
+  # Two unknown sizes have many solutions.
   if sizes.count(-1) > 1:
     raise UserError(f"config.mesh {sizes}: at most one size may be -1")
   known = int(np.prod([s for s in sizes if s != -1]))
@@ -69,6 +70,7 @@ def make_mesh(
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Sharding of a batch: rows over both data-parallel axes, data and fsdp."""
+  # fsdp shards parameters, but its devices work on different rows, as those of data do.
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 

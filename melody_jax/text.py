@@ -23,6 +23,7 @@ def minilm_dir() -> pathlib.Path:
   Raises:
     UserError: if the package is not installed.
   """
+  # find_spec finds the package without running it.
   spec = importlib.util.find_spec(_PACKAGE)
   if spec is None or not spec.origin:
     raise UserError(

@@ -22,7 +22,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted([*ROOT.glob("melody_jax/**/*.py"), *ROOT.glob("data/**/*.py")])
 
-BEGINS_WITH_OF = re.compile(r"(?:\A|^[ ]*[\w`*., ]+:)\s*(of\b.*)", re.IGNORECASE | re.MULTILINE)
+# An entry is one or more names and a colon at the start of a line: "seed:", "a, b:", "Returns:".
+ENTRY = r"^[ ]*\*{0,2}\w+(?:, \*{0,2}\w+)*:"
+BEGINS_WITH_OF = re.compile(rf"(?:\A|{ENTRY})\s*(of\b.*)", re.IGNORECASE | re.MULTILINE)
 SHAPE_IN_NAME = re.compile(r"_(?:[A-Z]|[A-Z0-9](?:x?[A-Z0-9])+)$")  # _S, _BT, _BxTxD, _Bx1
 SHAPE_IN_TEXT = re.compile(r"\[[^\]\n]*[A-Za-z][^\]\n]*\]|\b(?:scalars?|shapes?)\b", re.IGNORECASE)
 RANDOM_KEY = re.compile(r"(?:^|_)(?:rng|key)$")
@@ -124,7 +126,8 @@ def test_public_docstrings_say_the_shapes_of_arrays():
     ("Attributes:\n    a, b: of both.\n    c:\n      of it.", 2),
     ("Returns:\n    of all, the first.", 1),
     ("Of a custom call.", 1),
-    ("Args:\n    seed: Seed of the draws.\n\n  One of them: often enough.", 0),
+    ("Args:\n    seed: Seed of the draws.", 0),
+    ("Sums.\n\n  All that is needed: of each row the first.", 0),
   ],
 )
 def test_of_is_found_where_an_entry_begins(docstring, wrong):

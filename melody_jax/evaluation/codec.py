@@ -133,6 +133,7 @@ def codec(config: ml_collections.ConfigDict) -> Finding:
   Raises:
     UserError: if several datasets have the split and none of them is called "recorded".
   """
+  # Before any data is opened: a wrong bundle is the cheaper mistake to find.
   model = Codec.load(config.bundle)
   datasets = datasets_of(config, config.codec.split)
   if len(datasets) > 1 and "recorded" in datasets:

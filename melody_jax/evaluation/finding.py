@@ -93,5 +93,6 @@ def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.P
     folder / f"{finding.what}.json": (values + "\n").encode(),
     folder / f"{finding.what}.md": (finding.markdown.rstrip() + "\n").encode(),
   }
+  # Together: a table must not stand beside numbers of an older run.
   write_files(files)
   return list(files)

@@ -37,6 +37,7 @@ def evaluate_tokens(
     The finding "tokens".
   """
   everything = tuple(np.concatenate([w[i] for w in windows.values()]) for i in (0, 1))
+  # "all" comes last and is left out where it would repeat the only dataset.
   sets = {**windows, "all": everything} if len(windows) > 1 else windows
   values: dict[str, Any] = {"vocabulary": vocabulary, "datasets": {}}
   rows = []

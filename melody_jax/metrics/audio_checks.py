@@ -51,6 +51,7 @@ def _clipped_share(audio_S: np.ndarray, ceiling: float) -> float:
 def _block_levels_db(audio_S: np.ndarray, block: int) -> np.ndarray:
   n = max(1, len(audio_S) // block)
   blocks = audio_S[: n * block].reshape(n, -1)
+  # 1e-12 is -120 dB: silence gets a finite level.
   return 10.0 * np.log10(np.mean(np.square(blocks), axis=-1) + 1e-12)
 
 
@@ -102,6 +103,7 @@ def check_audio(
   audio = np.nan_to_num(audio, nan=0.0, posinf=1.0, neginf=-1.0)
   rms_db = float(10.0 * np.log10(np.mean(np.square(audio)) + 1e-12))
   share = _clipped_share(audio, ceiling)
+  # Blocks of 50 ms: shorter than a note, longer than a period of the lowest tone.
   levels = _block_levels_db(audio, max(1, sample_rate // 20))
   level_range = float(np.percentile(levels, 95) - np.percentile(levels, 5))
   change = _spectral_change_db(audio, sample_rate)

@@ -46,6 +46,7 @@ def token_use(tokens_BxT: np.ndarray, vocabulary: int) -> TokenUse:
   # 0 log 0 is 0: unused values are left out.
   p = counts[counts > 0] / counts.sum()
   entropy = float(-(p * np.log(p)).sum())
+  # Within rows only: the end of one window and the start of another are no neighbours.
   repeats = float(np.mean(tokens[:, 1:] == tokens[:, :-1])) if tokens.shape[1] > 1 else 0.0
   return TokenUse(
     int(counts.sum()), int((counts > 0).sum()), entropy, float(np.exp(entropy)), repeats

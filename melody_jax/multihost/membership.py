@@ -89,6 +89,7 @@ def _slurm(environ: Mapping[str, str]) -> Plan | None:
   if _number(environ, "SLURM_STEP_NUM_NODES", count) < count:
     # Several tasks per host get one GPU each, unless Slurm has already bound one to each.
     visible = environ.get("CUDA_VISIBLE_DEVICES", "")
+    # One visible GPU means that Slurm has chosen it; choosing again would point beyond it.
     if len(visible.split(",")) > 1 or not visible:
       local = (_number(environ, "SLURM_LOCALID", 0),)
   return Plan(
@@ -129,6 +130,7 @@ def _explicit(given: Settings, found: Plan | None) -> Plan:
     "MELODY_NUM_PROCESSES": count > 0,
     "MELODY_PROCESS_ID": which >= 0,
   }
+  # All at once: one message per missing variable would cost a start each.
   missing = [name for name, there in wanted.items() if not there]
   if missing:
     raise UserError(f"a run of several hosts also needs {', '.join(missing)}")

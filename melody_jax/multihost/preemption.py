@@ -20,6 +20,7 @@ class PreemptionNotice:
   """
 
   def __init__(self) -> None:
+    # An event, because a signal may come at any instruction.
     self._noticed = threading.Event()
     self._former: Any = None
     self._listening = False

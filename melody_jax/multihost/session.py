@@ -102,6 +102,7 @@ def initialize(settings: Mapping[str, Any] | None = None) -> Plan:
       cluster_detection_method="deactivate",
       local_device_ids=plan.local_device_ids,
     )
+  # After the roll call, whose own messages need no filter, and before JAX can abort.
   install(_program(), hosts)
   try:
     jax.distributed.initialize(
@@ -114,6 +115,7 @@ def initialize(settings: Mapping[str, Any] | None = None) -> Plan:
       return Plan("single")  # TPU chips, and no metadata that knows of other hosts
     raise UserError(f"the hosts of this run could not connect: {_first_line(error)}") from error
   client = _client()
+  # For messages: a scheduler's user knows hosts, not process ids.
   client.key_value_set(f"{_KEYS}/host/{_state().process_id}", socket.gethostname())
   _watch.start(client)
   return plan
@@ -222,6 +224,7 @@ class _Watch:
       except jax.errors.JaxRuntimeError:
         return  # the service is gone, and the runtime ends this process by itself
       for key, note in notes:
+        # The same status on all hosts, so that launchers agree whether to try again.
         status, _, message = note.partition(" ")
         who = _names([int(key.rsplit("/", 1)[-1])])
         _end(int(status), f"stopped, because {who} failed: {message}")

@@ -40,6 +40,7 @@ def install(program: str, hosts: list[str]) -> None:
     [sys.executable, "-I", "-S", os.path.abspath(__file__), program, json.dumps(hosts)],
     stdin=reading,
     stdout=subprocess.DEVNULL,
+    # A terminal sends Ctrl-C to the whole process group; the filter has to outlive the run.
     start_new_session=True,
   )
   os.close(reading)
@@ -61,11 +62,13 @@ def explain(status: str, hosts: list[str]) -> str:
   again = "Run the same command on all hosts again: training goes on from its last checkpoint"
   silent = re.search(r"stopped sending heartbeats\):?((?:\s*[\w:/ ]*?\d+\s*?\n)+)", status + "\n")
   if silent:
+    # Lines look like "/job:jax_worker/replica:0/task:3": the id comes last.
     ids = sorted(
       {int(line.split(":")[-1].split("/")[-1]) for line in silent[1].split("\n") if line}
     )
     who = ", ".join(name(i) for i in ids)
     return f"lost {who}: killed, out of memory, or its machine is gone; see its log. {again}"
+  # More exact reasons come first; the last ones match almost anything.
   if "RegisterTask" in status:
     return f"the hosts did not all connect to {name(0)}: {_first_line(status)}. {again}"
   if "Failed to send RPC" in status or "UNAVAILABLE" in status:

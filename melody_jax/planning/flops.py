@@ -43,6 +43,7 @@ def useful_flops(config: ml_collections.ConfigDict, params: Any, batch: Any) -> 
   plain = config.copy_and_resolve_references()
   if "remat" in plain.model:
     plain.model.remat = "none" if isinstance(plain.model.remat, str) else False
+  # Shapes only: counting must not need the memory that is to be planned.
   rng, step = jax.eval_shape(lambda: (jax.random.key(0), 0))
   gradient = jax.grad(make_task(plain).loss, has_aux=True)
   return matmul_flops(gradient, params, batch, rng, step)
@@ -72,6 +73,7 @@ def _of_equation(equation: core.JaxprEqn) -> float:
   name, parameters = equation.primitive.name, equation.params
   if name == "dot_general":
     (contracted, _), _ = parameters["dimension_numbers"]
+    # Two operations, a product and a sum, for every contracted element of every result.
     depth = math.prod(_shape(equation.invars[0])[i] for i in contracted)
     return 2.0 * depth * math.prod(_shape(equation.outvars[0]))
   if name == "conv_general_dilated":

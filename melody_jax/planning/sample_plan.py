@@ -196,6 +196,7 @@ def _stages(networks: Networks, params: Any, batch: int, settings: Settings) -> 
   # Looking up an embedding reads a row, not the table.
   lm_bytes = _bytes({k: v for k, v in params["lm"].items() if k != "embed"})
   return [
+    # One pass reads the prefix and gives the first token.
     Stage("lm", w, read + (w - 1) * token, w * lm_bytes),
     Stage("dpd", settings.steps, settings.steps * step, settings.steps * _bytes(params["dpd"])),
     Stage("decoder", 1, decode, _bytes(params["vae"])),
@@ -245,6 +246,7 @@ def plan_sampler(
     fixed = memory.argument_size_in_bytes + memory.generated_code_size_in_bytes
     items = memory.temp_size_in_bytes + memory.output_size_in_bytes
     peak = float(fixed + items)
+    # Items are assumed to cost the same at any batch size; the compiler may do a little better.
     largest = int((HBM_SHARE * chip.hbm_bytes - fixed) // (items / batch)) if items else None
   seconds = sum(stage.seconds for stage in stages)
   return SamplePlan(

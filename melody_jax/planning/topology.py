@@ -114,9 +114,11 @@ def open_topology(name: str) -> Topology:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", shape[0])
     return Topology(name, chip, jax.devices())
+  # Imported late: a plan for the CPU needs none of it.
   from jax.experimental import topologies
 
   for variable, value in LIBTPU_ENVIRONMENT.items():
+    # setdefault: what the user has set is meant.
     os.environ.setdefault(variable, value)
   try:
     cores = {"chip_config_name": "megacore"} if chip.megacore else {}

@@ -226,6 +226,7 @@ def alternatives(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[dict
   fsdp = mesh.shape["fsdp"]
   for factor in (4, 16):
     if mesh.shape["data"] % factor == 0:
+      # Together with many parts: parts alone have been tried by now, and did not fit.
       best = max((p for p in (1, 2, 4, 8) if rows % p == 0), default=1)
       yield {"mesh.fsdp": fsdp * factor, "train.accumulate": config.train.accumulate * best}
   for divisor in (2, 4, 8, 16):

@@ -113,6 +113,7 @@ class Checkpointer:
     Raises:
       UserError: if a complete checkpoint belongs to another model or optimiser.
     """
+    # From the newest: a torn file costs the steps since the one before, not the run.
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
         restored = self._manager.restore(
@@ -167,6 +168,7 @@ class Checkpointer:
       )
       if target.exists():
         target.rmtree()
+      # Moved, not deleted: it may hold the only copy of what can still be read.
       damaged.mkdir(exist_ok=True)
       source.rename(target)
     # No host may look for the next checkpoint before this one is gone for all of them.
@@ -220,5 +222,6 @@ def load_params(workdir: str | os.PathLike) -> tuple[Any, int]:
       reader.metadata(place).item_metadata.tree,
     )
     state = reader.restore(place, layout)
+  # The averaged parameters are those that the evaluation measured.
   params = state["ema"] if state.get("ema") else state["params"]
   return jax.device_get(params), int(step)

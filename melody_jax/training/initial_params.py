@@ -52,6 +52,7 @@ def with_params_of(
     UserError: if the file is missing or damaged, belongs to another task, or has other sizes.
   """
   params, metadata = bundle.load(path)
+  # Names of different models may agree by accident; the task settles it.
   if metadata.get("task") != task_name:
     raise UserError(
       f"train.init_from={path} holds a model of task {metadata.get('task')!r}, this run trains"

@@ -124,6 +124,7 @@ class _Run:
     else:
       self.state, position = restored
       source.set_state(position)
+    # A thread reads ahead: the device must not wait for the disk.
     self.source = Prefetch(source, self.task.prepare)
     self.train_step = compile_train_step(
       make_train_step(config, self.task, optimizer), self.mesh, shardings
@@ -202,5 +203,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Trai
         step += 1
         run.step(step, log=step % config.train.log_every == 0 or step in (start + 1, last))
   finally:
+    # Also after an error: a checkpoint that is being written has to be finished.
     run.close()
   return run.state

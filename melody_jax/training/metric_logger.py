@@ -29,6 +29,7 @@ class MetricLogger:
     self._config = config
     self._writer = None
     self._speaks = jax.process_index() == 0
+    # (step, time) of the last line: the printed speed is that since then, not since the start.
     self._last: tuple[int, float] | None = None
     if self._speaks:
       directory = epath.Path(workdir)  # a bucket's name as well as a directory
@@ -88,6 +89,7 @@ class MetricLogger:
     if self._writer:
       for name, value in metrics.items():
         self._writer.add_scalar(f"{prefix}/{name}", value, step)
+      # At once: a killed run keeps its curves.
       self._writer.flush()
 
   def media(self, step: int, media: dict[str, Any]) -> None:

@@ -43,6 +43,7 @@ def make_optimizer(
     return jax.tree.map(lambda p: p.ndim > 1, params)  # no decay on norms and biases
 
   train = optax.chain(
+    # Clipped before Adam: its moments would remember one broken batch for long.
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
       learning_rate_schedule(config, steps),
@@ -55,4 +56,5 @@ def make_optimizer(
   )
   if labels is None:
     return train
+  # Frozen parameters get no moments either, which saves twice their memory.
   return optax.multi_transform({"default": train, "frozen": optax.set_to_zero()}, labels)

@@ -47,11 +47,13 @@ def make_init(
     (init, optimizer, boxed): init(rng) makes a TrainState; boxed holds the shapes of the parameters
     with their logical axis names.
   """
+  # Shapes alone: the mesh decides first where each part is born.
   boxed = jax.eval_shape(task.init, jax.random.key(0))
   labels = task.optimizer_labels(nn.meta.unbox(boxed))
   optimizer = make_optimizer(config.optimizer, config.train.steps, labels)
 
   def init(rng: jax.Array) -> TrainState:
+    # Two keys: the draws of training must not repeat those of the initial values.
     init_rng, run_rng = jax.random.split(rng)
     params = nn.meta.unbox(task.init(init_rng))
     # A copy: donated buffers must not be shared between two parts of a state.

@@ -26,6 +26,7 @@ def _gradients(task: Task, parts: int, state: TrainState, batch: Batch, rng: jax
   # Part i takes rows i, i + parts, ...: so every part has rows on all devices, and none is idle.
   split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
   first = jax.tree.map(lambda x: x[0], split)
+  # The sum starts from zeros, so that the first part needs no program of its own.
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype),
     jax.eval_shape(gradient, state.params, first, rng, state.step),
@@ -62,6 +63,7 @@ def make_train_step(
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     (loss, metrics), grads = _gradients(task, parts, state, batch, rng)
     grad_norm = optax.global_norm(grads)
+    # One number tells of all gradients: a NaN anywhere makes the norm NaN.
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -101,5 +103,6 @@ def compile_train_step(step: Step, mesh: Mesh, shardings: TrainState) -> Any:
     sharding.under_mesh(mesh, step),
     in_shardings=(shardings, sharding.batch_sharding(mesh)),
     out_shardings=(shardings, sharding.replicated(mesh)),
+    # Without this, old and new state would be in memory at the same time.
     donate_argnums=0,
   )
