@@ -1,10 +1,10 @@
-"""The stages of sampling as programs of their own: tokens, latents, audio.
+"""The stages of sampling as separate programs: tokens, latents, audio.
 
-They are made of what the sampler is made of (`token_sampler.generate`, `diffusion.sample`,
-`encoders.codec.decode_latents`), over the same windows: up to one window (10 s) a stage is one pass
-over it; longer music slides the window by a quarter, of which the DPD knows the last three
-quarters (SPEC section 6), and decodes windows that overlap. Each stage counts the passes of its
-network while it runs.
+They use the same functions as the sampler (`token_sampler.generate`, `diffusion.sample`,
+`encoders.codec.decode_latents`) and the same windows. Music of up to one window (10 s) is made in
+that one window. For longer music the window moves by a quarter, the DPD already knows three
+quarters of it (docs/spec.md, section 6), and the decoder's windows overlap. Each stage counts the
+passes of its network while it runs.
 
 Shape letters: B items, N semantic tokens, L latent frames, D latent channels, T samples.
 """
@@ -31,7 +31,7 @@ SEMANTIC_RATE = 25  # tokens a second
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """Where the windows of a piece of music lie.
+  """A piece of music and the places of its windows.
 
   Attributes:
     n_tokens: semantic tokens N.
@@ -56,6 +56,7 @@ class Piece:
     """The piece of this length; past one window it ends at the next chunk of a window."""
     chunks, context = generator.dpd.config.chunks, decoder_reach(generator.vae)
     window_tokens = generator.lm.config.window_tokens
+    # Sizes follow the generator: presets differ in latent rate and window.
     window_seconds = window_tokens / SEMANTIC_RATE
     window_frames = round(window_seconds * SAMPLE_RATE) // generator.vae.hop_length
     if seconds <= window_seconds:
@@ -80,7 +81,12 @@ class Piece:
 
 
 def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
-  """(params, keys [B], style tokens [B, levels]) -> (tokens int32 [B, N], passes int32)."""
+  """Makes the program of the LM.
+
+  Returns:
+    A function (params, keys [B], style tokens [B, levels]) -> (tokens int32 [B, N], passes, an
+    int32 scalar).
+  """
 
   def program(params, keys, style_tokens):
     conditions = token_sampler.Conditions(style_tokens)
@@ -93,14 +99,15 @@ def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
 
 
 def guided_velocity(model: DPD, params: Any, z, delta, tokens, scale: float) -> jax.Array:
-  """One guided pass: rows with and without condition in one batch, [B, L, D].
+  """Velocity [B, L, D] of one guided pass, with conditional and unconditional rows in one batch.
 
   Args:
-    model, params: the DPD.
-    z: noisy latents [B, L, D].
-    delta: angles [B, L].
-    tokens: int32 [B, N].
-    scale: guidance scale; 1 passes the conditional rows alone.
+    model: The DPD.
+    params: Its parameters.
+    z: Noisy latents [B, L, D].
+    delta: Angles [B, L].
+    tokens: Semantic tokens, int32 [B, N].
+    scale: Guidance scale; with 1 only the conditional rows are computed.
   """
   if scale == 1:
     return model.apply({"params": params}, z, delta, tokens)
@@ -111,12 +118,16 @@ def guided_velocity(model: DPD, params: Any, z, delta, tokens, scale: float) -> 
 def latents_program(
   generator: Generator, piece: Piece, steps: int, scale: float, schedule: str = "linear"
 ) -> Callable[..., Any]:
-  """(params, key, tokens [B, N]) -> (latents float32 [B, L, D], passes int32).
+  """Makes the program of the DPD.
 
-  The pass itself raises the count, whatever loop calls it, so that the count is of passes made.
+  The network pass itself raises the count, so all passes are counted, whatever loop makes them.
+
+  Returns:
+    A function (params, key, tokens [B, N]) -> (latents float32 [B, L, D], passes, an int32 scalar).
   """
   omegas = angle_schedule(schedule, steps)
   size = generator.dpd.config.latent_dim
+  # Starts are data, so that one loop body serves all windows.
   starts_W = (jnp.asarray(piece.token_starts), jnp.asarray(piece.frame_starts))
   known_frames = piece.window_frames * (piece.chunks - 1) // piece.chunks
 
@@ -132,14 +143,17 @@ def latents_program(
         return guided_velocity(generator.dpd, params, z, delta, of_window, scale)
 
       shape = (batch, piece.window_frames, size)
+      # Other noise in every window; equal noise would repeat the music.
       noise = jax.random.normal(jax.random.fold_in(key, k), shape)
       if len(piece.frame_starts) == 1:
         made = diffusion.sample(velocity, noise, omegas)
       else:
         known = jax.lax.dynamic_slice_in_dim(latents, frame_start, piece.window_frames, axis=1)
+        # In the first window nothing is known yet.
         done = jnp.where(k > 0, known_frames, 0)
         mask = jnp.broadcast_to(jnp.arange(piece.window_frames)[None] < done, shape[:2])
         made = diffusion.sample(velocity, noise, omegas, known, mask)
+      # As the sampler does: the decoder was trained on latents in [-1, 1].
       made = jnp.clip(made, -1.0, 1.0)
       return jax.lax.dynamic_update_slice_in_dim(latents, made, frame_start, axis=1)
 
@@ -151,7 +165,11 @@ def latents_program(
 
 
 def audio_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
-  """(params, latents [B, L, D]) -> (audio float32 [B, T], passes int32), window after window."""
+  """Makes the program of the decoder, which decodes window after window.
+
+  Returns:
+    A function (params, latents [B, L, D]) -> (audio float32 [B, T], passes, an int32 scalar).
+  """
   windows = piece.decoder_windows
   hop = generator.vae.hop_length
 

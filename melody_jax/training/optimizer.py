@@ -1,4 +1,4 @@
-"""Optax chains from a config."""
+"""Learning-rate schedules and optimisers (Optax) from a config."""
 
 from typing import Any
 
@@ -10,7 +10,14 @@ from melody_jax.errors import check_choice
 
 
 def learning_rate_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
-  """Linear warm-up, then "cosine", "linear" or "constant" down to final_scale at `steps`."""
+  """Learning rate by step: a linear warm-up, then a decay.
+
+  Args:
+    config: `config.optimizer` of a run. `schedule` is the decay, "cosine", "linear" or "constant";
+      the first two reach learning_rate * final_scale at the end.
+    steps: Number of steps of the run.
+  """
+  # A short run (tests, a rehearsal) may have fewer steps than the config's warm-up.
   peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
   decay = max(steps - warmup, 1)
   schedules = {
@@ -38,8 +45,9 @@ def make_optimizer(
 
   Args:
     config: `config.optimizer` of a run.
-    steps: length of the schedule.
-    labels: pytree of strings shaped like the parameters, or None.
+    steps: Number of steps of the run, which the schedule covers.
+    labels: Pytree of strings in the shape of the parameters: leaves labelled "frozen" get no
+      update. None: all are trained.
   """
   check_choice("config.optimizer.name", config.name, OPTIMIZERS)
   schedule = learning_rate_schedule(config, steps)
@@ -66,6 +74,7 @@ def make_optimizer(
   train = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
   if labels is None:
     return train
+  # Frozen parameters get no moments either, which saves twice their memory.
   return optax.multi_transform({"default": train, "frozen": optax.set_to_zero()}, labels)
 
 
