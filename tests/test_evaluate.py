@@ -123,9 +123,9 @@ def test_bad_input_is_one_line(directory, data, tmp_path):
   with pytest.raises(UserError, match="no bundle directory"):
     evaluate(_config("codec", tmp_path / "none", data / "recorded", tmp_path))
   with pytest.raises(UserError, match="no dataset directory"):
-    evaluate(_config("codec", tiny_models, data / "none", tmp_path))
+    evaluate(_config("codec", directory, data / "none", tmp_path))
   with pytest.raises(UserError, match="has a split 'test_other'"):
-    evaluate(_config("codec", tiny_models, data / "encoded", tmp_path))
+    evaluate(_config("codec", directory, data / "encoded", tmp_path))
 
 
 def test_the_table_of_prompts_is_sound():
