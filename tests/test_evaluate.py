@@ -115,17 +115,17 @@ def test_prompts(tiny_models, data, tmp_path):
   assert len(values["raw_rms_db"]) == 4 >= values["raw_over_full_scale"]
 
 
-def test_bad_input_is_one_line(directory, data, tmp_path):
-  misspelt = _config("codec", directory, data / "recorded", tmp_path)
+def test_bad_input_is_one_line(tiny_models, data, tmp_path):
+  misspelt = _config("codec", tiny_models, data / "recorded", tmp_path)
   misspelt.what = "codecs"
   with pytest.raises(UserError, match="config.what is 'codecs'"):
     evaluate(misspelt)
   with pytest.raises(UserError, match="no bundle directory"):
     evaluate(_config("codec", tmp_path / "none", data / "recorded", tmp_path))
   with pytest.raises(UserError, match="no dataset directory"):
-    evaluate(_config("codec", directory, data / "none", tmp_path))
+    evaluate(_config("codec", tiny_models, data / "none", tmp_path))
   with pytest.raises(UserError, match="has a split 'test_other'"):
-    evaluate(_config("codec", directory, data / "encoded", tmp_path))
+    evaluate(_config("codec", tiny_models, data / "encoded", tmp_path))
 
 
 def test_the_table_of_prompts_is_sound():
