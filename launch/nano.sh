@@ -33,7 +33,7 @@ DRY_RUN=
 # 4, 2 cores of an AMD EPYC).
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736}
 
-STAGES=(train_vae export_vae fit_latents
+STAGES=(fit_axes train_vae export_vae fit_latents
   train_wav2vec export_wav2vec fit_semantic
   train_mulan export_mulan fit_style fit_prior
   encode
@@ -104,7 +104,15 @@ encode() {
 
 build_recorded() { build recorded; }
 build_rendered() { build rendered; }
-train_vae() { train vae "$AUDIO"; }
+# Nano's codec is born as the principal axes of the corpus' spectra; the paper's begins at random.
+fit_axes() { [[ $PRESET == paper ]] || fit axes; }
+train_vae() {
+  local born=()
+  # The encoder stays as it was born, so that later stages need not wait for the decoder.
+  [[ $PRESET == paper ]] || born=(--config.train.init_from="$BUNDLE/vae.safetensors"
+    --config.loss.train_encoder=False)
+  train vae "$AUDIO" "${born[@]}"
+}
 export_vae() { export_model vae; }
 fit_latents() { fit latents; }
 train_wav2vec() { train wav2vec "$AUDIO"; }
