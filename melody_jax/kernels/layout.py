@@ -45,7 +45,7 @@ def layout_in_context(rows: int, columns: int, column_name: str) -> Layout | Non
   """The layout of arrays with so many rows and columns; None: one device has all.
 
   Args:
-    rows: of the whole arrays.
+    rows: Rows of the whole arrays.
     columns: likewise.
     column_name: logical axis of the matrix whose products the columns are.
   """

@@ -18,7 +18,7 @@ class Tiling:
   """Size of a tile.
 
   Attributes:
-    rows, columns: of a tile; the last tiles may reach beyond the array.
+    rows, columns: Size of a tile; the last tiles may reach beyond the array.
     mixed: whether a tile may hold columns of both directions.
     memory_limit: bytes of on-chip memory that the kernel asks for.
   """
@@ -35,7 +35,7 @@ def tpu_tiling(
   """The largest tile of whole registers that fits the budget with all K steps.
 
   Args:
-    shape_KxRxC: of the sequences.
+    shape_KxRxC: Shape of the sequences.
     boundary: the column where the direction changes; 0: nowhere.
     itemsizes: bytes per element of each sequence read or written; the pipeline holds two
       blocks of each.

@@ -9,7 +9,7 @@ Judgements = Sequence[tuple[jax.Array, Sequence[jax.Array]]]
 
 
 def discriminator_loss(real: Judgements, fake: Judgements) -> jax.Array:
-  """Mean over judges of (D(real) - 1)^2 + D(fake)^2 (Mao et al., 2017)."""
+  """Mean over judges of (D(real) - 1)^2 + D(fake)^2 (Mao et al., 2017): a scalar."""
   terms = [
     jnp.mean(jnp.square(r - 1.0)) + jnp.mean(jnp.square(f))
     for (r, _), (f, _) in zip(real, fake, strict=True)
@@ -18,12 +18,12 @@ def discriminator_loss(real: Judgements, fake: Judgements) -> jax.Array:
 
 
 def generator_loss(fake: Judgements) -> jax.Array:
-  """Mean over judges of (D(fake) - 1)^2."""
+  """Mean over judges of (D(fake) - 1)^2: a scalar."""
   return jnp.mean(jnp.stack([jnp.mean(jnp.square(f - 1.0)) for f, _ in fake]))
 
 
 def feature_matching_loss(real: Judgements, fake: Judgements) -> jax.Array:
-  """L1 between feature maps, each divided by the real map's mean magnitude."""
+  """L1 between feature maps, each divided by the real map's mean magnitude: a scalar."""
   terms = [
     jnp.mean(jnp.abs(r - f)) / (jnp.mean(jnp.abs(r)) + 1e-6)
     for (_, real_maps), (_, fake_maps) in zip(real, fake, strict=True)

@@ -85,7 +85,7 @@ def contrastive_loss(
     context_BxTxD: projected outputs of the context network.
     targets_BxTxD: projected quantised features.
     codes_BxTxG: int32, their codes.
-    counts_BxTxT: of `distractor_counts`.
+    counts_BxTxT: What `distractor_counts` gives.
     mask_BxT: bool, hidden frames.
     temperature: k.
 

@@ -30,9 +30,9 @@ class BertConfig:
     max_positions: longest text.
     type_vocab: rows of the segment table; only row 0 is used.
     pooler: has the dense + tanh layer over the first token.
-    dropout: of the encoder's residual branches.
+    dropout: Rate on the encoder's residual branches.
     remat: recompute blocks in the backward pass.
-    dtype: of computation.
+    dtype: Dtype of computation.
   """
 
   vocab_size: int

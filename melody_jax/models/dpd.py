@@ -66,7 +66,7 @@ class DPDConfig:
       is added to the network's; odd, or 0 for none. It is the linear part of denoising, which
       the network then need not learn.
     remat: recompute each block in the backward pass.
-    dtype: of computation.
+    dtype: Dtype of computation.
   """
 
   latent_dim: int
@@ -183,7 +183,7 @@ branch_init = nn.initializers.variance_scaling(BRANCH_SCALE**2, "fan_in", "trunc
 
 
 class MLP(nn.Module):
-  """MLP(x) = RMSNorm(W2 GELU(W1 x + b1) + b2), over the last axis.
+  """MLP(x) = RMSNorm(W2 GELU(W1 x + b1) + b2): [..., in] -> [..., features].
 
   `scale` is that of the norm at birth.
   """

@@ -24,7 +24,7 @@ default_kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated
 def param_with_axes(
   module: nn.Module, name: str, init: Initializer, shape: Sequence[int], axes: Sequence[str]
 ) -> jax.Array:
-  """Creates a float32 parameter of `module` whose dimensions are named by `axes`."""
+  """Creates a float32 parameter [*shape] of `module` whose dimensions are named by `axes`."""
   if len(axes) != len(shape):
     raise ValueError(f"{name}: {len(shape)} dimensions, axes {tuple(axes)}")
   if module.has_variable("params", name):
@@ -159,10 +159,12 @@ class Embed(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """Root-mean-square norm over the last axis (Zhang & Sennrich, 2019), computed in float32.
+  """Root-mean-square norm over the last axis (Zhang & Sennrich, 2019): [..., D] -> [..., D].
+
+  Computed in float32.
 
   Attributes:
-    initial_scale: of the output at birth; it is learned.
+    initial_scale: Scale of the output at birth; it is learned.
   """
 
   epsilon: float = 1e-6
@@ -179,7 +181,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """Layer norm over the last axis, computed in float32."""
+  """Layer norm over the last axis, computed in float32: [..., D] -> [..., D]."""
 
   epsilon: float = 1e-5
   dtype: Dtype = jnp.float32

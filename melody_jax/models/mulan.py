@@ -38,7 +38,7 @@ class MuLanConfig:
 
   Attributes:
     joint_size: C.
-    init_temperature: of the contrastive loss, learned from there.
+    init_temperature: Temperature of the contrastive loss at birth; it is learned.
     sample_rate: Hz.
     window_samples: length of a clip that the music tower sees at once.
     n_mels, n_fft, win_length, hop_length: the log-mel front end, in bands and samples.
@@ -57,7 +57,7 @@ class MuLanConfig:
     text_frozen: the text encoder is not trained; needs `text_init`.
     dropout: in both towers and in the text head.
     remat: recompute encoder blocks in the backward pass.
-    dtype: of computation.
+    dtype: Dtype of computation.
   """
 
   joint_size: int
@@ -125,7 +125,7 @@ class MuLanConfig:
 
 
 def l2_normalise(x: jax.Array) -> jax.Array:
-  """Unit vectors along the last axis, in float32."""
+  """Unit vectors along the last axis, float32: [..., C] -> [..., C]."""
   x = x.astype(jnp.float32)
   return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 

@@ -254,7 +254,7 @@ def rvq_encode(codebooks: jax.Array, embeddings: jax.Array) -> jax.Array:
 
 
 def rvq_report(codebooks: np.ndarray, embeddings: np.ndarray) -> dict[str, Any]:
-  """How well codebooks describe embeddings, level by level.
+  """How well codebooks [Q, K, C] describe embeddings [N, C], level by level.
 
   Returns:
     {"utilisation": Q fractions of centres used at least once,

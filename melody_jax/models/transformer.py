@@ -24,10 +24,10 @@ class EncoderConfig:
     heads: attention heads; must divide `width`.
     mlp_size: inner size of the feed-forward layers.
     pre_norm: norms before attention and feed-forward (ViT) instead of after (BERT).
-    epsilon: of the layer norms.
+    epsilon: Epsilon of the layer norms.
     dropout: on what attention and feed-forward add to the residual stream.
     remat: recompute each block in the backward pass.
-    dtype: of computation.
+    dtype: Dtype of computation.
   """
 
   width: int

@@ -49,7 +49,7 @@ class Wav2VecConfig:
     tokens_from: "block" reads features for tokens after `tokens_layer` blocks; "teacher" reads
       what the teacher's head says after all blocks.
     width, n_layers, n_heads, mlp_width, kernel_size, positions, conv_norm, dropout, remat:
-      of the conformer, see ConformerConfig.
+      Sizes of the conformer, see ConformerConfig.
     n_groups, n_codes: Gumbel quantiser, G codebooks of V codes each.
     code_size: size of a quantised vector, all groups together.
     projection_size: size of the vectors that the contrastive loss compares.
@@ -273,7 +273,7 @@ class GumbelQuantizer(nn.Module):
 
     Args:
       x_BxTxC: features.
-      temperature: of the Gumbel softmax.
+      temperature: Temperature of the Gumbel softmax.
       rng: key of the Gumbel noise; None takes the most probable code.
 
     Returns:
@@ -372,7 +372,7 @@ class Wav2Vec(nn.Module):
       audio_BxS: [B, T hop].
       lengths_B: int32, valid frames of each row.
       hidden_BxT: bool, frames that the context network must guess.
-      temperature: of the Gumbel softmax.
+      temperature: Temperature of the Gumbel softmax.
       rng: key of the Gumbel noise, or None.
 
     Returns:
@@ -407,7 +407,7 @@ def semantic_features(
   """Features that become tokens: the output of block `config.tokens_layer`, or the teacher's.
 
   Args:
-    params: of Wav2Vec, without logical-axis boxes; further entries are ignored.
+    params: Parameters of Wav2Vec, without logical-axis boxes; further entries are ignored.
     config: sizes.
     audio_BxS: float [B, S] in [-1, 1]; a rest shorter than one frame is dropped.
     lengths: int [B], valid samples of each row; None means all. Values beyond are ignored.
@@ -444,7 +444,7 @@ def semantic_tokens(
   """Semantic tokens: the nearest k-means centre of each frame's whitened features.
 
   Args:
-    params: of Wav2Vec, with "kmeans" {"centroids" [n_tokens, D], "mean" [D], "std" [D]}.
+    params: Parameters of Wav2Vec, with "kmeans" {"centroids" [n_tokens, D], "mean" [D], "std" [D]}.
     config, audio_BxS, lengths: as in `semantic_features`.
 
   Returns:
@@ -460,6 +460,6 @@ def semantic_tokens(
 
 
 def whiten(features: jax.Array, mean_D: jax.Array, std_D: jax.Array) -> jax.Array:
-  """(features - mean) / std over the last axis, so that no dimension rules the distances."""
+  """(features - mean) / std, so that no dimension rules the distances: [..., D] -> [..., D]."""
   shape = features.shape
   return (features - jnp.broadcast_to(mean_D, shape)) / jnp.broadcast_to(std_D, shape)

@@ -51,6 +51,11 @@ class Wav2VecTask(BaseTask):
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
+    """Weighted sum of the losses over a batch of `audio` float32 [B, S]: a scalar.
+
+    Metrics: `loss`, `contrastive`, `diversity`, `accuracy`, two perplexities; with a teacher also
+    `teacher_hidden` and `teacher_visible`, its error over the variance of its targets.
+    """
     c, model_config = self.config.loss, self.model_config
     audio_BxS = batch["audio"][:, : self.n_samples]
     mask_rng, distractor_rng, gumbel_rng, dropout_rng = jax.random.split(rng, 4)
