@@ -87,7 +87,7 @@ class Stage:
     """
     blocks = STYLE_TOKENS + self.condition_levels + self.levels
     config = dataclasses.replace(
-      semantic, style_levels=blocks - 1, fixed_styles=False, head="semantic"
+      semantic, style_levels=blocks - 1, fixed_styles=False, summed_styles=False, head="semantic"
     )
     return lm.SemanticLM(config)
 
