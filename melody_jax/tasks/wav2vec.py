@@ -51,6 +51,13 @@ class Wav2VecTask(BaseTask):
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
+    """Contrastive and diversity loss of hidden frames, and the musical teacher's error.
+
+    The batch holds `audio` float32 [B, samples]. Metrics are scalars: `loss`; `contrastive` (nats)
+    and `diversity`, its parts; `accuracy` against the distractors; `perplexity` of the probable
+    and `chosen_perplexity` of the chosen codes; with a teacher its error of hidden and of visible
+    frames, over the targets' variance.
+    """
     c, model_config = self.config.loss, self.model_config
     audio_BxS = batch["audio"][:, : self.n_samples]
     mask_rng, distractor_rng, gumbel_rng, dropout_rng = jax.random.split(rng, 4)
