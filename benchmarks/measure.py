@@ -155,7 +155,7 @@ class Bench:
     """
     g = self.generator
     piece = stages.Piece.of(g, seconds)
-    # As long as our piece, which ends at a quarter of a window: equal audio on both sides.
+    # As long as our piece, which ends with a chunk of a window: equal audio on both sides.
     frames = piece.n_tokens * cascade.FRAME_RATE // cascade.SEMANTIC_RATE
     keys = jax.random.split(jax.random.key(0), batch)
     style = jnp.zeros((batch, cascade.STYLE_TOKENS), jnp.int32)

@@ -2,9 +2,9 @@
 
 They use the same functions as the sampler (`token_sampler.generate`, `diffusion.sample`,
 `encoders.codec.decode_latents`) and the same windows. Music of up to one window (10 s) is made in
-that one window. For longer music the window moves by a quarter, the DPD already knows three
-quarters of it (docs/spec.md, section 6), and the decoder's windows overlap. Each stage counts the
-passes of its network while it runs.
+that one window. For longer music the window moves by a chunk (2 to 2.5 s, as the DPD was trained),
+the DPD already knows the rest of it (docs/spec.md, section 6), and the decoder's windows overlap.
+Each stage counts the passes of its network while it runs.
 
 Shape letters: B items, N semantic tokens, L latent frames, D latent channels, T samples.
 """

@@ -20,6 +20,6 @@ def get_config() -> ml_collections.ConfigDict:
   c.features = "style_tokens,semantic_tokens,latents"  # also: audio
   c.splits = "train,validation"
   c.shards = 8  # files of a split; a finished one is not encoded again. Hosts share them out
-  c.style_hop_seconds = 2.5  # a new style window every chunk of the DPD
+  c.style_hop_seconds = 2.5  # between style windows; the DPD's chunks may be shorter
   c.distributed = distributed_config()
   return c

@@ -63,7 +63,7 @@ def _paper(c: ml_collections.ConfigDict) -> None:
 
 
 def _nano(c: ml_collections.ConfigDict) -> None:
-  """The shipped size."""
+  """The small size."""
   c.model.update(n_layers=4, width=256, n_heads=4, mlp_width=640, head="semantic")
   c.model.fixed_styles = True
   # Rows of single codewords made the right style worse than none on a window's first tokens.

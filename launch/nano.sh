@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The nano recipe: everything from raw data to the shipped checkpoint, on one machine.
+# The nano recipe: everything from raw data to a finished bundle, on one machine.
 #
 #   launch/nano.sh all                 every stage, in order
 #   launch/nano.sh train_lm            one stage

@@ -1,7 +1,7 @@
 """Levels a stream that cannot be levelled by what comes later.
 
-Each chunk is brought towards a loudness by the window that it lies in: of the first 10 s all is
-there before the first chunk is given, later windows hold 2.5 s more than was given before. So a
+Each chunk is brought towards a loudness by the window that it lies in. All of the first 10 s is
+there before the first chunk is given; a later window holds one chunk more than was given. So a
 stream may wander in level for hours and is heard at one loudness; within some seconds its
 dynamics stay as they are.
 """

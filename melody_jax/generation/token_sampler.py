@@ -7,8 +7,8 @@ depend on the batch that it travels in.
 
 `fill` draws the unknown tokens of one window and leaves the known ones alone, which is all
 that continuing, inpainting and streaming need. Music longer than the LM's window slides it: the
-style tokens and the last three quarters (7.5 s of 10 s) of the semantic tokens are read again
-in one pass, then the window is filled up. `generate` does that for a whole piece in one
+style tokens and all but the oldest chunk of the semantic tokens (7.5 to 8 s of 10 s) are read
+again in one pass, then the window is filled up. `generate` does that for a whole piece in one
 program. Every token costs one pass of the network, counted where the passes are made.
 
 Shape letters: B items, R network rows (B, or 2 B with guidance), V semantic vocabulary,
@@ -237,7 +237,7 @@ def generate(
     keys: One random key for each item, [B].
     conditions: Style tokens [B, levels], guidance, guard.
     n_tokens: Number of tokens; a shorter call yields a prefix of a longer one's tokens.
-    chunks: chunks of a window, by one of which it moves.
+    chunks: Number of chunks in a window, by one of which it moves.
 
   Returns:
     Tokens int32 [B, n_tokens], and the number of network passes, int32 scalar.

@@ -41,11 +41,11 @@ def attention(
   On several TPUs a mesh must be in context while this is traced (`sharding.under_mesh`).
 
   Args:
-    q_BxTxHxE: queries.
-    k_BxSxHxE: keys.
-    v_BxSxHxE: values.
-    mask_BxS: true on the keys that may be attended to; at least one in each row.
-    is_causal: query t sees keys 0..t only; asks for T = S.
+    q_BxTxHxE: Queries.
+    k_BxSxHxE: Keys.
+    v_BxSxHxE: Values.
+    mask_BxS: Mask, true on the keys that may be attended to; at least one in each row.
+    is_causal: Whether query t sees keys 0..t only; asks for T = S.
 
   Returns:
     [B, T, H, E] in the dtype of v.
@@ -73,7 +73,7 @@ def attention_reference(
   mask_BxS: jax.Array | None = None,
   is_causal: bool = False,
 ) -> jax.Array:
-  """The formula as matmuls and a softmax; arguments as in `attention`."""
+  """The formula as matmuls and a softmax; arguments and result as in `attention`."""
   t, s = q_BxTxHxE.shape[1], k_BxSxHxE.shape[1]
   scale = 1.0 / math.sqrt(q_BxTxHxE.shape[-1])
   scores = jnp.einsum(

@@ -22,7 +22,14 @@ from melody_jax.sharding import mesh_axes_of
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Which mesh axes rows and columns are laid over (none: whole), of those that are free."""
+  """Mesh axes that rows and columns of a kernel's arrays are laid over.
+
+  Attributes:
+    mesh: The mesh in context.
+    free_axes: Names of its axes that the compiler partitions, and a kernel may use.
+    row_axes: Those that rows are laid over; none: every device has all rows.
+    column_axes: Those that columns are laid over; none: every device has all columns.
+  """
 
   mesh: AbstractMesh
   free_axes: tuple[str, ...]
@@ -42,12 +49,12 @@ class Layout:
 
 
 def layout_in_context(rows: int, columns: int, column_name: str) -> Layout | None:
-  """The layout of arrays with so many rows and columns; None: one device has all.
+  """Layout of arrays over the mesh in context; None: one device has all.
 
   Args:
-    rows: Rows of the whole arrays.
-    columns: likewise.
-    column_name: logical axis of the matrix whose products the columns are.
+    rows: Number of rows of the whole arrays.
+    columns: Number of their columns.
+    column_name: Logical axis of the matrix whose products the columns are.
   """
   mesh = jax.sharding.get_abstract_mesh()
   kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)

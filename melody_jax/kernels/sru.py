@@ -54,14 +54,15 @@ def sru(
   says why.
 
   Args:
-    candidate_KxRx2H: u_c.
-    forget_KxRx2H: u_f.
-    reset_KxRx2H: u_r.
-    skip_KxRx2H: what the reset gate mixes in: x itself, or a projection of it.
-    cell_2x2H: v_f and v_r.
-    bias_2x2H: b_f and b_r.
-    implementation: "auto" takes that of the platform the program is compiled for.
-    interpret: run a named kernel as plain JAX operations (tests).
+    candidate_KxRx2H: Candidates u_c.
+    forget_KxRx2H: Inputs u_f of the forget gate.
+    reset_KxRx2H: Inputs u_r of the reset gate.
+    skip_KxRx2H: Input that the reset gate mixes in: x itself, or a projection of it.
+    cell_2x2H: Weights v_f and v_r of the state in the gates.
+    bias_2x2H: Biases b_f and b_r.
+    implementation: "auto", the one for the platform that the program is compiled for; "scan";
+      "pallas_tpu"; or "pallas_gpu".
+    interpret: Whether a named kernel runs as plain JAX operations (tests).
 
   Returns:
     h [K, R, 2 H] in the dtype of `skip`; computed in float32.

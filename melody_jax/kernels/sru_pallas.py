@@ -40,7 +40,14 @@ Backend = Literal["tpu", "gpu"]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Static choices of one call; no layout: one device."""
+  """Static choices of one call.
+
+  Attributes:
+    backend: Accelerator whose kernel runs.
+    interpret: Whether it runs as plain JAX operations.
+    hidden: Hidden size H of one direction, over all shards.
+    layout: Layout over the mesh; None: one device.
+  """
 
   backend: Backend
   interpret: bool
@@ -60,11 +67,16 @@ def fused_sru(
   backend: Backend,
   interpret: bool = False,
 ) -> jax.Array:
-  """h [K, R, 2 H] in the dtype of `skip`, state in float32; arrays as in `sru.sru`.
+  """Bidirectional SRU as one fused kernel; arrays as in `sru.sru`.
 
   Args:
-    backend: whose kernel.
-    interpret: run it as plain JAX operations, on any platform (tests).
+    candidate_KxRx2H, forget_KxRx2H, reset_KxRx2H, skip_KxRx2H: Sequences.
+    cell_2x2H, bias_2x2H: Weights of the gates.
+    backend: Accelerator whose kernel runs.
+    interpret: Whether it runs as plain JAX operations, on any platform (tests).
+
+  Returns:
+    h [K, R, 2 H] in the dtype of `skip`; the state is float32.
   """
   _, rows, both = skip_KxRx2H.shape
   direction = jnp.repeat(jnp.arange(2.0, dtype=jnp.float32), both // 2)[None]

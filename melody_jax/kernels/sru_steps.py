@@ -1,4 +1,4 @@
-"""What one grid cell of the fused SRU kernels does: forward and backward over all K steps.
+"""One grid cell of the fused SRU kernels: forward and backward over all K steps.
 
 The code is shared by the TPU and the GPU kernels of `sru_pallas`, which differ only in how a
 step's [rows, columns] are read and written; a `Memory` hides that.
@@ -22,21 +22,21 @@ import jax.numpy as jnp
 
 # Rows of the vectors [V, 1, C]: v_f, v_r, b_f, b_r, and 0 for forward columns, 1 for reverse ones.
 DIRECTION = 4
-N_GRADIENTS = 4  # of them that have a gradient: all but the direction
+N_GRADIENTS = 4  # the first rows, which have a gradient; the direction has none
 
 Ref = Any  # Pallas has no public type for its references
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """How a kernel reaches its blocks.
+  """Access of a kernel to its blocks.
 
   Attributes:
     load: (ref, k) -> step k, float32 [R, C].
     store: (ref, k, value [R, C], mask [1, C] or None) -> None; keeps what the mask excludes.
     valid: [R, C], false beyond the array's end; None where all of the tile is inside.
-    barrier: orders stores of one pass before loads of the next.
-    unroll: steps per loop iteration.
+    barrier: Wait that puts stores of one pass before loads of the next.
+    unroll: Steps per loop iteration.
   """
 
   load: Callable[[Ref, Any], jax.Array]
@@ -67,7 +67,15 @@ def _for_each_direction(vectors_Vx1xC: Ref, mixed: bool, run: Callable) -> None:
 
 
 def forward(candidate, forget, reset, skip, vectors, h, *, memory: Memory, mixed: bool) -> None:
-  """h [K, R, C] of one tile from blocks of the same shape; nothing else is written."""
+  """Output h of one tile; nothing else is written.
+
+  Args:
+    candidate, forget, reset, skip: Blocks [K, R, C] of what `sru.sru` takes.
+    vectors: Block [V, 1, C], see DIRECTION.
+    h: Block [K, R, C] to write.
+    memory: Access to the blocks.
+    mixed: Whether a tile may hold columns of both directions.
+  """
   steps, *tile = h.shape
 
   def run(reverse, weights, mask):

@@ -7,8 +7,8 @@ import dataclasses
 import math
 
 LANES = 128
-TPU_MEMORY = 16 * 2**20  # bytes that every TPU grants a kernel
-TPU_BLOCKS = 12 * 2**20  # of them for blocks; the rest is for what the compiler spills
+TPU_MEMORY = 16 * 2**20  # bytes: every TPU grants a kernel as much
+TPU_BLOCKS = 12 * 2**20  # bytes for blocks: the compiler spills into the rest
 TPU_STEP = 4096  # elements of one step: 4 registers of 64 a value, some 15 values live
 GPU_TILE = (4, 128)  # rows, columns: 4 elements a thread
 
@@ -18,9 +18,9 @@ class Tiling:
   """Size of a tile.
 
   Attributes:
-    rows, columns: Size of a tile; the last tiles may reach beyond the array.
-    mixed: whether a tile may hold columns of both directions.
-    memory_limit: bytes of on-chip memory that the kernel asks for.
+    rows, columns: Rows and columns of a tile; the last tiles may reach beyond the array.
+    mixed: Whether a tile may hold columns of both directions.
+    memory_limit: Bytes of on-chip memory that the kernel asks for.
   """
 
   rows: int
@@ -35,11 +35,14 @@ def tpu_tiling(
   """The largest tile of whole registers that fits the budget with all K steps.
 
   Args:
-    shape_KxRxC: Shape of the sequences.
-    boundary: the column where the direction changes; 0: nowhere.
-    itemsizes: bytes per element of each sequence read or written; the pipeline holds two
+    shape_KxRxC: Shape (K, R, C) of the sequences in one shard.
+    boundary: Column where the direction changes; 0: nowhere.
+    itemsizes: Bytes per element of each sequence read or written; the pipeline holds two
       blocks of each.
-    has_scratch: one float32 block more.
+    has_scratch: Whether a tile has one float32 block more.
+
+  Returns:
+    The tiling; `memory_limit` grows with K where even the smallest tile is over the budget.
   """
   k, rows, columns = shape_KxRxC
   sublanes = 32 // min(itemsizes)
@@ -68,6 +71,11 @@ def _columns(columns: int, boundary: int, widest: int) -> int:
 
 
 def gpu_tiling(shape_KxRxC: tuple[int, int, int], boundary: int) -> Tiling:
-  """Powers of two, as Triton asks; small, since occupancy hides the latency of a step."""
+  """A tile of powers of two, as Triton asks; small, since occupancy hides a step's latency.
+
+  Args:
+    shape_KxRxC: Shape (K, R, C) of the sequences in one shard.
+    boundary: Column where the direction changes; 0: nowhere.
+  """
   columns = min(GPU_TILE[1], 1 << (shape_KxRxC[2] - 1).bit_length())
   return Tiling(GPU_TILE[0], columns, boundary % columns != 0)

@@ -27,10 +27,10 @@ def info_nce(
   below needs every row, so XLA gathers one side and the negatives are the global batch.
 
   Args:
-    music_BxC: unit vectors.
-    text_BxC: unit vectors; row i belongs to row i of `music_BxC`.
-    scale: scalar, 1 / temperature.
-    labels_B: rows with equal labels (identical captions) are not negatives of each other.
+    music_BxC: Unit vectors of clips.
+    text_BxC: Unit vectors of texts; row i belongs to row i of `music_BxC`.
+    scale: Scale of the cosines, 1 / temperature, a scalar.
+    labels_B: Labels. Rows with equal ones (identical captions) are not negatives of each other.
 
   Returns:
     (loss, metrics): recall@1 and recall@10 of the in-batch retrieval in both

@@ -1,4 +1,4 @@
-"""What a frame sounds like, as targets for the tokeniser: log-mel bands and smoothed chroma.
+"""The sound of a frame, as targets for the tokeniser: log-mel bands and smoothed chroma.
 
 MERT's idea (Li et al. 2023, arXiv 2306.00107): the hidden frames of a masked model are also asked
 for musical features, so that what it learns, and what tokens keep, is harmony as well as timbre.
@@ -37,12 +37,12 @@ def _filters(sample_rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def musical_targets(audio_BxS: jax.Array, sample_rate: int, hop: int) -> jax.Array:
-  """Targets of every frame.
+  """Musical targets of every frame.
 
   Args:
-    audio_BxS: float [B, S] in [-1, 1]; S a multiple of `hop`.
-    sample_rate: in Hz.
-    hop: samples a frame, even.
+    audio_BxS: Audio, float [B, S] in [-1, 1]; S a multiple of `hop`.
+    sample_rate: Sample rate in Hz.
+    hop: Samples of a frame, even.
 
   Returns:
     float32 [B, T, 76]: 64 log-mel bands, then 12 of chroma, each at its scale.

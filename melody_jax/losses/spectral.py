@@ -14,9 +14,16 @@ def mel_loss(
   sample_rate: int,
   resolutions: Sequence[tuple[int, int]],
 ) -> jax.Array:
-  """Mean L1 distance of log-mel spectrograms, averaged over (n_fft, n_mels) resolutions.
+  """Mean L1 distance of log-mel spectrograms, averaged over resolutions.
 
-  Hop is a quarter of n_fft.
+  Args:
+    target_BT: Audio [B, T].
+    estimate_BT: Its reconstruction [B, T].
+    sample_rate: Sample rate in Hz.
+    resolutions: (n_fft, n_mels) of each spectrogram; the hop is a quarter of n_fft.
+
+  Returns:
+    A scalar, in nepers.
   """
   total = jnp.zeros(())
   both = jnp.concatenate([target_BT, estimate_BT])

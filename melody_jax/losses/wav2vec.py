@@ -11,17 +11,17 @@ import jax.numpy as jnp
 def span_mask(
   rng: jax.Array, lengths_B: jax.Array, n_frames: int, start_probability: float, span: int
 ) -> jax.Array:
-  """Draws which frames are hidden: every frame starts a span with a fixed probability.
+  """Random mask of hidden frames: every frame starts a span with a fixed probability.
 
   Spans may overlap, so a share 1 - (1 - start_probability) ** span of the frames is hidden
   away from the first frames.
 
   Args:
-    rng: key.
-    lengths_B: int32 [B], valid frames of each row.
-    n_frames: T.
-    start_probability: probability that a frame starts a span.
-    span: frames in a span.
+    rng: Random key.
+    lengths_B: Valid frames of each row, int32 [B].
+    n_frames: Number of frames T.
+    start_probability: Probability that a frame starts a span.
+    span: Frames in a span.
 
   Returns:
     bool [B, T], False on padding.
@@ -34,12 +34,12 @@ def span_mask(
 
 
 def sample_distractors(rng: jax.Array, mask_BxT: jax.Array, n_distractors: int) -> jax.Array:
-  """Draws, for every hidden frame, frames of the same row that are hidden as well.
+  """Random hidden frames of the same row, for every hidden frame.
 
   Args:
-    rng: key.
-    mask_BxT: bool, hidden frames.
-    n_distractors: N.
+    rng: Random key.
+    mask_BxT: Mask, true on hidden frames.
+    n_distractors: Number of distractors N of a frame.
 
   Returns:
     int32 [B, T, N], uniform over the row's other hidden frames, with replacement. Rows of
@@ -82,15 +82,16 @@ def contrastive_loss(
   A distractor with the same codes as the target is the same vector: it is left out.
 
   Args:
-    context_BxTxD: projected outputs of the context network.
-    targets_BxTxD: projected quantised features.
-    codes_BxTxG: int32, their codes.
-    counts_BxTxT: What `distractor_counts` gives.
-    mask_BxT: bool, hidden frames.
-    temperature: k.
+    context_BxTxD: Projected outputs of the context network.
+    targets_BxTxD: Projected quantised features.
+    codes_BxTxG: Their codes, int32.
+    counts_BxTxT: Counts of drawn distractors, from `distractor_counts`.
+    mask_BxT: Mask, true on hidden frames.
+    temperature: Temperature k.
 
   Returns:
-    (loss, accuracy): the share of hidden frames whose target scores above all distractors.
+    Two scalars: the loss, and the accuracy, which is the share of hidden frames whose target scores
+    above all distractors.
   """
 
   def unit(x: jax.Array) -> jax.Array:
@@ -122,5 +123,5 @@ def code_perplexity(probabilities_BxTxGxV: jax.Array, mask_BxT: jax.Array) -> ja
 
 
 def diversity_loss(perplexity_G: jax.Array, n_codes: int) -> jax.Array:
-  """1 - mean over groups of perplexity / V: 0 when all codes are used equally."""
+  """Scalar 1 - mean over groups of perplexity / V: 0 when all codes are used equally."""
   return 1.0 - jnp.mean(perplexity_G) / n_codes

@@ -21,11 +21,12 @@ class DiscriminatorConfig:
   """Sizes of the discriminators.
 
   Attributes:
-    periods: periods of the multi-period discriminator (HiFi-GAN's 2, 3, 5, 7, 11).
-    period_channels: channels of its strided convolutions.
+    periods: Periods of the multi-period discriminator (HiFi-GAN's 2, 3, 5, 7, 11).
+    period_channels: Channels of its strided convolutions.
     resolutions: FFT sizes of the spectrogram discriminators; hop is a quarter.
-    resolution_channels: channels of their convolutions.
-    bands: discriminators over log magnitudes, one a band; read where the codec has no phase.
+    resolution_channels: Channels of their convolutions.
+    bands: Number of discriminators over log magnitudes, one a band; read where the codec has no
+      phase.
   """
 
   periods: tuple[int, ...] = (2, 3, 5, 7, 11)
@@ -62,7 +63,10 @@ class Conv2d(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-  """Folds [B, T] to [B, T / period, period] and convolves along time only."""
+  """Discriminator of one period: waveform [B, T] -> (logits, feature maps).
+
+  The waveform is folded to [B, T / period, period] and convolved along time only.
+  """
 
   period: int
   config: DiscriminatorConfig
@@ -83,7 +87,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 def _judge_spectrum(config: DiscriminatorConfig, log_magnitude_BxFxN: jax.Array) -> Judgement:
-  """Convolutions that stride over frequency; to be called in a module's compact method."""
+  """Convolutions that stride over frequency; called in a module's compact method."""
   x = log_magnitude_BxFxN[..., None]
   features = []
   for i, (kernel, stride) in enumerate(
@@ -97,7 +101,7 @@ def _judge_spectrum(config: DiscriminatorConfig, log_magnitude_BxFxN: jax.Array)
 
 
 class SpectrogramDiscriminator(nn.Module):
-  """Convolves the log-magnitude spectrogram of a waveform [B, T]."""
+  """Discriminator of log-magnitude spectrograms: waveform [B, T] -> (logits, feature maps)."""
 
   n_fft: int
   config: DiscriminatorConfig
@@ -109,7 +113,7 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class BandDiscriminator(nn.Module):
-  """Convolves log magnitudes [B, F, N]."""
+  """Discriminator of one band: log magnitudes [B, F, N] -> (logits, feature maps)."""
 
   config: DiscriminatorConfig
 

@@ -24,7 +24,21 @@ default_kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated
 def param_with_axes(
   module: nn.Module, name: str, init: Initializer, shape: Sequence[int], axes: Sequence[str]
 ) -> jax.Array:
-  """Creates a float32 parameter [*shape] of `module` whose dimensions are named by `axes`."""
+  """A new float32 parameter of `module`, or the one that it was given.
+
+  Args:
+    module: Module that owns the parameter, in its compact method or setup.
+    name: Name of the parameter.
+    init: Function of (key, shape, dtype) that draws it.
+    shape: Its shape.
+    axes: Logical name of each dimension, see `sharding`.
+
+  Returns:
+    The parameter, of that shape.
+
+  Raises:
+    ValueError: Axes and shape differ in length, or the parameter given has another shape.
+  """
   if len(axes) != len(shape):
     raise ValueError(f"{name}: {len(shape)} dimensions, axes {tuple(axes)}")
   if module.has_variable("params", name):
@@ -41,8 +55,8 @@ class Dense(nn.Module):
   """y = x W + b over the last axis: [..., in] -> [..., features].
 
   Attributes:
-    features: output size.
-    axes: logical names of the kernel's (input, output) dimensions.
+    features: Output size.
+    axes: Logical names of the kernel's (input, output) dimensions.
   """
 
   features: int
@@ -206,7 +220,7 @@ def rotary_angles(positions_T: jax.Array, head_size: int, base: float = 10_000.0
 
 
 def apply_rotary(x_BTHK: jax.Array, angles_TC: jax.Array) -> jax.Array:
-  """Rotates the two halves of each head (the LLaMA / GPT-NeoX pairing of dimensions)."""
+  """Heads [B, T, H, K] with their two halves rotated (the LLaMA / GPT-NeoX pairing)."""
   cos, sin = jnp.cos(angles_TC)[None, :, None, :], jnp.sin(angles_TC)[None, :, None, :]
   x32 = x_BTHK.astype(jnp.float32)
   first, second = jnp.split(x32, 2, axis=-1)
@@ -231,14 +245,14 @@ def _check_field(field: dataclasses.Field, value: Any) -> None:
 
 
 def config_from(cls: type, values: Any) -> Any:
-  """Builds the frozen model config `cls` from a ConfigDict or mapping.
+  """The frozen model config `cls` from a ConfigDict or mapping.
 
   This is the one gate between what a user writes and a network: whatever the config's own checks
   raise leaves it as a UserError. Lists become tuples, so that the result hashes.
 
   Raises:
-    UserError: for a key that `cls` lacks (a misspelt size never passes silently), a size or dtype
-      that cannot be, or sizes that do not go together.
+    UserError: `cls` lacks a key (a misspelt size never passes silently), a size or dtype cannot
+      be, or sizes do not go together.
   """
   fields = {f.name: f for f in dataclasses.fields(cls)}
   unknown = sorted(set(values) - set(fields))

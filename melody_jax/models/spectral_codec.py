@@ -34,7 +34,10 @@ _LOG_VARIANCE = -5.0
 
 
 class SpectralSizes(Protocol):
-  """What this form reads of `vae.VAEConfig`, which cannot be imported: vae imports this page."""
+  """Fields that this form reads of `vae.VAEConfig`.
+
+  A protocol, because vae imports this page and cannot be imported here.
+  """
 
   @property
   def decoder_blocks(self) -> int: ...
@@ -108,7 +111,7 @@ def stft(audio_BxT: jax.Array, window: np.ndarray, hop: int) -> jax.Array:
 
 
 def _overlap_add(frames_BxFxK: jax.Array, hop: int) -> jax.Array:
-  """Sums frames at spacing `hop`: [B, F, K] -> [B, about F hop + K]."""
+  """Sum of frames at spacing `hop`: [B, F, K] -> [B, about F hop + K]."""
   batch, frames, k = frames_BxFxK.shape
   blocks = -(-k // hop)
   x = jnp.pad(frames_BxFxK, ((0, 0), (0, 0), (0, blocks * hop - k)))
@@ -146,9 +149,9 @@ def find_phase(
   window to either side: what lies further away than all of them (`vae.decoder_reach`) is not heard.
 
   Args:
-    log_magnitudes_BxFxN: as `log_magnitudes` gives them.
-    config: sizes; `phase_iterations` of them are done.
-    start_B: int32 [B], first frame (of the STFT) of each row in its piece; None is 0.
+    log_magnitudes_BxFxN: Log magnitudes, as `log_magnitudes` gives them.
+    config: Sizes, and the number of iterations.
+    start_B: First frame (of the STFT) of each row in its piece, int32 [B]; None is 0.
 
   Returns:
     float32 [B, F hop].

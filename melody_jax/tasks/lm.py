@@ -21,19 +21,19 @@ def corrupt_style(
   truncation: float,
   token_dropout: float,
 ) -> jax.Array:
-  """Hides style tokens of training rows behind the "no style" token.
+  """Style tokens of training rows, some of them hidden behind the "no style" token.
 
   Twelve RVQ tokens all but name the clip they were computed from, and a prompt's text never
   yields exactly those of a training clip: without this the LM learns clips by heart.
 
   Args:
-    rng: key.
-    style_tokens: int32 [B, levels].
-    null_style: the "no style" token.
-    dropout: share of rows that lose all levels (classifier-free guidance).
-    truncation: share of rows that keep only the first n levels, n ~ U{1 .. levels - 1}; the
+    rng: Random key.
+    style_tokens: Style tokens, int32 [B, levels].
+    null_style: The "no style" token.
+    dropout: Share of rows that lose all levels (classifier-free guidance).
+    truncation: Share of rows that keep only the first n levels, n ~ U{1 .. levels - 1}; the
       first levels carry most of an embedding.
-    token_dropout: chance of each single level to be lost.
+    token_dropout: Chance of each single level to be lost.
 
   Returns:
     int32 [B, levels].

@@ -97,7 +97,7 @@ class VAETask(BaseTask):
     return total, metrics | {"loss": total}
 
   def _waveform_errors(self, audio, estimate):
-    """Weighted errors of a waveform, metrics, and what the discriminators compare."""
+    """Weighted errors of a waveform, metrics, and the pair that discriminators compare."""
     weights = self.config.loss
     mel = spectral.mel_loss(
       audio, estimate, self.config.sample_rate, tuple(map(tuple, weights.mel_resolutions))

@@ -51,10 +51,12 @@ class Wav2VecTask(BaseTask):
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
-    """Weighted sum of the losses over a batch of `audio` float32 [B, S]: a scalar.
+    """Contrastive and diversity loss of hidden frames, and the musical teacher's error.
 
-    Metrics: `loss`, `contrastive`, `diversity`, `accuracy`, two perplexities; with a teacher also
-    `teacher_hidden` and `teacher_visible`, its error over the variance of its targets.
+    The batch holds `audio` float32 [B, samples]. Metrics are scalars: `loss`; `contrastive` (nats)
+    and `diversity`, its parts; `accuracy` against the distractors; `perplexity` of the probable
+    and `chosen_perplexity` of the chosen codes; with a teacher its error of hidden and of visible
+    frames, over the targets' variance.
     """
     c, model_config = self.config.loss, self.model_config
     audio_BxS = batch["audio"][:, : self.n_samples]
