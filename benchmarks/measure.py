@@ -35,7 +35,7 @@ class Settings:
     profile: Directory for a profiler trace of one warm call of each stage; "" means no trace.
   """
 
-  guidance_scale: float = 2.5
+  guidance_scale: float = 2.0
   schedule: str = "linear"
   repeats: int = 3
   budget: float = 20.0

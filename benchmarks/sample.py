@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     "--dtype", default="", help="dtype of computation and weights; default: the configs'"
   )
   p.add_argument(
-    "--guidance_scale", type=float, default=2.5, help="guidance scale of the DPD; 1 is none"
+    "--guidance_scale", type=float, default=2.0, help="guidance scale of the DPD; 1 is none"
   )
   p.add_argument("--schedule", default="linear", choices=("linear", "uniform"))
   p.add_argument("--baselines", default="cascade,musicgen", help="empty: none")

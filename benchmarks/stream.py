@@ -32,7 +32,7 @@ flags.DEFINE_string("prompt", "slow bossa nova with nylon guitar", "Style, as a 
 flags.DEFINE_float("seconds", 3600.0, "Seconds of music to make.")
 flags.DEFINE_integer("steps", 4, "Denoising steps.")
 flags.DEFINE_string("solver", "ab2", "Solver: ddim or ab2.")
-flags.DEFINE_float("guidance_scale", 2.5, "Guidance scale; 1 is none.")
+flags.DEFINE_float("guidance_scale", 2.0, "Guidance scale; 1 is none.")
 flags.DEFINE_integer("seed", 0, "Seed.")
 flags.DEFINE_string("out", "", "JSON file to write.")
 
