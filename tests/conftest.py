@@ -25,8 +25,7 @@ from tests import tiny_bundle
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# What `make test` may take of a user's machine. Where torch's references run as well, the peak is
-# printed and not judged.
+# What `make test` is to take of a user's machine; printed in red where it takes more.
 PEAK_LIMIT_GB = 3.0
 
 REQUIRE_PARITY = os.environ.get("MELODY_REQUIRE_PARITY", "") not in ("", "0")
@@ -56,10 +55,6 @@ def pytest_sessionfinish(session):
   else:
     _peaks_gb["main"] = peak_gb
   if _skipped_parity and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
-    session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-  over = max(_peaks_gb.values(), default=0) > PEAK_LIMIT_GB
-  if over and not REQUIRE_PARITY and session.exitstatus == 0:
     session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -169,7 +169,7 @@ def test_variation_moves_away_with_strength(melody, settings, clip):
     )
     return np.sqrt(np.mean((a - b) ** 2)), music.nfe
 
-  (least, passes), (more, _), (most, all_passes) = (distance(s) for s in (0.02, 0.3, 1.0))
+  (least, passes), (more, _), (most, all_passes) = (distance(s) for s in (0.005, 0.3, 1.0))
   assert 0 < least < 0.2 * min(more, most)  # random weights promise no more
   assert passes == 50 + 2  # the audio's tokens stay; what follows its end is drawn for the window
   assert all_passes == 250 + 2

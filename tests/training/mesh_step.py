@@ -63,11 +63,13 @@ def compare(name: str) -> dict:
     differences = jax.tree.map(lambda x, y: float(jnp.max(jnp.abs(x - y))), a, b)
     return max(jax.tree.leaves(differences))
 
+  one_loss = float(one_metrics["loss"])
   return {
     "devices": len(devices),
     "parameters": largest(one, many),
     "moved": largest(one, before),
-    "loss": abs(float(one_metrics["loss"]) - float(many_metrics["loss"])),
+    # Rounding is relative: a loss of 30 is not summed to 1e-5.
+    "loss": abs(one_loss - float(many_metrics["loss"])) / max(1.0, abs(one_loss)),
     "split": split,
   }
 
