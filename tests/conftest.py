@@ -29,9 +29,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # printed and not judged.
 PEAK_LIMIT_GB = 3.0
 
+# Begun first, so that no worker ends with one of them while the other has nothing left to do.
+LONG_FILES = (
+  "training/test_mesh.py",
+  "test_chain.py",
+  "generation/test_melody.py",
+  "training/test_multihost.py",
+)
+
 REQUIRE_PARITY = os.environ.get("MELODY_REQUIRE_PARITY", "") not in ("", "0")
 _skipped_parity: list[str] = []
 _peaks_gb: dict[str, float] = {}
+
+
+def pytest_collection_modifyitems(items):
+  order = {REPOSITORY / "tests" / name: i for i, name in enumerate(LONG_FILES)}
+  items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def _note_skip(report, is_parity: bool) -> None:
@@ -57,7 +70,6 @@ def pytest_sessionfinish(session):
     _peaks_gb["main"] = peak_gb
   if _skipped_parity and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
     session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
   over = max(_peaks_gb.values(), default=0) > PEAK_LIMIT_GB
   if over and not REQUIRE_PARITY and session.exitstatus == 0:
     session.exitstatus = pytest.ExitCode.TESTS_FAILED
