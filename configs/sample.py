@@ -38,7 +38,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.steps = 10  # denoising steps of the DPD, 1 to 100; the paper has 5, 10 and 20
   c.schedule = "linear"  # angle steps: "linear" (the paper's, better there) or "uniform"
   c.solver = "ddim"  # or "ab2", of second order: fewer steps for the same error
-  c.guidance_scale = 2.0  # guidance of the DPD; the paper has 2.5. At 2 the shipped one keeps real latents' spread
+  # Guidance of the DPD; 1 is none. The paper has 2.5; at 2 the shipped model's latents have the
+  # spread of real ones.
+  c.guidance_scale = 2.0
   c.guidance_low = 0.0  # guidance acts between these shares of the noise angle;
   c.guidance_high = 1.0  # steps outside cost half
   c.guidance_rescale = 0.0  # 0 to 1: back to the spread that the velocity has without guidance

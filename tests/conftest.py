@@ -28,9 +28,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # What `make test` is to take of a user's machine; printed in red where it takes more.
 PEAK_LIMIT_GB = 3.0
 
+# Begun first, so that no worker ends with one of them while the other has nothing left to do.
+LONG_FILES = (
+  "training/test_mesh.py",
+  "test_chain.py",
+  "generation/test_melody.py",
+  "training/test_multihost.py",
+)
+
 REQUIRE_PARITY = os.environ.get("MELODY_REQUIRE_PARITY", "") not in ("", "0")
 _skipped_parity: list[str] = []
 _peaks_gb: dict[str, float] = {}
+
+
+def pytest_collection_modifyitems(items):
+  order = {REPOSITORY / "tests" / name: i for i, name in enumerate(LONG_FILES)}
+  items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def _note_skip(report, is_parity: bool) -> None:

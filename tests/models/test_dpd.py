@@ -19,13 +19,22 @@ CONFIG = config_from(dpd.DPDConfig, load_config("dpd", "tiny").model)
 LENGTH, TOKENS = 21, 11  # no multiple of anything
 
 
+def jitted(config, method=None):
+  """(params, *inputs) -> output; one program: one operation after the other takes a GB more."""
+  model = dpd.DPD(config)
+  return jax.jit(lambda params, *inputs: model.apply({"params": params}, *inputs, method=method))
+
+
+def born(config):
+  return nn.meta.unbox(jax.jit(lambda key: dpd.init(config, key))(jax.random.key(0)))
+
+
 @pytest.fixture(scope="module")
 def network():
   """(params, jitted apply); parameters moved off their start, so that v_hat is not near 0."""
-  params = nn.meta.unbox(jax.jit(lambda key: dpd.init(CONFIG, key))(jax.random.key(0)))
+  params = born(CONFIG)
   params["out"]["kernel"] = params["out"]["kernel"] * 10.0
-  model = dpd.DPD(CONFIG)
-  return params, jax.jit(lambda params, *inputs: model.apply({"params": params}, *inputs))
+  return params, jitted(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +61,7 @@ def test_rows_without_condition_do_not_see_the_tokens(network, inputs):
   alone = apply(params, z[:1], delta[:1], tokens[:1])
   np.testing.assert_allclose(v[:1], alone, atol=2e-5)
   # Both in one pass: the same, for less work.
-  given = {"params": params}, z, delta, tokens
-  with_tokens, without = dpd.DPD(CONFIG).apply(*given, method="with_and_without")
+  with_tokens, without = jitted(CONFIG, "with_and_without")(params, z, delta, tokens)
   np.testing.assert_allclose(with_tokens, apply(params, z, delta, tokens), atol=2e-5)
   np.testing.assert_allclose(without, apply(params, z, delta, None), atol=2e-5)
 
@@ -83,12 +91,11 @@ FAST = dataclasses.replace(CONFIG, norms="inputs", edge_kernel=3, filter_taps=5)
 
 def test_residual_stream_and_filter(inputs):
   z, delta, tokens, conditional = inputs
-  params = nn.meta.unbox(dpd.init(FAST, jax.random.key(0)))
+  params = born(FAST)
   apply = jax.jit(dpd.DPD(FAST).apply)
   v = apply({"params": params}, z, delta, tokens, conditional)
   assert v.shape == z.shape and bool(jnp.all(jnp.isfinite(v)))
-  given = {"params": params}, z, delta, tokens
-  with_tokens, without = dpd.DPD(FAST).apply(*given, method="with_and_without")
+  with_tokens, without = jitted(FAST, "with_and_without")(params, z, delta, tokens)
   np.testing.assert_allclose(with_tokens[0], v[0], atol=2e-5)
   np.testing.assert_allclose(without, apply({"params": params}, z, delta, None), atol=2e-5)
   # The filter is nothing at birth, and then it is what its taps say, channel by channel.
@@ -153,9 +160,9 @@ def test_cross_attention_begins_at_the_token_of_the_same_time():
 def test_preconditioned_network_starts_as_the_linear_predictor(inputs):
   z, delta, tokens, _ = inputs
   config = dataclasses.replace(CONFIG, latent_std=0.5)
-  params = nn.meta.unbox(dpd.init(config, jax.random.key(0)))
+  params = born(config)
   params["out"]["kernel"] = jnp.zeros_like(params["out"]["kernel"])
-  v = dpd.DPD(config).apply({"params": params}, z, delta, tokens)
+  v = jitted(config)(params, z, delta, tokens)
   gain = linear_predictor_gain(jnp.full((CONFIG.latent_dim,), 0.25), delta)
   np.testing.assert_allclose(v, gain * z, atol=1e-5)
 

@@ -38,7 +38,7 @@ def test_steps_are_finite_and_reach_every_parameter():
 
 def test_evaluation_repeats_exactly():
   task = make_task(load_config("wav2vec", "tiny"))
-  params = nn.meta.unbox(task.init(jax.random.key(0)))
+  params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(0)))
   evaluate = jax.jit(
     lambda p, b: task.loss(p, b, jax.random.key(1), jnp.zeros((), jnp.int32), train=False)
   )

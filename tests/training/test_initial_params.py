@@ -17,7 +17,8 @@ def new_state(model: str, **changes):
   config.model.update(changes)
   task = make_task(config)
   init, _, _ = make_init(config, task)
-  return init(jax.random.key(7)), task
+  # One program: made one operation after the other, it takes a GB more while it compiles.
+  return jax.jit(init)(jax.random.key(7)), task
 
 
 def same(a, b) -> bool:
