@@ -1,4 +1,4 @@
-"""What the present device can do, measured, so that shares of it mean something."""
+"""Measures what this device can do, so that a share of it means something."""
 
 from collections.abc import Callable
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 
 def device_name() -> str:
-  """The accelerator's name, or the CPU's as the operating system gives it."""
+  """Name of the accelerator; for a CPU, the name that the operating system gives."""
   device = jax.devices()[0]
   if device.platform != "cpu":
     return f"{jax.device_count()} x {device.device_kind}"
@@ -24,7 +24,12 @@ def device_name() -> str:
 
 
 def seconds_per_call(function: Callable[[], Any], repeats: int) -> float:
-  """Median wall seconds of `function`, which returns arrays; one call more warms it up."""
+  """Median wall time of a function in seconds.
+
+  Args:
+    function: Function that returns arrays.
+    repeats: Number of calls that are timed; one more comes first, to warm up.
+  """
   jax.block_until_ready(function())
   times = []
   for _ in range(repeats):
@@ -35,7 +40,12 @@ def seconds_per_call(function: Callable[[], Any], repeats: int) -> float:
 
 
 def matmul_peak(dtype: str = "float32", size: int | None = None) -> float:
-  """FLOP/s of a square matmul, the best of some sizes: what this device reaches, not says."""
+  """Best FLOP/s of a square matmul: what this device reaches, not what its data sheet says.
+
+  Args:
+    dtype: Dtype of the matrices.
+    size: Size of the matrices; None tries some sizes that suit the device.
+  """
   sizes = (
     [size] if size else ([512, 1024, 2048] if jax.default_backend() == "cpu" else [4096, 8192])
   )
@@ -44,20 +54,26 @@ def matmul_peak(dtype: str = "float32", size: int | None = None) -> float:
     a, b = (jax.random.normal(jax.random.key(i), (n, n), dtype) for i in range(2))
     multiply = jax.jit(lambda a, b: jnp.dot(a, b))
     seconds = seconds_per_call(lambda a=a, b=b, f=multiply: f(a, b), 10)
+    # The best size: small ones do not fill the device, large ones may leave its cache.
     best = max(best, 2.0 * n**3 / seconds)
   return best
 
 
 def memory_bandwidth(working_set: int, repeats: int = 5) -> float:
-  """Bytes/s that this device moves from and to a working set of so many bytes.
+  """Bytes per second that this device reads and writes.
 
-  The best of two patterns that live on memory: a chain of matrix-vector products, which is
-  what decoding a token is made of, and an elementwise update, which reads and writes. A working
-  set that fits a cache is measured in that cache: so are the weights of a small model.
+  The best of two patterns that are bound by memory: a chain of matrix-vector products, as when a
+  token is decoded, and an elementwise update, which reads and writes. A small working set is
+  measured inside a cache; the weights of a small model live there too.
+
+  Args:
+    working_set: Size of the data in bytes.
+    repeats: Number of calls that are timed.
   """
   n = max(math.isqrt(working_set // 4) // 64 * 64, 64)
-  # Enough rounds in one program that calling it costs nothing beside them.
+  # Many rounds in one program, so that the cost of calling it does not count.
   rounds = max(1, 2**28 // (4 * n * n))
+  # Scaled so that the vector keeps its length: denormal numbers would slow a CPU down.
   matrix = jax.random.normal(jax.random.key(0), (n, n)) / math.sqrt(n)
   vector = jnp.ones((n,))
 

@@ -1,12 +1,12 @@
-"""What a stage costs at least: matmul operations and bytes of its passes, by shapes alone.
+"""The floor of a stage: the least time that its passes need, computed from shapes alone.
 
-A pass multiplies what its jaxpr multiplies and reads its weights once and its cache once, at
-the static size that the program gives it. On a device of which the matmul rate and the memory
-bandwidth were measured it takes at least
+A pass does the matmuls in its jaxpr. It reads its weights once, and its cache once, at the static
+size that the cache has in the program. With the matmul rate and the memory bandwidth measured on
+the device, it takes at least
 
     max(FLOPs / rate, bytes / bandwidth)
 
-Recurrences, norms, softmax and activations count as nothing: a floor, not a forecast.
+Recurrences, norms, softmax and activations count as nothing: this is a floor, not a forecast.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from benchmarks.device import matmul_peak, memory_bandwidth
 from benchmarks.generator import Generator
-from benchmarks.stages import QUARTERS, Piece, guided_velocity
+from benchmarks.stages import Piece, guided_velocity
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.models import lm as lm_model
 from melody_jax.planning.flops import matmul_flops
@@ -27,13 +27,13 @@ from melody_jax.planning.flops import matmul_flops
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-  """Passes of one network over one shape.
+  """Equal passes of one network.
 
   Attributes:
-    count: how many a piece of music needs.
-    flops: of all matmuls and convolutions of one.
-    weight_bytes: parameters that one reads.
-    cache_bytes: keys and values, or latents and audio, that one reads or writes.
+    count: Number of such passes for a piece of music.
+    flops: Matmul and convolution operations of one pass.
+    weight_bytes: Bytes of parameters that one pass reads.
+    cache_bytes: Bytes of keys and values, or of latents and audio, that one pass reads or writes.
   """
 
   count: int
@@ -47,10 +47,13 @@ class Floor:
   """The floor of one stage.
 
   Attributes:
-    passes: network passes planned.
-    flops, weight_bytes, cache_bytes: of all of them.
-    compute_seconds, memory_seconds: FLOPs over the matmul rate; bytes over the bandwidth.
-    seconds: the larger of the two, pass by pass.
+    passes: Number of network passes.
+    flops: Matmul and convolution operations of all passes.
+    weight_bytes: Bytes of parameters that all passes read.
+    cache_bytes: Bytes of caches, or of latents and audio, that all passes read or write.
+    compute_seconds: Operations divided by the matmul rate.
+    memory_seconds: Bytes divided by the memory bandwidth.
+    seconds: The larger of the two in each pass, summed over the passes.
   """
 
   passes: int
@@ -63,11 +66,15 @@ class Floor:
 
 
 class Device:
-  """Rates of the present device, measured when first asked for.
+  """Rates of this device, each measured when it is first used.
+
+  Args:
+    measure_matmul: Maps a dtype to FLOP/s.
+    measure_memory: Maps a working set in bytes to bytes per second.
 
   Attributes:
-    matmul_rates: {dtype: FLOP/s} so far.
-    bandwidths: {MiB of working set: bytes/s} so far.
+    matmul_rates: {dtype: FLOP/s}, those measured so far.
+    bandwidths: {MiB of working set: bytes per second}, those measured so far.
   """
 
   def __init__(
@@ -80,13 +87,14 @@ class Device:
     self.bandwidths: dict[int, float] = {}
 
   def matmul(self, dtype: str) -> float:
-    """FLOP/s of a large matmul in this dtype."""
+    """FLOP/s of a large matmul in a dtype."""
     if dtype not in self.matmul_rates:
       self.matmul_rates[dtype] = self._measure_matmul(dtype)
     return self.matmul_rates[dtype]
 
   def bandwidth(self, working_set: float) -> float:
-    """Bytes/s over a working set of about this size: the next power of two of MiB, up to 512."""
+    """Bytes per second over a working set of about this many bytes."""
+    # Rounded up to a power of two of MiB, up to 512: a dozen measurements serve all passes.
     mebibytes = 1
     while mebibytes < 512 and mebibytes * 2**20 < working_set:
       mebibytes *= 2
@@ -95,10 +103,11 @@ class Device:
     return self.bandwidths[mebibytes]
 
   def floor(self, passes: list[Pass], dtype: str) -> Floor:
-    """The floor of a stage made of these passes, computed in `dtype`."""
+    """The floor of a stage that consists of these passes, with matmuls in `dtype`."""
     compute = memory = seconds = 0.0
     for p in passes:
       moved = p.weight_bytes + p.cache_bytes
+      # Per pass, not per stage: a stage may have passes bound by memory and others by compute.
       at_compute = p.flops / self.matmul(dtype)
       at_memory = moved / self.bandwidth(moved)
       compute += p.count * at_compute
@@ -115,7 +124,7 @@ class Device:
 
 
 def tree_bytes(tree: Any) -> float:
-  """Bytes of all arrays of a tree."""
+  """Bytes of all arrays in a tree."""
   return float(sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree)))
 
 
@@ -128,11 +137,20 @@ def _ids(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def lm_weight_bytes(config: lm_model.LMConfig, params: Any, rows: int, prefix: bool) -> float:
-  """Bytes that a pass reads: all layers, the semantic columns of the head, `rows` of the table.
+  """Bytes of parameters that one pass of the LM reads.
 
-  The linear map of style tokens (`fixed_styles`) is read where the pass holds the `prefix`.
+  These are all layers, the columns of the head for semantic tokens, and some rows of the embedding
+  table.
+
+  Args:
+    config: Config of the LM.
+    params: Its parameters.
+    rows: Rows of the embedding table that are looked up.
+    prefix: Whether the pass reads the style tokens, and with them their linear map
+      (`fixed_styles`).
   """
   row = config.width * jnp.dtype(config.dtype).itemsize
+  # Sampling multiplies only the head's columns for semantic tokens.
   unread = params["head"]["projection"]["kernel"].shape[-1] - config.semantic_vocab
   style = tree_bytes(params["embed"].get("style", {})) if prefix else 0.0
   body = tree_bytes(params) - tree_bytes(params["embed"])
@@ -142,9 +160,18 @@ def lm_weight_bytes(config: lm_model.LMConfig, params: Any, rows: int, prefix: b
 def decode_pass(
   model: lm_model.SemanticLM, params: Any, batch: int, capacity: int, count: int
 ) -> Pass:
-  """One new token for each of `batch` rows over a cache of `capacity` positions."""
+  """Passes that each decode one token per row.
+
+  Args:
+    model: The LM.
+    params: Its parameters.
+    batch: Number of rows.
+    capacity: Positions of the cache.
+    count: Number of passes.
+  """
   c = model.config
   shape = (batch, c.n_heads, capacity, c.head_size)
+  # Shapes only: the floor of a paper-size model is computed without its memory.
   memory = (jax.ShapeDtypeStruct(shape, jnp.dtype(c.dtype)),) * c.n_layers
   cache = lm_model.KVCache(memory, memory)
   step = functools.partial(lm_model.decode_step, model)
@@ -156,7 +183,15 @@ def decode_pass(
 def prefill_pass(
   model: lm_model.SemanticLM, params: Any, batch: int, length: int, count: int
 ) -> Pass:
-  """One pass over a prefix of `length` positions, which writes their keys and values."""
+  """Passes that each read a prefix and write its keys and values.
+
+  Args:
+    model: The LM.
+    params: Its parameters.
+    batch: Number of rows.
+    length: Positions of the prefix.
+    count: Number of passes.
+  """
   c = model.config
 
   def read(params, ids):
@@ -170,11 +205,11 @@ def prefill_pass(
 
 
 def lm_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
-  """Of `stages.tokens_program`: a window, then quarters; each reads what it has in one pass."""
+  """Of `stages.tokens_program`: a window, then chunks; each reads what it has in one pass."""
   model, params = generator.lm, generator.params["lm"]
   c = model.config
-  quarters = -(-piece.n_tokens * QUARTERS // c.window_tokens)
-  reads = max(quarters, QUARTERS) - QUARTERS + 1
+  chunks = -(-piece.n_tokens * piece.chunks // c.window_tokens)
+  reads = max(chunks, piece.chunks) - piece.chunks + 1
   positions = c.style_levels + c.window_tokens
   passes = [
     prefill_pass(model, params, batch, positions, reads),
@@ -186,7 +221,7 @@ def lm_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
 def dpd_passes(
   generator: Generator, piece: Piece, batch: int, steps: int, scale: float
 ) -> list[Pass]:
-  """Of `stages.latents_program`: `steps` guided passes a window."""
+  """Passes of `stages.latents_program`: `steps` guided passes for every window."""
   model, params = generator.dpd, generator.params["dpd"]
   c = model.config
   z = jax.ShapeDtypeStruct((batch, piece.window_frames, c.latent_dim), jnp.float32)
@@ -196,6 +231,7 @@ def dpd_passes(
     return guided_velocity(model, params, z, delta, tokens, scale)
 
   flops = matmul_flops(velocity, _shapes(params), z, delta, _ids(batch, piece.window_tokens))
+  # Of an embedding table a pass reads the rows that it looks up, not the whole.
   table = params["semantic_embed"]["embedding"]
   looked_up = batch * piece.window_tokens * table.shape[1] * table.dtype.itemsize
   weights = tree_bytes(params) - tree_bytes(table) + looked_up
@@ -204,7 +240,7 @@ def dpd_passes(
 
 
 def decoder_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
-  """Of `stages.audio_program`: one a window."""
+  """Passes of `stages.audio_program`: one for every window."""
   params = generator.params["vae"]
   decode = functools.partial(decode_latents, generator.vae)
   shape = (batch, piece.window_frames, generator.vae.latent_dim)

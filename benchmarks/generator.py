@@ -1,4 +1,4 @@
-"""The three networks that sampling runs, LM, DPD and decoder: of a preset or a checkpoint."""
+"""The three networks of sampling (LM, DPD and decoder), from a preset or from a checkpoint."""
 
 import dataclasses
 import json
@@ -16,8 +16,8 @@ from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
 from melody_jax.models.layers import config_from
 
-# What is stored in the dtype of computation. Scales, biases and the lapped transform are used in
-# float32 and are a thousandth of the bytes.
+# Parameters that are stored in the dtype of computation. Scales, biases and the lapped transform
+# are used in float32, and are a thousandth of the bytes.
 _MATRICES = ("kernel", "embedding")
 
 
@@ -26,11 +26,11 @@ class Generator:
   """Networks and parameters, on the device.
 
   Attributes:
-    lm: the semantic LM.
-    dpd: the denoiser.
-    vae: sizes of the codec, whose decoder is used.
-    params: {"lm", "dpd", "vae"}; "vae" holds "decoder" and "latent_scale" alone.
-    origin: "random weights", or the checkpoint's SHA-256.
+    lm: The semantic LM.
+    dpd: The denoiser.
+    vae: Config of the codec; only its decoder is used.
+    params: Parameters under "lm", "dpd" and "vae"; "vae" holds "decoder" and "latent_scale" only.
+    origin: "random weights", or the SHA-256 of the checkpoint.
   """
 
   lm: lm_model.SemanticLM
@@ -41,12 +41,12 @@ class Generator:
 
   @property
   def dtypes(self) -> dict[str, str]:
-    """Dtype of computation of each network."""
+    """The dtype of computation of each network."""
     return {"lm": self.lm.config.dtype, "dpd": self.dpd.config.dtype, "decoder": self.vae.dtype}
 
 
 def store_as(params: Any, dtype: str) -> Any:
-  """Matrices of `params` cast to `dtype`: a pass then reads as many bytes as it multiplies."""
+  """Casts the matrices in `params` to `dtype`, so that a pass reads no more bytes than it uses."""
 
   def cast(path, x):
     return jnp.asarray(x, dtype if path[-1].key in _MATRICES else None)
@@ -55,12 +55,12 @@ def store_as(params: Any, dtype: str) -> Any:
 
 
 def load_generator(preset: str, checkpoint: str | os.PathLike = "", dtype: str = "") -> Generator:
-  """The generator that is measured.
+  """Loads the generator that is measured.
 
   Args:
-    preset: "paper", "nano" or "tiny"; sizes of random weights where there is no checkpoint.
-    checkpoint: directory of a bundle; its own sizes then count.
-    dtype: of computation and of stored matrices; empty: what the configs say.
+    preset: "paper", "nano" or "tiny": sizes of a generator with random weights.
+    checkpoint: Directory of a bundle, which then gives sizes and weights; "" means random weights.
+    dtype: Dtype of computation and of stored matrices; "" means that of the configs.
 
   Raises:
     UserError: if a model of the checkpoint is missing or damaged.
@@ -86,7 +86,7 @@ _CONFIGS = {
 
 
 def preset_configs(preset: str) -> dict[str, Any]:
-  """Model configs of a preset: {"lm", "dpd", "vae"}."""
+  """Model configs of a preset, under "lm", "dpd" and "vae"."""
   return {
     name: config_from(cls, json.loads(load_config(name, preset).model.to_json_best_effort()))
     for name, cls in _CONFIGS.items()
@@ -94,14 +94,18 @@ def preset_configs(preset: str) -> dict[str, Any]:
 
 
 def random_generator(configs: dict[str, Any]) -> Generator:
-  """Random weights of these sizes; speed does not depend on their values."""
+  """A generator with random weights; speed does not depend on their values.
+
+  Args:
+    configs: Model configs under "lm", "dpd" and "vae".
+  """
   inits = {"lm": init_lm, "dpd": dpd_model.init, "vae": _init_vae}
   params = {}
   for i, (name, init) in enumerate(inits.items()):
     config = configs[name]
 
     def born(key, init=init, config=config):
-      # Cast inside the program: the float32 tree of a large model never exists as a whole.
+      # Cast inside the program, so that the float32 tree of a large model never exists as a whole.
       return store_as(nn.meta.unbox(init(config, key)), config.dtype)
 
     params[name] = jax.jit(born)(jax.random.key(i))

@@ -1,7 +1,7 @@
-"""Measures sampling, stage by stage, and the baselines beside it; returns plain dicts for JSON.
+"""Measures sampling stage by stage, and the baselines; returns plain dicts for JSON.
 
-A row of a stage has its floor (`benchmarks.floor`), the passes that the program counted while it
-ran, and cold and warm seconds.
+The row of a stage holds its floor (`benchmarks.floor`), the passes that the program counted while
+it ran, and its cold and warm times in seconds.
 """
 
 from collections.abc import Callable
@@ -25,17 +25,17 @@ STAGES = ("lm", "dpd", "decoder")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What is measured and how long.
+  """How sampling is measured.
 
   Attributes:
-    guidance_scale: of the DPD; 1 is none.
-    schedule: of angles.
-    repeats: warm calls at most.
-    budget: seconds after which no further warm call is started.
-    profile: directory of a profiler trace of one warm call of each stage; empty: none.
+    guidance_scale: Guidance scale of the DPD; 1 means no guidance.
+    schedule: Name of the angle schedule.
+    repeats: Largest number of warm calls.
+    budget: Seconds after which no further warm call is started.
+    profile: Directory for a profiler trace of one warm call of each stage; "" means no trace.
   """
 
-  guidance_scale: float = 2.5
+  guidance_scale: float = 2.0
   schedule: str = "linear"
   repeats: int = 3
   budget: float = 20.0
@@ -43,10 +43,10 @@ class Settings:
 
 
 def _row(floor: floors.Floor, timing: Timing, passes: int, rate: float) -> Row:
-  """Floor and measurement of one stage.
+  """Floor and measurement of one stage as a row.
 
   Raises:
-    RuntimeError: if the passes that ran are not those that the floor is made of.
+    RuntimeError: if the program made another number of passes than the floor has.
   """
   if passes != floor.passes:
     raise RuntimeError(
@@ -64,12 +64,12 @@ def _row(floor: floors.Floor, timing: Timing, passes: int, rate: float) -> Row:
 
 
 class Bench:
-  """One generator on one device; `floor_of` and `measure` take the same grid.
+  """Measures one generator on one device. `floor_of` and `measure` take the same arguments.
 
   Attributes:
-    generator: what is measured.
-    device: its measured rates.
-    settings: how.
+    generator: The generator that is measured.
+    device: Measured rates of the device.
+    settings: Settings of the measurement.
   """
 
   def __init__(self, generator: Generator, device: floors.Device, settings: Settings):
@@ -78,7 +78,14 @@ class Bench:
     self._cascade_params: dict[str, Any] = {}  # made when first asked for
 
   def floor_of(self, stage: str, seconds: float, batch: int, steps: int) -> floors.Floor:
-    """The floor of one stage, before anything runs."""
+    """The floor of one stage; nothing needs to run for it.
+
+    Args:
+      stage: One of STAGES.
+      seconds: Length of the piece.
+      batch: Number of pieces.
+      steps: Denoising steps.
+    """
     piece = stages.Piece.of(self.generator, seconds)
     passes = {
       "lm": lambda: floors.lm_passes(self.generator, piece, batch),
@@ -90,7 +97,7 @@ class Bench:
     return self.device.floor(passes[stage](), self.generator.dtypes[stage])
 
   def _time(self, key: Any, function: Callable[..., Any], arguments: tuple[Any, ...], floor):
-    """Row and output of a stage, from before if it was measured before."""
+    """Row and output of a stage; a stage that was measured before is not run again."""
     if key not in self._rows:
       timing, (output, passes) = self._time_program("-".join(map(str, key)), function, arguments)
       rate = self.device.matmul(self.generator.dtypes[key[0]])
@@ -99,11 +106,21 @@ class Bench:
 
   def _time_program(self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]):
     c = self.settings
+    # A folder per program, or TensorBoard would show one run for all of them.
     trace = pathlib.Path(c.profile) / name if c.profile else ""
     return time_program(function, arguments, c.repeats, c.budget, trace)
 
   def measure(self, seconds: float, batch: int, steps: int) -> Row:
-    """Tokens, latents and audio of `batch` pieces: {"seconds", "batch", "steps", "stages", ...}."""
+    """Measures all stages over a batch of pieces.
+
+    Args:
+      seconds: Length of a piece.
+      batch: Number of pieces.
+      steps: Denoising steps.
+
+    Returns:
+      A row: {"seconds", "batch", "steps", "stages", ...}.
+    """
     g, c = self.generator, self.settings
     piece = stages.Piece.of(g, seconds)
     keys = jax.random.split(jax.random.key(0), batch)
@@ -127,9 +144,18 @@ class Bench:
     }  # fmt: skip
 
   def measure_cascade(self, seconds: float, batch: int) -> Row:
-    """The MusicLM-shaped cascade over as many seconds; its first stage is the generator's LM."""
+    """Measures the MusicLM-shaped cascade; its first stage is the generator's LM.
+
+    Args:
+      seconds: Length of a piece.
+      batch: Number of pieces.
+
+    Returns:
+      A row: {"seconds", "batch", "stages", ...}.
+    """
     g = self.generator
     piece = stages.Piece.of(g, seconds)
+    # As long as our piece, which ends with a chunk of a window: equal audio on both sides.
     frames = piece.n_tokens * cascade.FRAME_RATE // cascade.SEMANTIC_RATE
     keys = jax.random.split(jax.random.key(0), batch)
     style = jnp.zeros((batch, cascade.STYLE_TOKENS), jnp.int32)
@@ -144,7 +170,7 @@ class Bench:
         key = jax.random.key(stage.levels)
         self._cascade_params[stage.name] = cascade.init(stage, g.lm.config, key)
       params = self._cascade_params[stage.name]
-      sampler = token_sampler.make_sampler()
+      sampler = token_sampler.make_token_sampler()
       floor = self.device.floor(cascade.passes_of(stage, model, params, frames, batch), dtype)
       timing, (tokens, passes) = self._time_program(
         f"{stage.name}-{seconds}-{batch}",
@@ -158,7 +184,10 @@ class Bench:
 
 
 def _summary(rows: dict[str, Row], seconds: float, batch: int, counted: tuple[str, ...]) -> Row:
-  """Stages run one after another; NFE is that of the `counted` ones (SPEC section 8)."""
+  """Row of a whole piece, whose stages run one after another.
+
+  NFE counts the passes of the `counted` stages only (docs/spec.md, section 8).
+  """
   warm = sum(row["warm_seconds"] for row in rows.values())
   return {
     "seconds": seconds,
@@ -175,16 +204,26 @@ def _summary(rows: dict[str, Row], seconds: float, batch: int, counted: tuple[st
 def measure_musicgen(
   shape: musicgen.Shape, seconds: float, batches: list[int], dtype: str, settings: Settings
 ) -> list[Row]:
-  """MusicGen's architecture over so many seconds, a row a batch.
+  """Measures MusicGen's architecture.
+
+  Args:
+    shape: Sizes of the architecture.
+    seconds: Length of a piece.
+    batches: Batch sizes.
+    dtype: Dtype of computation.
+    settings: Settings of the measurement.
+
+  Returns:
+    One row per batch size.
 
   Raises:
-    musicgen.Unavailable: where it cannot run.
+    musicgen.Unavailable: if it cannot run here.
   """
   device = musicgen.choose_device(jax.default_backend())
   model = musicgen.build(shape, device, dtype)
   rows = []
   for batch in batches:
-    # A short call first: allocators, kernels' choices, thread pools.
+    # A short call first warms up allocators, the choice of kernels, and thread pools.
     cold = musicgen.generate(model, min(seconds, 0.2), batch)
     wall, runs, last = median_of_runs(
       lambda b=batch: musicgen.generate(model, seconds, b), settings.repeats, settings.budget
@@ -201,12 +240,21 @@ def measure_musicgen(
 def measure_sampler(
   checkpoint: str, seconds: float, batch: int, steps: int, settings: Settings
 ) -> Row:
-  """The same through the sampler that users call, whole, with its own count of passes.
+  """Measures the public sampler as a whole, with its own count of passes.
 
-  The only place that knows its interface.
+  Args:
+    checkpoint: Directory of a bundle.
+    seconds: Length of a piece.
+    batch: Number of pieces.
+    steps: Denoising steps.
+    settings: Settings of the measurement.
+
+  Returns:
+    A row without stages.
   """
   import melody_jax
 
+  # The only place in the benchmarks that knows the public interface.
   sampler = melody_jax.Melody.load(checkpoint)
   requests = [melody_jax.Request("piano", seconds=seconds, seed=i) for i in range(batch)]
   asked = melody_jax.Settings(
@@ -228,6 +276,6 @@ def measure_sampler(
 
 
 def out_of_memory(error: Exception) -> bool:
-  """Whether an error of JAX or torch means that the device has too little memory."""
+  """Whether an error of JAX or torch means that the memory of the device is too small."""
   text = str(error).lower()
   return "resource_exhausted" in text or "out of memory" in text

@@ -1,4 +1,4 @@
-"""How much memory this process has resident, over a stretch of its work. Linux only."""
+"""The resident memory of this process over a stretch of its work. Linux only."""
 
 import pathlib
 
@@ -6,28 +6,28 @@ import numpy as np
 
 
 class ResidentMemory:
-  """Of this process, in MiB, as Linux tells it, since the last `restart`."""
+  """Resident memory of this process in MiB since the last `restart`, as Linux reports it."""
 
   def __init__(self):
     self.restart()
 
   def restart(self) -> None:
-    """Forgets what was."""
+    """Forgets all readings and the peak."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     self._readings: list[float] = []
 
   def read(self) -> None:
-    """One more reading, between two pieces of the work."""
+    """Takes a reading; call it between two pieces of the work."""
     self._readings.append(self._status("VmRSS"))
 
   @property
   def held(self) -> float:
-    """Between pieces: the median reading."""
+    """Memory held between pieces of the work: the median reading."""
     return float(np.median(self._readings))
 
   @property
   def peak(self) -> float:
-    """The most at any moment, inside a piece too; the kernel keeps it."""
+    """The largest value at any moment, also inside a piece of the work; the kernel keeps it."""
     return self._status("VmHWM")
 
   @staticmethod

@@ -1,4 +1,4 @@
-"""A sampling benchmark for people: printed lines, Markdown tables, a plot, and JSON of it all."""
+"""Reports of the sampling benchmark: printed lines, Markdown tables, a plot, and JSON."""
 
 import json
 import math
@@ -7,13 +7,13 @@ from typing import Any
 
 Row = dict[str, Any]
 
-# Network passes a second of audio in the paper's count (SPEC section 8).
+# Network passes per second of audio, as the paper counts (docs/spec.md, section 8).
 MUSICLM_RATE, SEMANTIC_RATE = 625, 25
 PAPER = {10.0: "95.7 %", 30.0: "99.6 %"}
 
 
 def figure(x: float | None) -> str:
-  """Three significant digits, without an exponent."""
+  """A number with three significant digits, without an exponent; "-" for None."""
   if x is None:
     return "-"
   if x == 0 or not math.isfinite(x):
@@ -23,13 +23,13 @@ def figure(x: float | None) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-  """A Markdown table, columns of numbers to the right."""
+  """A Markdown table with columns that align right."""
   lines = ["| " + " | ".join(header) + " |", "|" + " ---: |" * len(header)]
   return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
 def text_columns(header: list[str], rows: list[list[str]]) -> str:
-  """The same for a terminal."""
+  """A table for the terminal, with columns that align right."""
   widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
   return "\n".join(
     "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -44,7 +44,7 @@ FLOOR_HEADER = [
 
 
 def floor_row(seconds: float, batch: int, steps: int | str, stage: str, f: Row) -> list[str]:
-  """One line of the floor; `f` is a `floor.Floor` as a dict."""
+  """One line of the table of floors; `f` is a `floor.Floor` as a dict."""
   return [
     figure(seconds), str(batch), str(steps), stage, str(f["passes"]), figure(f["flops"] / 1e9),
     figure(f["weight_bytes"] / 1e9), figure(f["cache_bytes"] / 1e9), figure(f["compute_seconds"]),
@@ -59,7 +59,7 @@ STAGE_HEADER = [
 
 
 def stage_rows(row: Row) -> list[list[str]]:
-  """A line for each stage of a measured piece."""
+  """One line for each stage of a measured piece."""
   lines = []
   for name, s in row["stages"].items():
     scratch = s["scratch_bytes"]
@@ -78,7 +78,7 @@ SPEED_HEADER = [
 
 
 def speed_rows(system: str, rows: list[Row]) -> list[list[str]]:
-  """Whole pieces, one line each."""
+  """One line for each measured piece as a whole."""
   return [
     [
       system, figure(r["seconds"]), str(r["batch"]), str(r.get("steps", "-")), str(r["nfe"]),
@@ -91,7 +91,7 @@ def speed_rows(system: str, rows: list[Row]) -> list[list[str]]:
 
 
 def comparisons(result: Row) -> list[Row]:
-  """MeLoDy against the cascade, for every length and batch that both were measured at."""
+  """Compares MeLoDy with the cascade, at every length and batch size that both have."""
   found = []
   for ours in result["melody"]:
     for theirs in result["cascade"]:
@@ -119,7 +119,7 @@ COMPARISON_HEADER = [
 
 
 def comparison_rows(result: Row) -> list[list[str]]:
-  """`comparisons` as lines; the paper's figures are for 20 steps."""
+  """The `comparisons` as lines; the paper gives figures for 20 steps only."""
   return [
     [
       figure(c["seconds"]), str(c["batch"]), str(c["steps"]), str(c["nfe"]), str(c["cascade_nfe"]),
@@ -132,7 +132,7 @@ def comparison_rows(result: Row) -> list[list[str]]:
 
 
 def facts(result: Row) -> list[tuple[str, str]]:
-  """Hardware, versions and settings."""
+  """Hardware, versions and settings as (name, value) pairs."""
   bandwidths = ", ".join(
     f"{figure(rate / 1e9)} over {size} MiB" for size, rate in sorted(result["bandwidths"].items())
   )
@@ -152,7 +152,7 @@ def facts(result: Row) -> list[tuple[str, str]]:
 
 
 def musicgen_note(result: Row) -> str:
-  """What the MusicGen rows are, or why there are none."""
+  """A sentence on what the MusicGen rows are, or why there are none."""
   found = result["musicgen"]
   if isinstance(found, dict):
     return f"MusicGen was not run: {found['skipped']}.\n"
@@ -168,7 +168,7 @@ def musicgen_note(result: Row) -> str:
 
 
 def markdown(result: Row) -> str:
-  """The page of one run, to be committed as it is."""
+  """The Markdown page of one run, to be committed as it is."""
   stages = [line for row in result["melody"] if "failed" not in row for line in stage_rows(row)]
   acoustic = [line for row in result["cascade"] if "failed" not in row for line in stage_rows(row)]
   floor_lines = [floor_row(*line) for line in result["floors"]]
@@ -202,8 +202,9 @@ def markdown(result: Row) -> str:
 
 
 def write(result: Row, directory: pathlib.Path) -> None:
-  """sample.json, sample.md and sample.png of one run into `directory`, which is made."""
+  """Writes sample.json, sample.md and sample.png of one run into a directory, made if missing."""
   directory.mkdir(parents=True, exist_ok=True)
+  # JSON keeps full precision; the tables are rounded.
   full = result | {"comparisons": comparisons(result)}
   text = json.dumps(full, indent=2, ensure_ascii=False) + "\n"
   (directory / "sample.json").write_text(text, encoding="utf-8")
@@ -212,7 +213,8 @@ def write(result: Row, directory: pathlib.Path) -> None:
 
 
 def plot(result: Row, path: pathlib.Path) -> None:
-  """Speed by steps and batch, passes by length, and a piece's stages against their floor."""
+  """Plots speed by steps and batch, passes by length, and stages of a piece beside their floor."""
+  # Without pyplot, which may ask for a display.
   from matplotlib.figure import Figure
 
   canvas = Figure(figsize=(13, 4), layout="constrained")

@@ -1,15 +1,15 @@
-r"""Speed of sampling on the present device, against its floor and against two baselines.
+r"""Measures the speed of sampling on this device, beside its floor and two baselines.
 
     python -m benchmarks.sample --preset=nano --out=docs/measured/nano
     python -m benchmarks.sample --preset=paper --dtype=bfloat16 --batches=1,16 --steps=20 \
         --profile=out/profile --out=out/paper
 
-Prints the floor first: operations, bytes of weights and caches, and the seconds that they cost at
-this device's measured matmul rate and memory bandwidth. Then each stage (LM, DPD, decoder), cold
-and warm, over all batches and steps at the first of --seconds; further lengths at the first batch
-and the last steps. Passes (NFE) are counted by the loops that make them. Then the baselines: a
-MusicLM-shaped cascade of language models in our LM's code, and MusicGen's architecture at its
-`small` shape in transformers. docs/benchmarks.md says how to read the result.
+First it prints the floor: operations, bytes of weights and caches, and the time that they need at
+the matmul rate and memory bandwidth measured on this device. Then it measures each stage (LM, DPD,
+decoder) cold and warm: all batches and steps at the first of --seconds, further lengths at the
+first batch and the last steps. Passes (NFE) are counted by the loops that make them. Then come the
+baselines: a MusicLM-shaped cascade of language models in the code of our LM, and MusicGen's
+architecture at its `small` shape in transformers. docs/benchmarks.md explains the result.
 """
 
 import argparse
@@ -41,7 +41,7 @@ BASELINES = ("cascade", "musicgen")
 
 
 def numbers(kind: type) -> Any:
-  """A parser of "1,4,16" into positive numbers of this kind."""
+  """Makes a parser of lists such as "1,4,16" into positive numbers of a type."""
 
   def parse(text: str) -> list[Any]:
     values = [kind(part) for part in text.split(",") if part]
@@ -60,8 +60,12 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--batches", type=numbers(int), default=[1, 4, 16])
   p.add_argument("--steps", type=numbers(int), default=[5, 10, 20])
   p.add_argument("--seconds", type=numbers(float), default=[10.0, 30.0])
-  p.add_argument("--dtype", default="", help="of computation and weights; default: the configs'")
-  p.add_argument("--guidance_scale", type=float, default=2.5, help="of the DPD; 1 is none")
+  p.add_argument(
+    "--dtype", default="", help="dtype of computation and weights; default: the configs'"
+  )
+  p.add_argument(
+    "--guidance_scale", type=float, default=2.0, help="guidance scale of the DPD; 1 is none"
+  )
   p.add_argument("--schedule", default="linear", choices=("linear", "uniform"))
   p.add_argument("--baselines", default="cascade,musicgen", help="empty: none")
   p.add_argument(
@@ -92,33 +96,48 @@ def empty_result(arguments: argparse.Namespace, generator: Generator, device: De
     "weights": generator.origin, "parameters": parameters, "dtypes": generator.dtypes,
     "guidance_scale": arguments.guidance_scale, "schedule": arguments.schedule,
     "grid_seconds": arguments.seconds[0],
-    # The device measures itself as floors ask for it; these fill up.
+    # Rates are measured when a floor needs them: these two dicts fill up during the run.
     "matmul_rates": device.matmul_rates, "bandwidths": device.bandwidths,
     "floors": [], "melody": [], "sampler": [], "cascade": [], "musicgen": [],
   }  # fmt: skip
 
 
 def grid(arguments: argparse.Namespace) -> list[tuple[float, int, int]]:
-  """(seconds, batch, steps) of what is measured, the piece that is plotted by stage first."""
+  """Points to measure as (seconds, batch, steps); the one that is plotted by stage comes first."""
   first, *longer = arguments.seconds
   last_steps = arguments.steps[-1]
   points = [(first, batch, steps) for batch in arguments.batches for steps in arguments.steps]
   points += [(seconds, arguments.batches[0], last_steps) for seconds in longer]
+  # The first row of the result is the one that `report.plot` draws stage by stage.
   return sorted(points, key=lambda p: p != (first, arguments.batches[0], last_steps))
 
 
 def attempt(function: Any, arguments: tuple[Any, ...], place: dict[str, Any]) -> dict[str, Any]:
-  """The row, or where the device's memory is too small `place` with the reason under "failed"."""
+  """Calls a function that measures a row.
+
+  Returns:
+    The row; where the memory of the device is too small, `place` with the reason under "failed".
+  """
   try:
     return function(*arguments)
   except (RuntimeError, MemoryError) as e:
+    # Only memory is expected to run out on a grid of sizes; any other error is a bug.
     if not out_of_memory(e):
       raise
     return place | {"failed": "out of memory"}
 
 
 def run(arguments: argparse.Namespace, device: Device, shape: musicgen.Shape) -> dict[str, Any]:
-  """Measures all that was asked for, prints it and returns it; writes after every part."""
+  """Measures everything that was asked for, prints it, and writes it after every part.
+
+  Args:
+    arguments: Parsed command line, see `parser`.
+    device: Rates of the device.
+    shape: Sizes of MusicGen's architecture.
+
+  Returns:
+    All results, as written to sample.json.
+  """
   generator = load_generator(arguments.preset, arguments.checkpoint, arguments.dtype)
   settings = Settings(
     arguments.guidance_scale, arguments.schedule, arguments.repeats, arguments.budget,
@@ -130,6 +149,7 @@ def run(arguments: argparse.Namespace, device: Device, shape: musicgen.Shape) ->
   baselines = [name for name in arguments.baselines.split(",") if name]
 
   def save() -> None:
+    # CPUs report no statistics.
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
       result["peak_memory_gb"] = stats["peak_bytes_in_use"] / 1e9
@@ -166,7 +186,7 @@ def run(arguments: argparse.Namespace, device: Device, shape: musicgen.Shape) ->
 
 
 def _floors(bench: Bench, points: list[tuple[float, int, int]], result: dict[str, Any]) -> None:
-  """Prints the device's rates and the floor of every stage."""
+  """Prints the rates of the device and the floor of every stage."""
   seen = set()
   for seconds, batch, steps in sorted(points):
     for stage in STAGES:
@@ -195,7 +215,7 @@ def _say(row: dict[str, Any], header: list[str], lines_of: Any) -> None:
 
 
 def _musicgen(arguments, shape, batches, settings, result) -> None:
-  """MusicGen's rows into `result`, or the reason why there are none."""
+  """Adds MusicGen's rows to `result`, or the reason why there are none."""
   print("\nMusicGen", flush=True)
   seconds = arguments.musicgen_seconds or arguments.seconds[0]
   dtype = arguments.dtype or result["dtypes"]["lm"]
@@ -211,13 +231,13 @@ def _musicgen(arguments, shape, batches, settings, result) -> None:
 
 
 def main() -> None:
-  """Measures, prints, writes where asked."""
+  """Runs the command."""
   p = parser()
   arguments = p.parse_args()
   unknown = set(filter(None, arguments.baselines.split(","))) - set(BASELINES)
   if unknown:
     p.error(f"--baselines: {', '.join(sorted(unknown))}; known: {', '.join(BASELINES)}")
-  # "Cold" means compiled, not read from a cache.
+  # A cold time must hold a compilation, not a program read from a cache.
   jax.config.update("jax_enable_compilation_cache", False)
   try:
     run(arguments, Device(), musicgen.SMALL)

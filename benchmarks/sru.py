@@ -1,11 +1,14 @@
-"""The SRU recurrence on this device: every form that was thought of, at the shapes models use.
+"""Compares several forms of the SRU recurrence on this device, at the shapes that models use.
 
     python -m benchmarks.sru --rows=66 --steps=32 --hidden=96
 
-Forms compute the same (checked here) and differ in how the K steps are laid out: `scan` is what
-the CPU path of `melody_jax.kernels.sru` does. Times are medians in milliseconds of wall time and,
-in brackets, of processor time, which other work on the machine disturbs less. Default shape: one
-guided pass of the nano DPD (2 rows x 33 segments, K = 32, 96 hidden units a direction).
+All forms compute the same, which is checked here. They differ in how the K steps are arranged:
+`scan` is the CPU path of `melody_jax.kernels.sru`. Times are medians in milliseconds: wall time,
+and in brackets processor time, which other work on the machine disturbs less. The default shape is
+one guided pass of the nano DPD (2 rows x 33 segments, K = 32, 96 hidden units per direction).
+
+Shapes of a form's arguments: candidate, forget, reset and skip [K, R, 2 H], both directions side by
+side; cell and bias [2, 2 H]. The result is [K, R, 2 H].
 """
 
 from collections.abc import Callable
@@ -31,7 +34,7 @@ Form = Callable[..., jax.Array]
 
 
 def _cell(cell, bias):
-  """One step of c for both directions side by side."""
+  """Makes one step of the state c, [R, H] for one direction or [R, 2 H] for both."""
 
   def step(c, inputs):
     u_c, u_f = inputs
@@ -48,7 +51,7 @@ def _finish(c, previous, reset, skip, cell, bias):
 
 
 def unrolled(candidate, forget, reset, skip, cell, bias, unroll: int):
-  """`sru_scan` with `unroll` steps an iteration."""
+  """`sru_scan` with `unroll` steps in one iteration: [K, R, 2 H] (see the head of this file)."""
   halves = []
   for reverse, (u_c, u_f, v, b) in enumerate(
     zip(*(jnp.split(x, 2, axis=-1) for x in (candidate, forget, cell, bias)), strict=True)
@@ -57,6 +60,7 @@ def unrolled(candidate, forget, reset, skip, cell, bias, unroll: int):
     _, c = lax.scan(
       _cell(v[:, None], b[:, None]), zero, (u_c, u_f), reverse=bool(reverse), unroll=unroll
     )
+    # The reset gate reads the state before each step; in reverse that is the state after it.
     previous = (
       jnp.concatenate([c[1:], zero[None]]) if reverse else jnp.concatenate([zero[None], c[:-1]])
     )
@@ -66,7 +70,10 @@ def unrolled(candidate, forget, reset, skip, cell, bias, unroll: int):
 
 
 def one_scan(candidate, forget, reset, skip, cell, bias, unroll: int = 1):
-  """Both directions in one scan: half the steps, each twice as wide; the reverse half is turned."""
+  """Both directions in one scan, [K, R, 2 H]: half as many steps, each twice as wide.
+
+  The arrays of the reverse direction are turned around in time.
+  """
 
   def turn(x):
     forward, reverse = jnp.split(x, 2, axis=-1)
@@ -81,11 +88,12 @@ def one_scan(candidate, forget, reset, skip, cell, bias, unroll: int = 1):
 
 
 def blocked(candidate, forget, reset, skip, cell, bias, rows: int):
-  """`sru_scan` on a few rows at a time, so that the state of all K steps stays in the cache."""
+  """`sru_scan` on `rows` rows at a time, [K, R, 2 H]: the states of all K steps fit the cache."""
   k, total, width = skip.shape
   blocks = -(-total // rows)
 
   def cut(x):
+    # Rows of zeros fill the last block, so that all blocks have one shape.
     x = jnp.pad(x, ((0, 0), (0, blocks * rows - total), (0, 0)))
     return x.reshape(k, blocks, rows, width).transpose(1, 0, 2, 3)
 
@@ -97,7 +105,7 @@ def blocked(candidate, forget, reset, skip, cell, bias, rows: int):
 
 
 def forms(steps: int) -> dict[str, Form]:
-  """Name -> form."""
+  """All forms as {name: form}, for K = `steps`."""
   found: dict[str, Form] = {"plain scan": sru.sru_reference, "scan": sru.sru_scan}
   for unroll in sorted({2, 4, 8, steps}):
     found[f"unrolled by {unroll}"] = functools.partial(unrolled, unroll=unroll)
@@ -109,7 +117,7 @@ def forms(steps: int) -> dict[str, Form]:
 
 
 def measure(function: Callable[[], jax.Array], repeats: int) -> tuple[float, float]:
-  """Median (wall, processor) seconds of a call."""
+  """Median time of a call in seconds: (wall time, processor time)."""
   jax.block_until_ready(function())
   wall, processor = [], []
   for _ in range(repeats):
@@ -121,7 +129,7 @@ def measure(function: Callable[[], jax.Array], repeats: int) -> tuple[float, flo
 
 
 def main(argv) -> None:
-  """Prints the table."""
+  """Prints the table of all forms."""
   del argv
   k, rows, hidden = FLAGS.steps, FLAGS.rows, FLAGS.hidden
   keys = jax.random.split(jax.random.key(0), 6)
@@ -134,6 +142,7 @@ def main(argv) -> None:
     began = time.perf_counter()
     run = jax.jit(form).lower(*arrays).compile()
     compile_seconds = time.perf_counter() - began
+    # A form that computes something else must not win.
     np.testing.assert_allclose(run(*arrays), want, atol=1e-5)
     gradient = jax.jit(jax.grad(lambda *a, f=form: jnp.sum(jnp.square(f(*a)))))
     figures = [measure(functools.partial(f, *arrays), FLAGS.repeats) for f in (run, gradient)]

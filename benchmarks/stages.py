@@ -1,10 +1,10 @@
-"""The stages of sampling as programs of their own: tokens, latents, audio.
+"""The stages of sampling as separate programs: tokens, latents, audio.
 
-They are made of what the sampler is made of (`token_sampler.generate`, `diffusion.sample`,
-`encoders.codec.decode_latents`), over the same windows: up to one window (10 s) a stage is one pass
-over it; longer music slides the window by a quarter, of which the DPD knows the last three
-quarters (SPEC section 6), and decodes windows that overlap. Each stage counts the passes of its
-network while it runs.
+They use the same functions as the sampler (`token_sampler.generate`, `diffusion.sample`,
+`encoders.codec.decode_latents`) and the same windows. Music of up to one window (10 s) is made in
+that one window. For longer music the window moves by a chunk (2 to 2.5 s, as the DPD was trained),
+the DPD already knows the rest of it (docs/spec.md, section 6), and the decoder's windows overlap.
+Each stage counts the passes of its network while it runs.
 
 Shape letters: B items, N semantic tokens, L latent frames, D latent channels, T samples.
 """
@@ -20,24 +20,26 @@ from benchmarks.generator import Generator
 from melody_jax import diffusion
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.encoders.codec import decode_latents
-from melody_jax.encoders.windows import Window, overlapping_windows
+from melody_jax.encoders.windows import Span, overlapping_windows
 from melody_jax.generation import token_sampler
+from melody_jax.generation.schedules import angle_schedule
 from melody_jax.models.dpd import DPD
+from melody_jax.models.vae import decoder_reach
 
 SEMANTIC_RATE = 25  # tokens a second
-CONTEXT_SECONDS = 0.64  # on either side of a window that is decoded in the midst of a piece
-QUARTERS = token_sampler.CHUNKS_PER_WINDOW
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """Where the windows of a piece of music lie.
+  """A piece of music and the places of its windows.
 
   Attributes:
     n_tokens: semantic tokens N.
     n_frames: latent frames L.
     window_tokens, window_frames: of one window; those of the piece where it is shorter.
     token_starts, frame_starts: where each of the DPD's windows begins.
+    chunks: chunks of a window, by one of which windows move.
+    decoder_context: frames on either side of a window that the decoder reads and that are dropped.
   """
 
   n_tokens: int
@@ -46,76 +48,88 @@ class Piece:
   window_frames: int
   token_starts: tuple[int, ...]
   frame_starts: tuple[int, ...]
+  chunks: int
+  decoder_context: int
 
   @classmethod
   def of(cls, generator: Generator, seconds: float) -> "Piece":
-    """The piece of this length; past one window it ends at the next quarter of a window."""
+    """The piece of this length; past one window it ends at the next chunk of a window."""
+    chunks, context = generator.dpd.config.chunks, decoder_reach(generator.vae)
     window_tokens = generator.lm.config.window_tokens
+    # Sizes follow the generator: presets differ in latent rate and window.
     window_seconds = window_tokens / SEMANTIC_RATE
     window_frames = round(window_seconds * SAMPLE_RATE) // generator.vae.hop_length
     if seconds <= window_seconds:
       n_tokens = max(round(seconds * SEMANTIC_RATE), 1)
       n_frames = max(round(seconds * SAMPLE_RATE) // generator.vae.hop_length, 1)
-      return cls(n_tokens, n_frames, n_tokens, n_frames, (0,), (0,))
-    n_chunks = -(-round(seconds * SEMANTIC_RATE) * QUARTERS // window_tokens)
-    slides = range(n_chunks - QUARTERS + 1)
-    token_starts = tuple(k * window_tokens // QUARTERS for k in slides)
-    frame_starts = tuple(k * window_frames // QUARTERS for k in slides)
+      return cls(n_tokens, n_frames, n_tokens, n_frames, (0,), (0,), chunks, context)
+    n_chunks = -(-round(seconds * SEMANTIC_RATE) * chunks // window_tokens)
+    slides = range(n_chunks - chunks + 1)
+    token_starts = tuple(k * window_tokens // chunks for k in slides)
+    frame_starts = tuple(k * window_frames // chunks for k in slides)
     return cls(
       token_starts[-1] + window_tokens, frame_starts[-1] + window_frames, window_tokens,
-      window_frames, token_starts, frame_starts,
+      window_frames, token_starts, frame_starts, chunks, context,
     )  # fmt: skip
 
   @property
-  def decoder_windows(self) -> list[Window]:
+  def decoder_windows(self) -> list[Span]:
     """Frames that the decoder reads and keeps, one window a call."""
-    frames_per_second = self.window_frames * SEMANTIC_RATE / self.window_tokens
-    context = round(CONTEXT_SECONDS * frames_per_second)
     if self.n_frames == self.window_frames:
-      return [Window(0, 0, self.n_frames)]
-    return overlapping_windows(self.n_frames, self.window_frames, context)
+      return [Span(0, 0, self.n_frames)]
+    return overlapping_windows(self.n_frames, self.window_frames, self.decoder_context)
 
 
 def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
-  """(params, keys [B], style tokens [B, levels]) -> (tokens int32 [B, N], passes int32)."""
+  """Makes the program of the LM.
+
+  Returns:
+    A function (params, keys [B], style tokens [B, levels]) -> (tokens int32 [B, N], passes, an
+    int32 scalar).
+  """
 
   def program(params, keys, style_tokens):
     conditions = token_sampler.Conditions(style_tokens)
-    sampler = token_sampler.make_sampler()
-    return token_sampler.generate(generator.lm, params, sampler, keys, conditions, piece.n_tokens)
+    sampler = token_sampler.make_token_sampler()
+    return token_sampler.generate(
+      generator.lm, params, sampler, keys, conditions, piece.n_tokens, piece.chunks
+    )
 
   return program
 
 
 def guided_velocity(model: DPD, params: Any, z, delta, tokens, scale: float) -> jax.Array:
-  """One guided pass: rows with and without condition in one batch, [B, L, D].
+  """Velocity [B, L, D] of one guided pass, with conditional and unconditional rows in one batch.
 
   Args:
-    model, params: the DPD.
-    z: noisy latents [B, L, D].
-    delta: angles [B, L].
-    tokens: int32 [B, N].
-    scale: guidance scale; 1 passes the conditional rows alone.
+    model: The DPD.
+    params: Its parameters.
+    z: Noisy latents [B, L, D].
+    delta: Angles [B, L].
+    tokens: Semantic tokens, int32 [B, N].
+    scale: Guidance scale; with 1 only the conditional rows are computed.
   """
   if scale == 1:
     return model.apply({"params": params}, z, delta, tokens)
-  conditional = jnp.arange(2 * len(z)) < len(z)
-  z, delta, tokens = (jnp.concatenate([x, x]) for x in (z, delta, tokens))
-  v = model.apply({"params": params}, z, delta, tokens, conditional)
-  return diffusion.guide(*jnp.split(v, 2), scale)
+  halves = model.apply({"params": params}, z, delta, tokens, method="with_and_without")
+  return diffusion.guide(*halves, scale)
 
 
 def latents_program(
   generator: Generator, piece: Piece, steps: int, scale: float, schedule: str = "linear"
 ) -> Callable[..., Any]:
-  """(params, key, tokens [B, N]) -> (latents float32 [B, L, D], passes int32).
+  """Makes the program of the DPD.
 
-  The pass itself raises the count, whatever loop calls it, so that the count is of passes made.
+  The network pass itself raises the count, so all passes are counted, whatever loop makes them.
+
+  Returns:
+    A function (params, key, tokens [B, N]) -> (latents float32 [B, L, D], passes, an int32 scalar).
   """
-  omegas = diffusion.angle_schedule(schedule, steps)
+  omegas = angle_schedule(schedule, steps)
   size = generator.dpd.config.latent_dim
+  # Starts are data, so that one loop body serves all windows.
   starts_W = (jnp.asarray(piece.token_starts), jnp.asarray(piece.frame_starts))
-  known_frames = piece.window_frames * (QUARTERS - 1) // QUARTERS
+  known_frames = piece.window_frames * (piece.chunks - 1) // piece.chunks
 
   def program(params, key, tokens):
     batch, passes = len(tokens), jax.new_ref(jnp.zeros((), jnp.int32))
@@ -129,14 +143,17 @@ def latents_program(
         return guided_velocity(generator.dpd, params, z, delta, of_window, scale)
 
       shape = (batch, piece.window_frames, size)
+      # Other noise in every window; equal noise would repeat the music.
       noise = jax.random.normal(jax.random.fold_in(key, k), shape)
       if len(piece.frame_starts) == 1:
         made = diffusion.sample(velocity, noise, omegas)
       else:
         known = jax.lax.dynamic_slice_in_dim(latents, frame_start, piece.window_frames, axis=1)
+        # In the first window nothing is known yet.
         done = jnp.where(k > 0, known_frames, 0)
         mask = jnp.broadcast_to(jnp.arange(piece.window_frames)[None] < done, shape[:2])
         made = diffusion.sample(velocity, noise, omegas, known, mask)
+      # As the sampler does: the decoder was trained on latents in [-1, 1].
       made = jnp.clip(made, -1.0, 1.0)
       return jax.lax.dynamic_update_slice_in_dim(latents, made, frame_start, axis=1)
 
@@ -148,7 +165,11 @@ def latents_program(
 
 
 def audio_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
-  """(params, latents [B, L, D]) -> (audio float32 [B, T], passes int32), window after window."""
+  """Makes the program of the decoder, which decodes window after window.
+
+  Returns:
+    A function (params, latents [B, L, D]) -> (audio float32 [B, T], passes, an int32 scalar).
+  """
   windows = piece.decoder_windows
   hop = generator.vae.hop_length
 
@@ -158,7 +179,7 @@ def audio_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
     def decode(start):
       passes[...] += 1
       part = jax.lax.dynamic_slice_in_dim(latents, start, piece.window_frames, axis=1)
-      return decode_latents(generator.vae, params, part)
+      return decode_latents(generator.vae, params, part, jnp.full((len(part),), start))
 
     audio_WxBxT = jax.lax.map(decode, jnp.asarray([w.start for w in windows]))
     kept = [

@@ -1,14 +1,15 @@
-"""A long stream: is memory flat, is every chunk as quick as the first, does loudness drift?
+"""A long stream: does its memory stay flat, do its chunks stay quick, does its loudness drift?
 
     python -m benchmarks.stream --checkpoint=checkpoints/nano --seconds=3600 --steps=2 --out=s.json
 
-Prints a line a minute of music: resident memory, at its peak in that minute and as held between
-chunks (the median), the slowest chunk, and loudness (BS.1770) as the model made it and as the
-command `melody_jax.sample` writes it, levelled. Everything is compiled before the first minute. A
-single reading between chunks would tell by chance whether XLA has already given a chunk's scratch
-back (42 MiB at nano); peak and median do not. Exits with status 1 where either, in any minute, is
-over the first minute's by more than 5 %, or the written loudness leaves the first minute's by more
-than 3 dB.
+Prints one line per minute of music: the peak of the resident memory, the memory held between chunks
+(the median), the slowest chunk, and the loudness (BS.1770), both as the model makes it and as the
+command `melody_jax.sample` writes it, levelled. Everything is compiled before the first minute.
+
+A single reading between chunks depends on whether XLA has already given back the scratch memory of
+a chunk (42 MiB at nano); peak and median do not. The command exits with status 1 if, in any minute,
+one of them is more than 5 % above the first minute's, or the written loudness is more than 3 dB
+away from the first minute's.
 """
 
 import json
@@ -27,19 +28,28 @@ from melody_jax.output_files import write_files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", "checkpoints/nano", "Bundle directory.")
-flags.DEFINE_string("prompt", "slow bossa nova with nylon guitar", "Style.")
-flags.DEFINE_float("seconds", 3600.0, "Of music.")
+flags.DEFINE_string("prompt", "slow bossa nova with nylon guitar", "Style, as a text.")
+flags.DEFINE_float("seconds", 3600.0, "Seconds of music to make.")
 flags.DEFINE_integer("steps", 4, "Denoising steps.")
-flags.DEFINE_string("solver", "ab2", "ddim or ab2.")
-flags.DEFINE_float("guidance_scale", 2.5, "1 is none.")
+flags.DEFINE_string("solver", "ab2", "Solver: ddim or ab2.")
+flags.DEFINE_float("guidance_scale", 2.0, "Guidance scale; 1 is none.")
 flags.DEFINE_integer("seed", 0, "Seed.")
-flags.DEFINE_string("out", "", "JSON to write.")
+flags.DEFINE_string("out", "", "JSON file to write.")
 
 MAX_GROWTH, MAX_DRIFT = 0.05, 3.0
 
 
 def measure(stream, seconds: float, sample_rate: int) -> list[dict[str, float]]:
-  """One record a minute of music."""
+  """Measures a stream.
+
+  Args:
+    stream: Stream of chunks [samples], as `Melody.stream` returns it.
+    seconds: Length of music to make.
+    sample_rate: Sample rate in Hz.
+
+  Returns:
+    One record per minute of music.
+  """
   minutes, slowest = [], 0.0
   raw, written = [], []
   level = StreamLeveller(sample_rate, audio_io.OUTPUT_LUFS)
@@ -47,6 +57,7 @@ def measure(stream, seconds: float, sample_rate: int) -> list[dict[str, float]]:
   for k in range(round(seconds / stream.chunk_seconds)):
     began = time.monotonic()
     raw.append(next(stream))
+    # A listener hears the slowest chunk, not the mean.
     slowest = max(slowest, time.monotonic() - began)
     written.append(level(raw[-1], stream.state.audio[0]))
     memory.read()
@@ -69,12 +80,13 @@ def measure(stream, seconds: float, sample_rate: int) -> list[dict[str, float]]:
 
 
 def main(argv) -> None:
-  """Prints and judges."""
+  """Measures, prints, and exits with status 1 where memory or loudness drift too far."""
   del argv
   use_compilation_cache()
   melody = Melody.load(FLAGS.checkpoint)
   settings = Settings(steps=FLAGS.steps, solver=FLAGS.solver, guidance_scale=FLAGS.guidance_scale)
   first = {}
+  # The second stream finds the program in memory: its time is what a running server needs.
   for kind in ("compiling", "compiled"):
     stream = melody.stream(Request(FLAGS.prompt, seed=FLAGS.seed), settings)
     began = time.monotonic()

@@ -14,11 +14,11 @@ class Timing:
   """Wall times of one program.
 
   Attributes:
-    compile_seconds: tracing and compiling, nothing from a cache.
-    first_seconds: the first call after that.
-    warm_seconds: median of the later calls.
-    runs: how many of those there were.
-    scratch_bytes: what the program needs beside arguments and results; None: not known.
+    compile_seconds: Time of tracing and compiling.
+    first_seconds: Time of the first call after that.
+    warm_seconds: Median time of the later calls.
+    runs: Number of the later calls.
+    scratch_bytes: Memory of the program besides arguments and results; None if not known.
   """
 
   compile_seconds: float
@@ -31,9 +31,15 @@ class Timing:
 def median_of_runs(
   function: Callable[[], Any], repeats: int, budget: float
 ) -> tuple[float, int, Any]:
-  """Median wall seconds of up to `repeats` calls, how many there were, and the last result.
+  """Calls a function several times.
 
-  Calls stop early once `budget` seconds have passed: one run of a slow program says enough.
+  Args:
+    function: Function that returns arrays.
+    repeats: Largest number of calls.
+    budget: Seconds after which no further call is started: one run of a slow program is enough.
+
+  Returns:
+    (median wall time in seconds, number of calls, result of the last call).
   """
   times: list[float] = []
   result = None
@@ -51,19 +57,20 @@ def time_program(
   budget: float,
   trace: str | os.PathLike = "",
 ) -> tuple[Timing, Any]:
-  """Compiles `function` for these arguments and runs it.
+  """Compiles a function for its arguments, and runs it.
 
   Args:
-    function: of arrays; jitted here.
-    arguments: its arguments.
-    repeats: warm calls at most.
-    budget: seconds after which no further warm call is started.
-    trace: directory for a profiler trace of one call more, outside the times; empty: none.
+    function: Function of arrays, to be jitted.
+    arguments: Its arguments.
+    repeats: Largest number of warm calls.
+    budget: Seconds after which no further warm call is started.
+    trace: Directory for a profiler trace of one more call, which is not timed; "" means no trace.
 
   Returns:
-    its times and its result.
+    (times, result of the last call).
   """
   started = time.perf_counter()
+  # Compiled ahead, so that compiling and the first call are timed apart.
   compiled = jax.jit(function).lower(*arguments).compile()
   compile_seconds = time.perf_counter() - started
   started = time.perf_counter()
@@ -71,6 +78,7 @@ def time_program(
   first_seconds = time.perf_counter() - started
   warm_seconds, runs, result = median_of_runs(lambda: compiled(*arguments), repeats, budget)
   if trace:
+    # A call of its own, as tracing slows a program down.
     with jax.profiler.trace(str(trace)):
       jax.block_until_ready(compiled(*arguments))
   memory = compiled.memory_analysis()

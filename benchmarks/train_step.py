@@ -1,13 +1,13 @@
-"""Speed of every model's training step on the present device, and of the input pipeline alone.
+"""Measures the training step of every model on this device, and the input pipeline alone.
 
     python -m benchmarks.train_step                        all five models at nano size
     python -m benchmarks.train_step --models=lm,dpd --preset=paper --batch=16 --dtype=bfloat16
 
-Prints the floor first: matmul operations of a step (counted in its jaxpr) over this device's
-measured matmul rate; then the step, as audio-seconds a second, FLOP/s and share of that
-rate in the model's dtype. Recomputation for lack of memory does not count as work. The
-input pipeline reads random int16 audio, or random tokens and latents, from a temporary array
-dataset; `input / step` is how many times faster it is than the step that it feeds.
+First it prints the floor: the matmul operations of a step (counted in its jaxpr) divided by the
+matmul rate measured on this device. Then it prints the step: seconds of audio per second, FLOP/s,
+and the share of that rate in the model's dtype. Recomputation to save memory does not count as
+work. The input pipeline reads random int16 audio, or random tokens and latents, from a temporary
+array dataset; `input/step` says how many times faster it is than the step that it feeds.
 """
 
 import argparse
@@ -36,10 +36,18 @@ _RATES = {"audio": 24_000, "semantic_tokens": 25, "style_tokens": 0.4}
 
 
 def write_dataset(root: pathlib.Path, config: Any, task: Any, records: int = 32) -> None:
-  """Random records of 30 s that hold what the task reads, as `melody_jax.encode` stores it."""
+  """Writes random records of 30 s with the features that a task reads.
+
+  Args:
+    root: Directory of the dataset.
+    config: Config of the task's training run.
+    task: Task that will read it.
+    records: Number of records in the training split.
+  """
   rng = np.random.default_rng(0)
   features, arrays = {}, {}
   for name, spec in task.input_features().items():
+    # The task tokenises captions itself, in `prepare`.
     if name.startswith("text_"):
       continue
     if name == "audio":
@@ -62,7 +70,7 @@ def write_dataset(root: pathlib.Path, config: Any, task: Any, records: int = 32)
 
 
 def input_seconds(config: Any, task: Any, batches: int = 5) -> float:
-  """Seconds the input pipeline takes for a batch, alone, after the first."""
+  """Seconds that the input pipeline alone takes for a batch, after the first batch."""
   source = make_source(config, task, "train")
   task.prepare(next(source))
   start = time.perf_counter()
@@ -72,7 +80,7 @@ def input_seconds(config: Any, task: Any, batches: int = 5) -> float:
 
 
 def config_to_measure(name: str, arguments: argparse.Namespace) -> Any:
-  """The model's config with what the command line changes."""
+  """Config of a model, with the changes of the command line."""
   config = load_config(name, arguments.preset)
   if arguments.batch:
     config.train.batch_size, config.train.accumulate = arguments.batch, 1
@@ -84,7 +92,7 @@ def config_to_measure(name: str, arguments: argparse.Namespace) -> Any:
 
 
 def measure(config: Any, repeats: int) -> dict[str, Any]:
-  """One model's row."""
+  """Measures one model; returns its row."""
   peak = _peak(config.model.get("dtype", "float32"))
   with tempfile.TemporaryDirectory() as folder:
     task = make_task(config)
@@ -92,6 +100,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
     config.data.path = folder
     input_time = input_seconds(config, task)
     batch = task.prepare(next(make_source(config, task, "train")))
+  # The same functions as the training loop, so that the same program is measured.
   mesh = sharding.make_mesh(config.mesh)
   init, optimizer, boxed = make_init(config, task)
   shardings = shardings_of_state(mesh, init, boxed)
@@ -99,11 +108,12 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   rows = sharding.batch_sharding(mesh)
   batch = {k: jax.device_put(v, rows) for k, v in batch.items()}
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
-  flops = useful_flops(config, state.params, batch)
+  flops = useful_flops(task, state.params, batch)
   started = time.perf_counter()
   step = compile_train_step(make_train_step(config, task, optimizer), mesh, shardings)
   step = step.lower(state, batch).compile()
   compiled = time.perf_counter() - started
+  # The step donates its state: each call has to take the state of the one before.
   holder = [state]
 
   def once():
@@ -125,12 +135,12 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-  """Measures, prints a table, writes JSON where asked."""
+  """Measures the models, prints a table, and writes JSON where asked."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
   parser.add_argument("--models", default=",".join(TASKS))
   parser.add_argument("--preset", default="nano", choices=("tiny", "nano", "paper"))
   parser.add_argument("--batch", type=int, default=0, help="rows, in one part; else the config's")
-  parser.add_argument("--dtype", default="", help="of computation; default: the config's")
+  parser.add_argument("--dtype", default="", help="dtype of computation; default: the config's")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--out", default="", help="JSON to write")
   arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Encoding a dataset for LM and DPD training (SPEC section 1, "training targets").
+"""Encoding of a dataset for LM and DPD training (docs/spec.md, section 1, "training targets").
 
     python -m melody_jax.encode --config=configs/encode.py --config.source=DIR --config.out=DIR
 
-Cost: not measured on an idle machine.
+Cost: not measured on an idle machine. The score is that of the bundle: see its model card.
 """
 
 import ml_collections
@@ -15,11 +15,11 @@ def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.source = ""  # an array dataset, or the TFDS directory
   c.tfds = ""  # TFDS dataset name; empty: `source` is an array dataset
-  c.out = ""
-  c.bundle = "checkpoints/nano"
+  c.out = ""  # directory of the new array dataset
+  c.bundle = "checkpoints/nano"  # whose MuLan, wav2vec and VAE encode
   c.features = "style_tokens,semantic_tokens,latents"  # also: audio
   c.splits = "train,validation"
-  c.shards = 8
-  c.style_hop_seconds = 2.5  # a new style window every chunk of the DPD
+  c.shards = 8  # files of a split; a finished one is not encoded again. Hosts share them out
+  c.style_hop_seconds = 2.5  # between style windows; the DPD's chunks may be shorter
   c.distributed = distributed_config()
   return c

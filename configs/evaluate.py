@@ -4,50 +4,55 @@
         --config.bundle=checkpoints/nano --config.data=recorded=DIR,rendered=DIR
 
 WHAT: codec, tokens, mulan, dpd, prompts, or all. Each writes WHAT.json and WHAT.md under
-`config.out`. Metrics: SPEC section 8 and the docstrings of melody_jax/metrics.
+`config.out`. Metrics: docs/spec.md, section 8, and the docstrings of melody_jax/metrics. Cost: in
+the "seconds" of each WHAT.json. Scores: in the model card.
 """
 
 import ml_collections
 
-WHATS = ("codec", "tokens", "mulan", "dpd", "prompts")
+from melody_jax.config import check_preset
+
+WHATS = ("codec", "tokens", "mulan", "dpd", "prompts", "all")
 
 
 def get_config(what: str = "all") -> ml_collections.ConfigDict:
-  """The settings of the evaluations; `what` names one of them, or "all"."""
+  """The settings of the evaluations; `what` is one of WHATS."""
+  check_preset(what, WHATS)
   c = ml_collections.ConfigDict()
   c.what = what
   c.bundle = "checkpoints/nano"
   # Array datasets with captions, [name=]directory, comma-separated. Encoded features are used
   # where the datasets hold them and computed from the audio where not.
   c.data = ""
-  c.out = "evaluation"
+  c.out = "evaluation"  # directory of the results
   c.split = "validation"
   c.sample_rate = 24_000  # Hz
-  c.window_seconds = 10.0
+  c.window_seconds = 10.0  # the models' training window
   c.seed = 0
-  c.batch_size = 8
+  c.batch_size = 8  # windows a pass; does not change a result
 
   c.codec = ml_collections.ConfigDict()
   c.codec.split = "test_other"  # whole packages that no model trains on
-  c.codec.chunk_seconds = 20.0
+  c.codec.chunk_seconds = 20.0  # music of one pass, by memory; does not change a result
   c.codec.context_seconds = 2.0  # on either side; covers both receptive fields
 
   c.mulan = ml_collections.ConfigDict()
-  c.mulan.clips = 200  # held-out clips of each dataset
-  c.mulan.k = 10
+  c.mulan.clips = 200  # held-out clips of each dataset; a recall's standard error is 3.5 % at most
+  c.mulan.k = 10  # recall at k
   c.mulan.draws = 5  # captions drawn per clip, averaged
 
   c.dpd = ml_collections.ConfigDict()
-  c.dpd.windows = 64  # of each dataset
+  c.dpd.windows = 64  # held-out windows of each dataset; their spread is reported
   c.dpd.draws = 4  # noises and angles per window
 
   c.prompts = ml_collections.ConfigDict()
   c.prompts.table = PROMPTS
-  c.prompts.seeds = (0, 1, 2)
-  c.prompts.seconds = 10.0
-  c.prompts.permutations = 10_000
+  c.prompts.seeds = (0, 1, 2)  # pieces of every prompt
+  c.prompts.seconds = 10.0  # one window of the models
+  c.prompts.permutations = 10_000  # p-values down to 1e-4
   c.prompts.musicnn = True  # the independent tagger; its weights are fetched on first use
   c.prompts.keep_audio = False  # write the clips beside the table
+  # The defaults of configs/sample.py, which have their reasons there.
   c.prompts.sampling = ml_collections.ConfigDict()
   c.prompts.sampling.steps = 10
   c.prompts.sampling.schedule = "linear"

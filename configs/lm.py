@@ -1,4 +1,4 @@
-"""Semantic LM: SPEC section 5; MeLoDy (arXiv 2305.15719) sections 4 and 5.
+"""Semantic LM: docs/spec.md, section 5.
 
     python -m melody_jax.train --config=configs/lm.py:nano --workdir=DIR \
       --config.data.path=ENCODED --config.conditioning.style_codebooks=BUNDLE/mulan.safetensors
@@ -33,6 +33,7 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
     semantic_vocab=1024,
     window_tokens=250,
     fixed_styles=False,
+    summed_styles=False,
     dropout=0.0,
     attention="auto",
     remat="none",
@@ -62,10 +63,12 @@ def _paper(c: ml_collections.ConfigDict) -> None:
 
 
 def _nano(c: ml_collections.ConfigDict) -> None:
-  """The shipped size."""
+  """The small size."""
   c.model.update(n_layers=4, width=256, n_heads=4, mlp_width=640, head="semantic")
   c.model.fixed_styles = True
-  c.model.dropout = 0.0  # one pass over the corpus cannot be learnt by heart; 0.1 for more
+  # Rows of single codewords made the right style worse than none on a window's first tokens.
+  c.model.summed_styles = True
+  c.model.dropout = 0.1
   # Text never yields exactly the tokens of a training clip, least of all at the fine levels.
   c.conditioning.style_truncation = 0.3
   c.conditioning.style_token_dropout = 0.05
@@ -83,6 +86,7 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   """Tests: seconds."""
   c.model.update(n_layers=2, width=32, n_heads=2, mlp_width=64, head="semantic")
   c.model.fixed_styles = True
+  c.model.summed_styles = True
   c.train.batch_size = 4
   c.train.steps = 20
   c.optimizer.learning_rate = 3e-3

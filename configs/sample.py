@@ -5,6 +5,8 @@
         --config.seconds=10 --config.seed=0 --config.out=x.wav
 
 Writes x.wav, its spectrogram x.png and its report x.json. MeLoDy (arXiv 2305.15719) section 4.
+Names and ranges: melody_jax/generation/options.py. Cost: docs/benchmarks.md. Scores: in the model
+card.
 """
 
 import ml_collections
@@ -20,32 +22,34 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.prompt = ""  # what it should sound like, at most 1,000 characters; several: "this | that"
   c.music_prompt = ""  # an audio file whose style to follow, 1 s to 20 min; alone or with texts
-  c.weights = ""  # of the mixture, "0.7, 0.3": one a text, then one for `music_prompt`; "": equal
+  c.weights = ""  # "0.7, 0.3": shares of the mixture, one a text, then `music_prompt`; "": equal
   c.times = ""  # "0, 20": texts hold at these seconds, in between their mean; "": mixed all along
   c.negative_prompt = ""  # what to move away from; needs lm.guidance_scale over 1
 
   c.audio = ""  # the audio file to continue, inpaint, vary or reconstruct; "stream": go on after it
   c.regions = ""  # mode "inpaint": "3.5-5, 8-10" seconds of `audio` that are made anew
-  c.strength = 0.0  # of "vary" and "inpaint", to 1: under 0.5 the tune stays. 0: all noise
+  c.strength = 0.0  # noise of "vary" and "inpaint", to 1: under 0.5 the tune stays. 0: all noise
 
   c.out = "sample.wav"  # .wav, .flac, .ogg or .mp3; mode "stream": also "-", 16-bit PCM to stdout
-  c.seconds = 10.0  # of music to make, 1 to 600; mode "stream": also 0, until interrupted
-  c.seed = 0
+  c.seconds = 10.0  # music to make, 1 to 600; mode "stream": also 0, until interrupted
+  c.seed = 0  # another one, other music
   c.count = 1  # pieces of seeds `seed`, `seed` + 1, ..., in one batch: x-0.wav, x-1.wav, ...
 
-  c.steps = 10  # denoising steps of the DPD, 1 to 100
-  c.schedule = "linear"  # of angles: "linear" (the paper's) or "uniform"
+  c.steps = 10  # denoising steps of the DPD, 1 to 100; the paper has 5, 10 and 20
+  c.schedule = "linear"  # angle steps: "linear" (the paper's, better there) or "uniform"
   c.solver = "ddim"  # or "ab2", of second order: fewer steps for the same error
-  c.guidance_scale = 2.5  # of the DPD; 1 is none
+  # Guidance of the DPD; 1 is none. The paper has 2.5; at 2 the shipped model's latents have the
+  # spread of real ones.
+  c.guidance_scale = 2.0
   c.guidance_low = 0.0  # guidance acts between these shares of the noise angle;
   c.guidance_high = 1.0  # steps outside cost half
   c.guidance_rescale = 0.0  # 0 to 1: back to the spread that the velocity has without guidance
-  c.dtype = "float32"  # of computation, or "bfloat16"
+  c.dtype = "float32"  # dtype of computation, or "bfloat16"
 
   c.lm = ml_collections.ConfigDict()
   c.lm.temperature = 1.0  # 0: always the most likely token
   c.lm.top_k = 0  # 0: all tokens
-  c.lm.top_p = 1.0
+  c.lm.top_p = 1.0  # 1: all tokens; not measured, like the two above
   # Away from the negative prompt, or from "no style"; 1 is none. At 3 the prompts of the model
   # card are ranked 15 % better than chance by an independent tagger, at 1 no better than chance.
   c.lm.guidance_scale = 3.0
@@ -56,6 +60,6 @@ def get_config() -> ml_collections.ConfigDict:
   c.stream.save = ""  # file for the stream's state at its end
   c.stream.resume = ""  # such a file to go on from; a prompt given now takes over
 
-  c.normalise = True  # to `loudness`, or less where the peak would pass 0.99 (streams: bent)
-  c.loudness = -16.0  # LUFS; mode "stream": of the 10 s around, all along
+  c.normalise = True  # bring to `loudness`, or less where the peak would pass 0.99 (streams: bent)
+  c.loudness = -16.0  # LUFS (choice); mode "stream": that of the 10 s around
   return c

@@ -1,8 +1,8 @@
-"""VAE-GAN (MeLoDy section 4.3; SPEC section 7).
+"""VAE-GAN (docs/spec.md, section 7).
 
     python -m melody_jax.train --config=configs/vae.py:nano --workdir=DIR --config.data.path=DATASET
 
-`nano`: 50 Hz, D = 128 (64 gains, 64 shapes), frame decoder, no adversarial loss; `paper`:
+`nano`: 25 Hz, D = 96, log magnitudes without phase, born as principal axes; `paper`:
 250 Hz, D = 16, HiFi-GAN.
 An adversarial phase of the decoder alone keeps encoded datasets valid, as the encoder stands still:
 
@@ -23,7 +23,8 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
   c.loss.mel = 1.0
   c.loss.mel_resolutions = ((2048, 128), (1024, 80), (256, 32))  # (n_fft, mel bands)
   c.loss.waveform = 0.25  # per nat of error energy
-  c.loss.kl = 2e-2 if preset == "nano" else 3e-3
+  c.loss.spectrum = 1.0  # squared error of weighted log magnitudes; of the spectral form alone
+  c.loss.kl = 1e-4 if preset == "nano" else 3e-3
   c.loss.adversarial = 1.0 if preset == "paper" else 0.0
   c.loss.adversarial_from = 0  # step at which the generator starts to listen
   c.loss.feature_matching = 2.0
@@ -39,10 +40,10 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
     c.train.steps = 500_000
     c.optimizer.learning_rate = 2e-4
   if preset == "nano":
-    c.window_seconds = 1.5
-    c.train.batch_size = 16
-    c.train.steps = 2000
-    c.optimizer.learning_rate = 1.5e-3
+    c.window_seconds = 4.8  # whole frames of 40 ms; a window of 128 ms is short against it
+    c.train.batch_size = 8
+    c.train.steps = 1500
+    c.optimizer.learning_rate = 5e-4
     c.train.eval_every = 200
     c.train.save_every = 100
   if preset == "tiny":
@@ -54,12 +55,6 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
     c.loss.adversarial = 1.0
   return c
 
-
-# In bins of 25 Hz: alone to 0.8 kHz, by twos to 1.6 kHz, by eights to 3.2 kHz, then about a sixth
-# of their frequency. 64 bands.
-_NANO_BANDS = (
-  *range(32), *range(32, 64, 2), *range(64, 128, 8), 128, 144, 164, 188, 216, 250, 294, 360, 480,
-)  # fmt: skip
 
 _MODELS = {
   "paper": dict(
@@ -74,15 +69,17 @@ _MODELS = {
     dtype="bfloat16",
   ),
   "nano": dict(
-    latent_dim=128,
-    encoder_strides=(480,),
+    latent_dim=96,
+    encoder_strides=(960,),  # 25 Hz, two spectra a latent frame
     encoder_widths=(256,),
-    encoder_blocks=(4,),
-    gain_edges=_NANO_BANDS,
-    shape_bins=64,
-    decoder="frame",
-    decoder_width=384,
-    decoder_blocks=6,
+    encoder_blocks=(3,),
+    decoder="spectral",
+    decoder_width=320,
+    decoder_blocks=3,  # with the phase they reach 62 frames: two of them fit a window of 250
+    n_fft=3072,
+    window_std=504.0,  # 21 ms: long enough to tell notes apart, short enough for attacks
+    stft_hop=480,
+    phase_iterations=16,  # 32 hold as many notes
     mlp_ratio=3,
   ),
   "tiny": dict(
@@ -90,11 +87,13 @@ _MODELS = {
     encoder_strides=(480,),
     encoder_widths=(16,),
     encoder_blocks=(1,),
-    gain_edges=(0, 40, 480),
-    shape_bins=4,
-    decoder="frame",
+    decoder="spectral",
     decoder_width=16,
     decoder_blocks=1,
+    n_fft=512,
+    window_std=96.0,
+    stft_hop=240,
+    phase_iterations=4,
   ),
 }
 

@@ -1,10 +1,10 @@
-# What the launchers share; they source it before anything else.
+# Functions that all launchers share; they source this file before anything else.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PROGRAM=$(basename "$0")
 DRY_RUN=${DRY_RUN:-}
 
-# The comment at the head of the script.
+# Prints the comment at the head of the script.
 usage() { sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; }
 
 die() {
@@ -12,17 +12,18 @@ die() {
   exit 2
 }
 
-# A program that must be there; a dry run does without.
+# Checks that a program is installed. A dry run needs none, so that it works on any machine.
 need() { # program, how to get it
   [[ -n $DRY_RUN ]] || command -v "$1" > /dev/null || die "$1 is not installed: $2"
 }
 
-# A setting without a default.
+# Checks that a setting without a default is set.
 want() { # name, example
   [[ -n ${!1:-} ]] || die "$1 is not set: for example $1=$2"
 }
 
-# Words as the shell would read them again.
+# Quotes words so that a shell reads them back unchanged. printf %q would do, but it puts backslashes
+# everywhere, and people have to read the result.
 quoted() {
   local word out=
   for word in "$@"; do
@@ -32,7 +33,7 @@ quoted() {
   printf '%s' "${out# }"
 }
 
-# Runs a command and shows it; a dry run prints it on standard output and runs nothing.
+# Shows a command and runs it. A dry run prints it on standard output and runs nothing.
 run() {
   if [[ -n $DRY_RUN ]]; then
     printf '%s\n' "$(quoted "$@")"
@@ -42,7 +43,7 @@ run() {
   fi
 }
 
-# Takes --dry_run and --help out of the arguments; the rest is in ARGUMENTS.
+# Handles --dry_run and --help; leaves all other arguments in ARGUMENTS.
 parse() {
   ARGUMENTS=()
   local argument
@@ -58,7 +59,8 @@ parse() {
   done
 }
 
-# The arguments of a command of melody_jax, which needs at least a config.
+# Checks the arguments of a melody_jax command: it needs a config file that exists. Found here, a
+# mistake costs nothing; found on a pod, it costs the time until the pod has started.
 check_config() { # arguments
   local argument
   for argument in "$@"; do

@@ -1,28 +1,29 @@
 #!/usr/bin/env bash
-# Submits a training run to Slurm: all GPUs of one or several nodes as one run.
+# Submits a training to Slurm: all GPUs of one or several nodes work as one run.
 #
 #   NODES=2 GPUS=8 launch/gpu_slurm.sh --config=configs/lm.py:paper --workdir=DIR \
 #     --config.data.path=DATASET
 #   launch/gpu_slurm.sh --dry_run ...      print the command, submit nothing
 #
-# The arguments go to the command as they are; DIR and DATASET must be the same on every node. The
-# run saves and queues again before its time is up, when it is preempted and when it loses a node.
-# Settings, from the environment:
+# All arguments go to the command unchanged. DIR and DATASET must be the same paths on all nodes. The
+# run saves and enters the queue again before its time ends, when it is preempted, and when it loses
+# a node. Settings are environment variables:
 #
-#   NODES         nodes                                                 (default 1)
-#   GPUS          GPUs of each node                                     (default 8)
-#   TASKS         node: one process for all GPUs of a node; gpu: one for each   (default node)
-#   TIME          limit of one stretch                                  (default 24:00:00)
-#   GRACE         seconds before it at which the run is told to save    (default 300)
-#   MAX_RESTARTS  stretches after the first                             (default 20)
-#   NAME          of the job                                            (default melody_jax)
-#   PARTITION, ACCOUNT                                                  (default: the cluster's)
-#   SBATCH_ARGS   more arguments for sbatch, e.g. "--cpus-per-task=16 --mem=0"
+#   NODES         number of nodes                                       (default 1)
+#   GPUS          GPUs per node                                         (default 8)
+#   TASKS         node: one process for all GPUs of a node; gpu: one per GPU    (default node)
+#   TIME          time limit between two restarts                       (default 24:00:00)
+#   GRACE         seconds before that limit at which the run saves      (default 300)
+#   MAX_RESTARTS  largest number of restarts                            (default 20)
+#   NAME          name of the job                                       (default melody_jax)
+#   PARTITION     partition of the cluster                              (default: the cluster's)
+#   ACCOUNT       account that pays                                     (default: the cluster's)
+#   SBATCH_ARGS   further arguments for sbatch, for example "--cpus-per-task=16 --mem=0"
 #   PYTHON        python of an environment with [train,cuda] that every node sees
 #                                                                       (default .venv/bin/python)
 #   MODULE        melody_jax.train, melody_jax.encode, ...              (default melody_jax.train)
 #   MEM_FRACTION  share of a GPU's memory that JAX takes at the start   (default 0.9)
-#   XLA_FLAGS     (default --xla_gpu_enable_latency_hiding_scheduler=true)
+#   XLA_FLAGS     flags of XLA       (default --xla_gpu_enable_latency_hiding_scheduler=true)
 source "$(dirname "$0")/common.sh"
 parse "$@"
 PYTHON=${PYTHON:-.venv/bin/python} MODULE=${MODULE:-melody_jax.train} NODES=${NODES:-1}
@@ -43,7 +44,7 @@ options=(--job-name="$NAME" --chdir="$ROOT" --nodes="$NODES" --ntasks-per-node="
 [[ -z ${ACCOUNT:-} ]] || options+=(--account="$ACCOUNT")
 options+=(${SBATCH_ARGS:-})
 
-# Every task sees all GPUs of its node, for NCCL's sake; JAX gives each task its own.
+# Every task sees all GPUs of its node, because NCCL needs that; JAX gives each task its own GPU.
 step=(srun --kill-on-bad-exit=1 --gpu-bind=none --label "$PYTHON" -m "$MODULE" "${ARGUMENTS[@]}")
 flags=${XLA_FLAGS:---xla_gpu_enable_latency_hiding_scheduler=true}
 meet=true
@@ -51,8 +52,9 @@ if ((NODES * per_node > 1)); then
   meet="first=\$(scontrol show hostnames \"\$SLURM_JOB_NODELIST\" | head -n 1)
 export MELODY_COORDINATOR=\$first:\$((61440 + SLURM_JOB_ID % 4096))"
 fi
-# In the job: the first node is where all meet; a core dump of a GPU process can take minutes. 75
-# says "try again", 128 and above that a signal ended a task; another try mends nothing else.
+# The script of the job. All processes meet at the first node. Core dumps are off, because one of a
+# GPU process can take minutes. Only two kinds of status are worth another try: 75 means "try again",
+# and 128 or more means that a signal ended a task.
 script="ulimit -c 0
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${MEM_FRACTION:-0.9} XLA_FLAGS=$(quoted "$flags")
 $meet

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Trains on this machine, with all of its devices.
+# Trains on this machine, with all its devices.
 #
 #   launch/local.sh --config=configs/lm.py:paper --workdir=DIR --config.data.path=DATASET
 #   launch/local.sh --dry_run ...      print the command, run nothing
 #
-# The arguments go to the command as they are. Settings, from the environment:
+# All arguments go to the command unchanged. Settings are environment variables:
 #
 #   PYTHON        python of an environment with the [train] extra       (default .venv/bin/python)
 #   MODULE        melody_jax.train, melody_jax.encode, ...              (default melody_jax.train)
-#   DEVICE        cpu, gpu or tpu                                       (default: what is here)
+#   DEVICE        cpu, gpu or tpu                                       (default: the one found)
 #   MEM_FRACTION  share of a GPU's memory that JAX takes at the start   (default 0.9)
-#   PROCESSES     so many processes instead of one, as hosts of a pod would run: a rehearsal
-#                 on the CPU, with DEVICES virtual devices each         (default 1)
-#   DEVICES       virtual devices of each process of a rehearsal        (default 2)
-#   PORT          where they meet                                       (default 8476)
-#   XLA_FLAGS     added to the flags chosen here
+#   PROCESSES     number of processes. More than one is a rehearsal of a pod on the CPU, with
+#                 DEVICES virtual devices per process                   (default 1)
+#   DEVICES       virtual devices of each process in a rehearsal        (default 2)
+#   PORT          port at which the processes meet                      (default 8476)
+#   XLA_FLAGS     flags to add to those chosen here
 source "$(dirname "$0")/common.sh"
 parse "$@"
 PYTHON=${PYTHON:-.venv/bin/python} MODULE=${MODULE:-melody_jax.train} PROCESSES=${PROCESSES:-1}
@@ -38,14 +38,14 @@ DEVICE=${DEVICE:-$(device)}
 flags=()
 case $DEVICE in
   gpu)
-    # One allocation at the start: growing in steps fragments the memory.
+    # JAX takes its memory in one piece at the start: growing in steps would fragment it.
     settings=(XLA_PYTHON_CLIENT_MEM_FRACTION="${MEM_FRACTION:-0.9}")
-    # Collectives run beside the arithmetic that does not need their results.
+    # Collectives then run at the same time as arithmetic that does not need their results.
     flags+=(--xla_gpu_enable_latency_hiding_scheduler=true)
     ;;
   tpu) settings=() ;;
   cpu)
-    # glibc hands a step's temporaries back to the kernel and faults them in again: see nano.sh.
+    # Without this glibc gives the temporaries of every step back to the kernel: see nano.sh.
     tunables=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736
     settings=(JAX_PLATFORMS=cpu GLIBC_TUNABLES="${GLIBC_TUNABLES:-$tunables}")
     ;;
@@ -62,7 +62,7 @@ if [[ $PROCESSES == 1 ]]; then
 fi
 settings+=(MELODY_COORDINATOR="localhost:${PORT:-8476}" MELODY_NUM_PROCESSES="$PROCESSES")
 pids=()
-# A shell's background processes do not hear an interrupt from the keyboard.
+# Background processes of a shell ignore an interrupt from the keyboard: pass it on.
 trap '[[ ${#pids[@]} == 0 ]] || kill "${pids[@]}" 2> /dev/null || true' INT TERM
 for ((i = 0; i < PROCESSES; i++)); do
   if [[ -n $DRY_RUN ]]; then

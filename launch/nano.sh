@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# The nano recipe: from nothing to the shipped checkpoint, on one machine.
+# The nano recipe: everything from raw data to a finished bundle, on one machine.
 #
 #   launch/nano.sh all                 every stage, in order
 #   launch/nano.sh train_lm            one stage
 #   launch/nano.sh --dry_run all       print the commands, run nothing
-#   launch/nano.sh list                the stages
+#   launch/nano.sh list                list the stages
 #
-# A stage that has finished leaves a mark in $ROOT/done and is skipped; one that was interrupted
-# goes on where it stopped. FORCE=1 runs it again. Settings, from the environment:
+# A finished stage leaves a mark in $ROOT/done and is skipped the next time; FORCE=1 runs it again.
+# A stage that was interrupted goes on where it stopped. Settings are environment variables:
 #
 #   PYTHON    python of an environment with the [train,data,eval] extras   (default .venv/bin/python)
 #   PRESET    nano, tiny or paper                                          (default nano)
-#   ROOT      runs and encoded datasets                                    (default runs/$PRESET)
-#   DATA      datasets and downloads                                       (default $MELODY_DATA or ~/melody_data)
-#   JOBS      processes that build datasets                                (default 2)
+#   ROOT      directory of runs and encoded datasets                       (default runs/$PRESET)
+#   DATA      directory of datasets and downloads                          (default $MELODY_DATA or ~/melody_data)
+#   JOBS      number of processes that build datasets                      (default 2)
 #   AUDIO     comma-separated array datasets to train on, for example one that
 #             `python -m data.music_folder --format=arrays` wrote          (default: both corpora, built here)
-#   BUNDLE    where the finished models go                                 (default checkpoints/$PRESET)
-#   X_ARGS    more arguments for stage x, e.g. TRAIN_LM_ARGS="--config.train.steps=500"
+#   BUNDLE    directory of the finished models                             (default checkpoints/$PRESET)
+#   X_ARGS    further arguments for stage x, for example TRAIN_LM_ARGS="--config.train.steps=500"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,11 +28,12 @@ DATA=${DATA:-${MELODY_DATA:-$HOME/melody_data}}
 JOBS=${JOBS:-2}
 BUNDLE=${BUNDLE:-checkpoints/$PRESET}
 DRY_RUN=
-# glibc hands a step's gigabyte of temporaries back to the kernel and faults it in again. Kept, a DPD
-# step takes 1.09 s instead of 1.31 s (nano, batch 4, 2 cores of an AMD EPYC).
+# By default glibc gives the temporaries of a step (a gigabyte) back to the kernel, which hands them
+# out again page by page. If glibc keeps them, a DPD step takes 1.09 s instead of 1.31 s (nano, batch
+# 4, 2 cores of an AMD EPYC).
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736}
 
-STAGES=(train_vae export_vae fit_latents
+STAGES=(fit_axes train_vae export_vae fit_latents
   train_wav2vec export_wav2vec fit_semantic
   train_mulan export_mulan fit_style fit_prior
   encode
@@ -44,7 +45,7 @@ if [[ -z ${AUDIO:-} ]]; then
   STAGES=(build_recorded build_rendered "${STAGES[@]}")
 fi
 
-# The datasets of AUDIO, each behind a prefix or, with "name=", behind its name: a=X/a,b=X/b
+# Lists the datasets of AUDIO, each with a prefix before its name; with "name=" as a=X/a,b=X/b.
 each() { # prefix
   local path list=()
   for path in ${AUDIO//,/ }; do
@@ -56,7 +57,7 @@ each() { # prefix
   (IFS=, && printf '%s' "${list[*]}")
 }
 
-# Style tokens, semantic tokens and latents of every dataset of AUDIO.
+# The datasets with style tokens, semantic tokens and latents, one for each dataset of AUDIO.
 ENCODED=$(each "$ROOT/encoded/")
 
 run() {
@@ -66,7 +67,7 @@ run() {
   [[ -n $DRY_RUN ]] || "$@"
 }
 
-# Arguments of stage x (train_lm, encode, ...) from the environment variable X_ARGS.
+# Further arguments of stage x (train_lm, encode, ...), from the environment variable X_ARGS.
 extra() {
   local variable=${1^^}_ARGS
   printf '%s' "${!variable:-}"
@@ -103,7 +104,15 @@ encode() {
 
 build_recorded() { build recorded; }
 build_rendered() { build rendered; }
-train_vae() { train vae "$AUDIO"; }
+# Nano's codec is born as the principal axes of the corpus' spectra; the paper's begins at random.
+fit_axes() { [[ $PRESET == paper ]] || fit axes; }
+train_vae() {
+  local born=()
+  # The encoder stays as it was born, so that later stages need not wait for the decoder.
+  [[ $PRESET == paper ]] || born=(--config.train.init_from="$BUNDLE/vae.safetensors"
+    --config.loss.train_encoder=False)
+  train vae "$AUDIO" "${born[@]}"
+}
 export_vae() { export_model vae; }
 fit_latents() { fit latents; }
 train_wav2vec() { train wav2vec "$AUDIO"; }
@@ -143,7 +152,7 @@ usage() { sed -n '2,/^set -euo/{/^#/s/^# \{0,1\}//p}' "$0"; }
 
 [[ $# -gt 0 ]] || { usage; exit 2; }
 for argument in "$@"; do
-  # Before any stage, wherever it stands on the line.
+  # Looked for before any stage runs, because it may come last on the line.
   if [[ $argument == --dry_run ]]; then DRY_RUN=1; fi
 done
 for argument in "$@"; do

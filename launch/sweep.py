@@ -1,14 +1,14 @@
-"""Expands a sweep into runs, one a line: its name, its module, its arguments, quoted for a shell.
+"""Expands a sweep into runs, one per line: name, module and arguments, quoted for a shell.
 
     python launch/sweep.py NAME DIR [--config.key=value ...]
     python launch/sweep.py list
 
-A sweep is configs/sweeps/NAME.py with
+A sweep is a file configs/sweeps/NAME.py with
 
-    CONFIG = "configs/lm.py:nano"         the base config, with its argument
-    MODULE = "melody_jax.train"           what runs it
-    OUTPUT = "--workdir"                  the argument that says where a run writes
-    get_sweep() -> list[dict[str, Any]]   the runs: values of config keys
+    CONFIG = "configs/lm.py:nano"         base config, with its argument
+    MODULE = "melody_jax.train"           module that runs it
+    OUTPUT = "--workdir"                  argument that says where a run writes
+    get_sweep() -> list[dict[str, Any]]   one dict per run: {config key: value}
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ SWEEPS = ROOT / "configs" / "sweeps"
 
 
 class SweepError(Exception):
-  """One line: what is wrong with a sweep or its name."""
+  """A mistake in a sweep or its name, as one line for the user."""
 
 
 def _module(path: pathlib.Path) -> ModuleType:
@@ -39,26 +39,36 @@ def _module(path: pathlib.Path) -> ModuleType:
 
 
 def names() -> list[str]:
-  """The sweeps of configs/sweeps."""
+  """Names of the sweeps in configs/sweeps."""
   return sorted(p.stem for p in SWEEPS.glob("*.py"))
 
 
 def load(name: str) -> ModuleType:
-  """The sweep `name`; SweepError if there is none."""
+  """Loads a sweep.
+
+  Raises:
+    SweepError: if there is no sweep of this name.
+  """
   if name not in names():
     raise SweepError(f"no sweep {name!r}: {', '.join(names())}")
   return _module(SWEEPS / f"{name}.py")
 
 
 def base_config(sweep: ModuleType) -> ml_collections.ConfigDict:
-  """The config that the runs of `sweep` change."""
+  """The config that the runs of a sweep change."""
   path, _, argument = sweep.CONFIG.partition(":")
   return _module(ROOT / path).get_config(*([argument] if argument else []))
 
 
 def check(sweep: ModuleType) -> None:
-  """SweepError unless every run sets keys that the base config has, to values of their kind."""
+  """Checks that all runs set keys of the base config, to values of the right type.
+
+  Raises:
+    SweepError: if one does not.
+  """
   for run in sweep.get_sweep():
+    # A new config for every run, or the keys of one run would stay set in the next. Locked, because
+    # an open config takes any misspelt key.
     config = base_config(sweep).lock()
     try:
       config.update_from_flattened_dict(run)
@@ -68,18 +78,27 @@ def check(sweep: ModuleType) -> None:
 
 
 def run_name(run: dict[str, Any]) -> str:
-  """What differs, as a directory: learning_rate=0.001,width=256."""
+  """Name of a run by its settings, fit for a directory: learning_rate=0.001,width=256."""
   short = [key.rsplit(".", 1)[-1] for key in run]
+  # Last parts of the keys, as long as they tell the runs apart.
   keys = short if len(set(short)) == len(short) else list(run)
   text = ",".join(f"{key}={value}" for key, value in zip(keys, run.values()))
   return re.sub(r"[^\w.,=+-]+", "_", text)
 
 
 def expand(sweep: ModuleType, directory: str, more: list[str]) -> list[list[str]]:
-  """The words of every run: its name, its module, its arguments.
+  """Expands a sweep.
+
+  Args:
+    sweep: The sweep, see `load`.
+    directory: Directory in which every run gets its own directory.
+    more: Further arguments for all runs.
+
+  Returns:
+    For every run its words: name, module and arguments.
 
   Raises:
-    SweepError: two runs are alike, or one does not fit the config.
+    SweepError: if two runs are alike, or one does not fit the config.
   """
   check(sweep)
   runs, seen = [], set()
@@ -88,7 +107,7 @@ def expand(sweep: ModuleType, directory: str, more: list[str]) -> list[list[str]
     if where in seen:
       raise SweepError(f"{sweep.__name__}: two runs are {run_name(run)}")
     seen.add(where)
-    # Kubernetes takes small letters, digits and dashes.
+    # Kubernetes allows only small letters, digits and dashes in a name.
     name = f"{sweep.__name__.replace('_', '-')}-{i}"
     values = [f"--config.{key}={value}" for key, value in run.items()]
     output = f"{sweep.OUTPUT}={where}"

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs a sweep of configs/sweeps: each of its runs in a directory of its own.
+# Runs a sweep of configs/sweeps: each run in its own directory.
 #
 #   launch/sweep.sh lm_learning_rate runs/sweeps --config.data.path=DATASET
-#   launch/sweep.sh list                        the sweeps
+#   launch/sweep.sh list                        list the sweeps
 #   launch/sweep.sh --dry_run NAME DIR ...      print the commands, run nothing
 #
-# DIR/<sweep>/<what differs> holds a run; more arguments go to every run. A second call goes on
-# where the first stopped. A run that fails does not keep the others from running.
+# The directory of a run is DIR/<sweep>/<settings of the run>. Further arguments go to every run. A
+# second call goes on where the first one stopped. If a run fails, the others still run.
 # Settings, from the environment:
 #
-#   JOBS       runs at a time, on this machine                          (default 1)
-#   GPUS       GPUs to give out, one a run: "0 1 2 3"                   (default: all to each)
-#   LAUNCHER   what runs one                                            (default launch/local.sh)
-#              "launch/gpu_slurm.sh", "launch/tpu_xpk.sh run", "launch/tpu_gcloud.sh run";
-#              (a job or workload is named after its run)
+#   JOBS       number of runs at the same time, on this machine         (default 1)
+#   GPUS       GPUs to give out, one per run, for example "0 1 2 3"     (default: all to each run)
+#   LAUNCHER   launcher of a run: "launch/gpu_slurm.sh", "launch/tpu_xpk.sh run" or
+#              "launch/tpu_gcloud.sh run"; a job or workload has the name of its run
+#                                                                       (default launch/local.sh)
 #   PYTHON     python of an environment with the package                (default .venv/bin/python)
 source "$(dirname "$0")/common.sh"
 parse "$@"
@@ -31,11 +31,11 @@ fi
 ((${#ARGUMENTS[@]} >= 2)) || die "a sweep and a directory are needed: see --help"
 [[ ${#gpus[@]} == 0 || $JOBS -le ${#gpus[@]} ]] || die "JOBS is $JOBS, GPUS has ${#gpus[@]}"
 
-# One run a line: its name, its module, its arguments.
+# One run per line: its name, its module, its arguments.
 lines=$("$PYTHON" launch/sweep.py "${ARGUMENTS[@]}") || exit 2
 failed=$(mktemp)
 trap 'rm -f "$failed"' EXIT
-# A shell's background processes do not hear an interrupt from the keyboard.
+# Background processes of a shell ignore an interrupt from the keyboard: pass it on.
 trap 'trap - TERM; kill -TERM 0' INT
 one() { # slot, line
   local words gpu=${gpus[$1]:-}
@@ -55,6 +55,7 @@ while IFS= read -r line; do
     wait -n -p done || true
     free+=("${slot_of[$done]}")
   fi
+  # A slot is a GPU, so a run gets the one that the last finished run has given back.
   slot=${free[-1]}
   unset 'free[-1]'
   if ((JOBS == 1)); then

@@ -1,30 +1,34 @@
 #!/usr/bin/env bash
-# Trains on Cloud TPU VMs: one slice or several, as one run.
+# Trains on Cloud TPU VMs: one or several slices work as one run.
 #
 #   export NAME=melody PROJECT=my-project ZONE=us-east5-a TYPE=v6e-16
 #   launch/tpu_gcloud.sh create        ask for the TPUs, and wait until they are there
-#   launch/tpu_gcloud.sh install       this checkout (its last commit) and its packages, on every host
-#   launch/tpu_gcloud.sh data          datasets, on every host: DATA_DISK or DATA
+#   launch/tpu_gcloud.sh install       install the last commit of this checkout on all hosts
+#   launch/tpu_gcloud.sh data          bring the datasets to all hosts, from DATA_DISK or DATA
 #   launch/tpu_gcloud.sh run --config=configs/lm.py:paper --workdir=gs://BUCKET/lm \
 #     --config.data.path=/mnt/data/encoded
-#   launch/tpu_gcloud.sh logs          of host 0, after DETACH=1 ... run
-#   launch/tpu_gcloud.sh delete        they cost until then
+#   launch/tpu_gcloud.sh logs          show the log of host 0, after DETACH=1 ... run
+#   launch/tpu_gcloud.sh delete        give the TPUs back; they cost money until then
 #   launch/tpu_gcloud.sh --dry_run VERB ...    print the commands, run nothing
 #
-# After a preemption: delete, create, install, data and run with the same arguments; the run goes
-# on from its last checkpoint. Settings, from the environment:
+# After a preemption call delete, create, install, data and run with the same arguments; the run then
+# goes on from its last checkpoint. Settings are environment variables:
 #
-#   NAME, PROJECT, ZONE, TYPE   of the TPUs; TYPE is a slice: v5litepod-16, v5p-32, v6e-16, v4-32
-#   SLICES        slices of TYPE that train together                    (default 1)
+#   NAME          name of the TPUs
+#   PROJECT       Google Cloud project
+#   ZONE          zone of the TPUs
+#   TYPE          kind and size of a slice: v5litepod-16, v5p-32, v6e-16, v4-32
+#   SLICES        number of slices that train together                  (default 1)
 #   CAPACITY      on-demand, spot or reserved                           (default on-demand)
 #   RUNTIME       software version of the VMs                           (default: by TYPE)
-#   DATA_DISK     a disk to attach to every host, read-only, at /mnt/data:
+#   DATA_DISK     disk with datasets, attached to all hosts, read-only, at /mnt/data:
 #                 projects/PROJECT/zones/ZONE/disks/DISK
-#   DATA          or gs://BUCKET/DATASETS, to be copied to ~/data of every host
-#   CREATE_ARGS, SSH_ARGS       more arguments, e.g. "--internal-ips", "--tunnel-through-iap"
-#   EXTRAS        of the package                                        (default train,tpu)
+#   DATA          or gs://BUCKET/DATASETS, copied to ~/data of all hosts
+#   CREATE_ARGS   further arguments for the creation, for example "--internal-ips"
+#   SSH_ARGS      further arguments for ssh, for example "--tunnel-through-iap"
+#   EXTRAS        extras of the package to install                      (default train,tpu)
 #   MODULE        melody_jax.train, melody_jax.encode, ...              (default melody_jax.train)
-#   DETACH        1: the run goes on when this terminal closes; it writes ~/melody_jax.log
+#   DETACH        1: the run goes on when this terminal closes, and writes ~/melody_jax.log
 source "$(dirname "$0")/common.sh"
 parse "$@"
 verb=${ARGUMENTS[0]:-}
@@ -35,7 +39,8 @@ want NAME melody; want PROJECT my-project; want ZONE us-east5-a
 SLICES=${SLICES:-1} MODULE=${MODULE:-melody_jax.train}
 place=(--project="$PROJECT" --zone="$ZONE")
 queued=(gcloud compute tpus queued-resources)
-# Batches of hosts, gcloud's default, would wait for each other for ever.
+# All hosts at once: by default gcloud starts a command on some hosts and waits for its end. Those
+# hosts would wait for the others for ever.
 everywhere=("${place[@]}" --node=all --worker=all --batch-size=all ${SSH_ARGS:-})
 
 on_all() { run "${queued[@]}" ssh "$NAME" "${everywhere[@]}" --command="$1"; }
@@ -78,7 +83,7 @@ install() {
   local archive=${TMPDIR:-/tmp}/melody_jax-$NAME.tar.gz
   run git -C "$ROOT" archive --format=tar.gz --output="$archive" HEAD
   run "${queued[@]}" scp "$archive" "$NAME:melody_jax.tar.gz" "${everywhere[@]}"
-  # The VMs bring Python 3.10; uv fetches one that is new enough. gcsfs is for gs:// workdirs.
+  # The VMs have Python 3.10, which is too old; uv fetches a newer one. gs:// workdirs need gcsfs.
   on_all "set -e; mkdir -p melody_jax; tar -xzf melody_jax.tar.gz -C melody_jax; cd melody_jax
 python3 -m pip install --quiet --user uv
 python3 -m uv venv --quiet --allow-existing --python 3.12 .venv

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on TPU slices of a GKE cluster, through xpk.
+# Trains on TPU slices of a GKE cluster, with the tool xpk.
 #
 #   export PROJECT=my-project ZONE=us-east5-a CLUSTER=melody TYPE=v6e-16
 #   export IMAGE=us-docker.pkg.dev/my-project/my-repository/melody_jax
@@ -7,25 +7,28 @@
 #   launch/tpu_xpk.sh image            build launch/Dockerfile from this checkout, and push it
 #   launch/tpu_xpk.sh run --config=configs/lm.py:paper --workdir=gs://BUCKET/lm \
 #     --config.data.path=/data/encoded
-#   launch/tpu_xpk.sh list             workloads of the cluster
+#   launch/tpu_xpk.sh list             list the workloads of the cluster
 #   launch/tpu_xpk.sh stop             end the workload NAME
-#   launch/tpu_xpk.sh delete           the cluster; it costs until then
+#   launch/tpu_xpk.sh delete           delete the cluster; it costs money until then
 #   launch/tpu_xpk.sh --dry_run VERB ...    print the commands, run nothing
 #
 # A run that loses a slice or is preempted starts again by itself, from its last checkpoint.
-# Settings, from the environment:
+# Settings are environment variables:
 #
-#   PROJECT, ZONE, CLUSTER      where; CLUSTER has small letters, digits and dashes
-#   TYPE          a slice: v5litepod-16, v5p-32, v6e-16, ...
-#   SLICES        slices of TYPE that train together                    (default 1)
+#   PROJECT       Google Cloud project
+#   ZONE          zone of the cluster
+#   CLUSTER       name of the cluster: small letters, digits and dashes
+#   TYPE          kind and size of a slice: v5litepod-16, v5p-32, v6e-16, ...
+#   SLICES        number of slices that train together                  (default 1)
 #   CAPACITY      on-demand, spot, flex or reservation=NAME             (default on-demand)
-#   NAME          of the workload                                       (default melody-jax)
-#   IMAGE         of the container
+#   NAME          name of the workload                                  (default melody-jax)
+#   IMAGE         name of the container image
 #   STORAGE       storages to mount, made by `xpk storage attach`; comma-separated
-#   MAX_RESTARTS  of a run                                              (default 50)
-#   GRACE         seconds a run has to save when it is told to go       (default 120)
-#   CLUSTER_ARGS, WORKLOAD_ARGS  more arguments, e.g. "--enable-gcsfuse-csi-driver", "--priority=high"
-#   EXTRAS        of the package, in the image                          (default train,tpu)
+#   MAX_RESTARTS  largest number of restarts                            (default 50)
+#   GRACE         seconds that a run has to save when it must stop      (default 120)
+#   CLUSTER_ARGS  further arguments for the cluster, for example "--enable-gcsfuse-csi-driver"
+#   WORKLOAD_ARGS further arguments for the workload, for example "--priority=high"
+#   EXTRAS        extras of the package in the image                    (default train,tpu)
 #   MODULE        melody_jax.train, melody_jax.encode, ...              (default melody_jax.train)
 source "$(dirname "$0")/common.sh"
 parse "$@"
@@ -40,7 +43,7 @@ on_cluster() { # words of xpk's verb, then its options
   run xpk "$@" --cluster="$CLUSTER" --project="$PROJECT" --zone="$ZONE"
 }
 
-# xpk wants names of Kubernetes' kind, and says so only after other work.
+# Kubernetes restricts names. xpk checks them too, but only after minutes of other work.
 check_name() { # setting
   [[ ${!1} =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ && ${#1} -le 40 ]] ||
     die "$1 is '${!1}': small letters, digits and dashes, at most 40"
@@ -69,8 +72,8 @@ train() {
   local storage name
   storage=()
   for name in ${STORAGE//,/ }; do storage+=(--storage="$name"); done
-  # exec: the signal that announces the end goes to the python process, which saves. Of its
-  # statuses xpk takes 127 and above for worth a restart; 75 says the same.
+  # With exec the signal that announces the end reaches the Python process, which then saves. xpk
+  # restarts after a status of 127 or more by itself; 75 means "try again" too.
   on_cluster workload create --workload="$NAME" --tpu-type="$TYPE" --num-slices="$SLICES" \
     --docker-image="$IMAGE" --max-restarts="${MAX_RESTARTS:-50}" --restart-on-exit-codes=75 \
     --termination-grace-period-seconds="${GRACE:-120}" ${storage[@]+"${storage[@]}"} \

@@ -1,7 +1,7 @@
 """Audio files in and out, on the host: decoding, resampling, loudness, encoding, pictures.
 
-Samples are float32 in [-1, 1], mono, shape [samples]. Heavy libraries (librosa, pyloudnorm,
-soundfile, matplotlib) are imported inside the functions, so that importing this module is free.
+Audio is mono, float32 [samples] in [-1, 1]. Heavy libraries (librosa, pyloudnorm, soundfile,
+matplotlib) are imported inside the functions, so that the import of this module is fast.
 """
 
 import io
@@ -16,13 +16,13 @@ import numpy as np
 
 from melody_jax.errors import UserError
 
-SAMPLE_RATE = 24_000  # Hz; SPEC section 1
-INPUT_LUFS = -20.0  # level of everything that a model hears
-OUTPUT_LUFS = -16.0  # level of what is written for people
-PEAK_LIMIT = 0.99
+SAMPLE_RATE = 24_000  # Hz; docs/spec.md, section 1
+INPUT_LUFS = -20.0  # level of all audio that a model reads, in training and in use
+OUTPUT_LUFS = -16.0  # level of audio files written for people
+PEAK_LIMIT = 0.99  # under 1, because lossy formats overshoot a little
 MIN_CLIP_SECONDS = 1.0
 MAX_CLIP_SECONDS = 1200.0
-SILENCE_DBFS = -60.0  # root mean square under this is silence
+SILENCE_DBFS = -60.0  # a root mean square under this counts as silence
 
 # suffix -> (libsndfile format, subtype)
 FORMATS = {
@@ -31,13 +31,12 @@ FORMATS = {
   ".ogg": ("OGG", "VORBIS"),
   ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-_BLOCK = (
-  1 << 16
-)  # frames a read or write; libsndfile's Vorbis encoder overflows its stack on long ones
+# Frames per read or write: libsndfile's Vorbis encoder overflows its stack on long ones.
+_BLOCK = 1 << 16
 
 
 def _ffprobe_seconds(path: pathlib.Path) -> float | None:
-  """Duration by ffprobe; None where it is missing or cannot tell."""
+  """Duration in seconds by ffprobe; None where ffprobe is missing or cannot tell."""
   if not shutil.which("ffprobe"):
     return None
   command = ["ffprobe", "-v", "error", "-select_streams", "a:0", "-show_entries", "format=duration"]
@@ -50,7 +49,10 @@ def _ffprobe_seconds(path: pathlib.Path) -> float | None:
 
 
 def import_writers() -> None:
-  """Imports what `loudness`, `encode` and `spectrogram_png` need; worth it while a device works."""
+  """Imports the libraries of `loudness`, `encode` and `spectrogram_png`.
+
+  They take seconds to import. A caller hides that time while a device computes.
+  """
   import librosa.feature  # noqa: F401
   import matplotlib.figure  # noqa: F401
   import pyloudnorm  # noqa: F401
@@ -58,10 +60,10 @@ def import_writers() -> None:
 
 
 def probe_seconds(path: str | os.PathLike) -> float | None:
-  """Duration of an audio file in seconds from its header, without decoding it.
+  """Duration of an audio file, from its header, without decoding it.
 
   Returns:
-    Seconds, or None if no header tells.
+    Seconds, or None if the header does not say.
 
   Raises:
     UserError: if there is no such file.
@@ -85,7 +87,7 @@ def _existing(path: str | os.PathLike) -> pathlib.Path:
 
 
 def _read_soundfile(path: pathlib.Path) -> tuple[np.ndarray, int]:
-  """Mono mean of the channels by libsndfile: ([samples] float32, rate)."""
+  """Decodes with libsndfile: (mean of the channels, float32 [samples]; sample rate in Hz)."""
   import soundfile
 
   with soundfile.SoundFile(str(path)) as f:
@@ -95,9 +97,10 @@ def _read_soundfile(path: pathlib.Path) -> tuple[np.ndarray, int]:
 
 
 def _read_ffmpeg(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
-  """Like `_read_soundfile` for what only ffmpeg decodes; stops just past `max_seconds`."""
+  """Like `_read_soundfile`, for formats that only ffmpeg decodes; stops after `max_seconds`."""
   with tempfile.TemporaryDirectory() as folder:
     wav = pathlib.Path(folder) / "decoded.wav"
+    # One second more than allowed, so that the caller sees that the file is too long.
     limit = [] if max_seconds is None else ["-t", str(max_seconds + 1)]
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path), "-vn", "-sn", "-dn"]
     command += [*limit, "-c:a", "pcm_f32le", "-rf64", "auto", "-y", str(wav)]
@@ -115,6 +118,7 @@ def _decode(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, 
     return _read_soundfile(path)
   except (soundfile.SoundFileError, RuntimeError, TypeError) as e:
     if shutil.which("ffmpeg"):
+      # Second, not first: libsndfile reads the usual formats without a process and a file.
       return _read_ffmpeg(path, max_seconds)
     reason = " ".join(str(e).split())
     raise UserError(
@@ -125,14 +129,17 @@ def _decode(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, 
 def load(
   path: str | os.PathLike, sample_rate: int = SAMPLE_RATE, max_seconds: float | None = None
 ) -> np.ndarray:
-  """Reads any audio file: mono float32 [samples] at `sample_rate`, at the file's own level.
+  """Reads any audio file as mono audio, at the level of the file.
 
-  libsndfile decodes; ffmpeg, if it is on PATH, takes what libsndfile does not know.
+  libsndfile decodes. Formats that it does not know are left to ffmpeg, if that is installed.
 
   Args:
-    path: the file; any rate, any number of channels (averaged).
-    sample_rate: of the result, Hz; librosa resamples (soxr, high quality).
-    max_seconds: refuse longer files, by the header where it tells, so before decoding.
+    path: Audio file of any sample rate and any number of channels; channels are averaged.
+    sample_rate: Sample rate of the result in Hz; librosa resamples (soxr, high quality).
+    max_seconds: Longer files are refused, before decoding if the header says how long they are.
+
+  Returns:
+    Audio, float32 [samples].
 
   Raises:
     UserError: if the file is missing, not audio, empty, not finite, or too long.
@@ -144,6 +151,7 @@ def load(
       f"{path} is {seconds:.0f} s long; the limit is {max_seconds:.0f} s: cut it first"
     )
   audio, rate = _decode(path, max_seconds)
+  # Again after decoding: a header may lie, or say nothing.
   if max_seconds is not None and len(audio) > max_seconds * rate:
     raise UserError(f"{path} is longer than the limit of {max_seconds:.0f} s: cut it first")
   if not len(audio):
@@ -153,14 +161,15 @@ def load(
   if rate != sample_rate:
     import librosa
 
+    # Exact in integers.
     samples = -(-len(audio) * sample_rate // rate)
     audio = librosa.resample(audio, orig_sr=rate, target_sr=sample_rate, res_type="soxr_hq")
-    audio = audio[:samples]  # librosa's own length is rounded in floating point
+    audio = audio[:samples]  # librosa rounds its length in floating point, at times one too many
   return np.ascontiguousarray(audio, np.float32)
 
 
 def is_silent(audio: np.ndarray) -> bool:
-  """Whether the root mean square of [samples] lies under SILENCE_DBFS."""
+  """Whether the root mean square of audio [samples] is under SILENCE_DBFS."""
   rms = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if len(audio) else 0.0
   return rms < 10 ** (SILENCE_DBFS / 20)
 
@@ -171,10 +180,19 @@ def load_clip(
   min_seconds: float = MIN_CLIP_SECONDS,
   max_seconds: float = MAX_CLIP_SECONDS,
 ) -> np.ndarray:
-  """Reads a user's clip for a model: [samples], mono, at INPUT_LUFS as in training.
+  """Reads a user's clip for a model, at the level that models know from training (INPUT_LUFS).
+
+  Args:
+    path: Audio file, see `load`.
+    sample_rate: Sample rate of the result in Hz.
+    min_seconds: Shorter clips are refused.
+    max_seconds: Longer clips are refused.
+
+  Returns:
+    Mono audio, float32 [samples].
 
   Raises:
-    UserError: besides those of `load`, if the clip is silent, too short or too long.
+    UserError: if the clip is silent, too short or too long, or cannot be read by `load`.
   """
   audio = load(path, sample_rate, max_seconds)
   if len(audio) < min_seconds * sample_rate:
@@ -187,11 +205,15 @@ def load_clip(
 
 
 def loudness(audio: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
-  """Integrated loudness of [samples] in LUFS (ITU-R BS.1770-4); -inf for silence or under 0.4 s."""
+  """Integrated loudness of audio [samples] in LUFS (ITU-R BS.1770-4).
+
+  It is -inf for silence, and for audio shorter than one block of the standard (0.4 s).
+  """
   if len(audio) < 0.4 * sample_rate + 1:
     return float("-inf")
   import pyloudnorm
 
+  # Silence has the loudness -inf, which is an answer and no fault.
   with np.errstate(divide="ignore"):
     return float(pyloudnorm.Meter(sample_rate).integrated_loudness(audio.astype(np.float64)))
 
@@ -202,17 +224,35 @@ def normalise_loudness(
   lufs: float = OUTPUT_LUFS,
   peak: float = PEAK_LIMIT,
 ) -> np.ndarray:
-  """Scales [samples] to `lufs`, by less where the peak would pass `peak`; leaves silence."""
+  """Scales audio [samples] to a loudness; by less where its peak would pass the limit.
+
+  Args:
+    audio: Audio, float32 [samples]. Silence is returned unchanged.
+    sample_rate: Sample rate in Hz.
+    lufs: Loudness of the result in LUFS.
+    peak: Largest absolute sample of the result.
+
+  Returns:
+    Audio, float32 [samples].
+  """
   highest = float(np.max(np.abs(audio), initial=0.0))
   now = loudness(audio, sample_rate)
+  # Silence has no loudness to scale.
   if highest == 0.0:
     return audio
+  # Clips under 0.4 s have no loudness; only their peak can be limited.
   gain = 10 ** ((lufs - now) / 20) if np.isfinite(now) else 1.0
   return (audio * min(gain, peak / highest)).astype(np.float32)
 
 
 def encode(audio: np.ndarray, suffix: str, sample_rate: int = SAMPLE_RATE) -> bytes:
-  """The bytes of an audio file of the kind that `suffix`, a key of FORMATS, names."""
+  """Encodes audio [samples] as the bytes of an audio file.
+
+  Args:
+    audio: Audio [samples]; values beyond [-1, 1] are clipped.
+    suffix: Format, a key of FORMATS.
+    sample_rate: Sample rate in Hz.
+  """
   import soundfile
 
   container, subtype = FORMATS[suffix]
@@ -226,7 +266,7 @@ def encode(audio: np.ndarray, suffix: str, sample_rate: int = SAMPLE_RATE) -> by
 
 
 def spectrogram_png(audio: np.ndarray, sample_rate: int = SAMPLE_RATE, title: str = "") -> bytes:
-  """A picture of [samples]: log-mel spectrogram (128 mels) over time, as the bytes of a PNG."""
+  """Draws the log-mel spectrogram (128 mels) of audio [samples], as the bytes of a PNG file."""
   import librosa
   from matplotlib.figure import Figure
 
@@ -234,8 +274,9 @@ def spectrogram_png(audio: np.ndarray, sample_rate: int = SAMPLE_RATE, title: st
   mel = librosa.feature.melspectrogram(
     y=audio, sr=sample_rate, n_fft=2048, hop_length=hop, n_mels=128
   )
+  # A fixed range, so that pictures of different clips can be compared.
   decibels = librosa.power_to_db(mel, ref=1.0, top_db=None).clip(-80.0, 20.0)
-  # Figure without pyplot: no window system is asked for, and the canvas is Agg.
+  # Without pyplot: it would ask for a window system and keep the figure in memory.
   figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
   axes = figure.add_subplot()
   seconds = len(audio) / sample_rate

@@ -1,7 +1,7 @@
-"""Shipped weights: one self-describing safetensors file per model in one directory.
+"""Bundles of trained models: a directory with one safetensors file per model.
 
-A file holds a model's parameters, flattened to "a/b/c" keys, and string metadata: the
-task, the model config as JSON and the step. `checkpoints/nano` is such a directory.
+A file describes itself. It holds the parameters of a model under keys like "a/b/c", and metadata as
+strings: the task, the model config as JSON, and the step. `checkpoints/nano` is such a directory.
 """
 
 import hashlib
@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 
 from melody_jax.errors import UserError
-
-MODELS = ("mulan", "wav2vec", "lm", "dpd", "vae")
+from melody_jax.task import TASKS
 
 
 def path_of(bundle: str | os.PathLike, model: str) -> pathlib.Path:
-  """The file of `model` ("mulan", "wav2vec", "lm", "dpd" or "vae") in the directory `bundle`."""
+  """The file of `model`, a name of `task.TASKS`, in the directory `bundle`."""
   return pathlib.Path(bundle) / f"{model}.safetensors"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-  """Nested dict of arrays -> {"a/b/c": array}."""
+  """Flattens a nested dict of arrays to {"a/b/c": array}."""
   flat: dict[str, np.ndarray] = {}
   for key, value in tree.items():
     if isinstance(value, dict):
@@ -34,7 +33,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def unflatten(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-  """{"a/b/c": array} -> nested dict of arrays."""
+  """Nests {"a/b/c": array} to a dict of dicts of arrays; undoes `flatten`."""
   tree: dict[str, Any] = {}
   for key, value in flat.items():
     *parents, leaf = key.split("/")
@@ -51,13 +50,13 @@ def save(
   metadata: dict[str, Any],
   dtype: str | None = None,
 ) -> None:
-  """Writes one model's file, under a temporary name first.
+  """Writes one model's file.
 
   Args:
-    path: the file to write.
-    params: nested dict of arrays (no logical-axis boxes).
-    metadata: JSON-serialisable values, stored as strings of JSON.
-    dtype: floating arrays are stored as this ("float16", "float32"); None keeps theirs.
+    path: File to write; its directory is made where it is missing.
+    params: Nested dict of arrays, without boxes of logical axis names.
+    metadata: Values that JSON can hold; each is stored as a string of JSON.
+    dtype: Dtype in which floating arrays are stored, "float16" or "float32"; None keeps theirs.
   """
   from safetensors.numpy import save_file
 
@@ -66,9 +65,11 @@ def save(
     flat = {
       k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in flat.items()
     }
+  # safetensors writes the memory as it lies: a transposed view would be stored wrongly.
   flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
+  # Renamed when complete: a killed process leaves the old file as it was.
   temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
   try:
     save_file(flat, temporary, {k: json.dumps(v) for k, v in metadata.items()})
@@ -78,10 +79,13 @@ def save(
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads one model's file -> (nested dict of float32 / int arrays, metadata).
+  """Reads one model's file.
+
+  Returns:
+    (nested dict of arrays, metadata). Floating arrays are float32, however they were stored.
 
   Raises:
-    UserError: if the file is missing, truncated or not a file of this kind.
+    UserError: if the file is missing, truncated, or not a model of melody_jax.
   """
   from safetensors import SafetensorError, safe_open
 
@@ -111,10 +115,18 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
 def load_model(
   bundle: str | os.PathLike, model: str, config_class: type
 ) -> tuple[Any, dict[str, Any]]:
-  """Reads one model of a bundle -> (its `config_class`, parameters).
+  """Reads one model of a bundle.
+
+  Args:
+    bundle: Directory of the bundle.
+    model: One of MODELS.
+    config_class: Dataclass of the model's config.
+
+  Returns:
+    (an instance of config_class, nested dict of arrays).
 
   Raises:
-    UserError: as `load`; and if the file's model has settings that this version does not know.
+    UserError: as `load`, and if the model has settings that this version does not know.
   """
   from melody_jax.models.layers import config_from
 
@@ -122,17 +134,23 @@ def load_model(
   params, metadata = load(path)
   try:
     return config_from(config_class, metadata["model_config"]), params
-  except (TypeError, ValueError) as e:
+  except UserError as e:
     raise UserError(
       f"{path} was made by another version of melody_jax ({e}): export it again"
     ) from e
 
 
 def require(bundle: str | os.PathLike, model: str, params: dict[str, Any], *keys: str) -> Any:
-  """Takes what `melody_jax.fit` adds out of a model's parameters.
+  """Gets an entry that `melody_jax.fit` adds to a model's parameters.
+
+  Args:
+    bundle: Directory of the bundle, for the message.
+    model: Name of the model, for the message.
+    params: Nested dict of arrays.
+    keys: Path of the entry.
 
   Raises:
-    UserError: if it was not fitted yet.
+    UserError: if it has not been fitted yet.
   """
   node: Any = params
   for key in keys:
@@ -150,19 +168,31 @@ def update(
   metadata: dict[str, Any],
   dtype: str | None = None,
 ) -> None:
-  """Adds or replaces parameters and metadata of an existing file (k-means centres, codebooks)."""
+  """Adds or replaces parameters and metadata of an existing file, such as k-means centres.
+
+  Args:
+    path: File of a model.
+    params: Nested dict of arrays to add or replace.
+    metadata: Metadata to add or replace.
+    dtype: Dtype in which floating arrays are stored; None keeps that of the file.
+
+  Raises:
+    UserError: as `load`.
+  """
   old, old_metadata = load(path)
   merged = flatten(old) | flatten(params)
+  # `load` gave float32: without this a float16 file would double in size.
   keep = dtype or old_metadata.get("dtype")
   save(path, unflatten(merged), old_metadata | metadata, keep)
 
 
 def digest(bundle: str | os.PathLike) -> str:
-  """SHA-256 over the bundle's model files, in the order of MODELS (those that exist)."""
+  """SHA-256 over the bundle's model files, in the order of `task.TASKS` (those that exist)."""
   sha = hashlib.sha256()
-  for model in MODELS:
+  for model in TASKS:
     if path_of(bundle, model).is_file():
       with open(path_of(bundle, model), "rb") as f:
+        # In blocks, so that a large file is never held in memory.
         for block in iter(lambda: f.read(1 << 20), b""):
           sha.update(block)
   return sha.hexdigest()

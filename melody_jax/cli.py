@@ -4,6 +4,7 @@ python -m melody_jax.<command> --config=FILE[:argument] [--config.key=value ...]
 """
 
 from collections.abc import Callable, Mapping
+import itertools
 import os
 import pathlib
 import re
@@ -27,6 +28,10 @@ def _fail(program: str, message: str) -> NoReturn:
 def _explain(error: Exception) -> str:
   """One line for what absl or ml_collections raised over the command line."""
   text = str(error)
+  if re.search(r"get_config\(\) takes 0 positional", text):
+    return "this config file takes no preset: leave out what follows its colon"
+  if "whilst parsing config file" in text:
+    text = text.strip().splitlines()[-1]  # what was raised; before it comes the traceback
   unknown = re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', text)
   if unknown:
     return f"no config key {unknown[2]!r}: did you mean {unknown[1]!r}?"
@@ -38,8 +43,9 @@ def _explain(error: Exception) -> str:
 
 def _check_config_file(argv: list[str]) -> None:
   """Raises UserError unless --config names a file that exists."""
-  for argument in argv[1:]:
-    match = re.match(r"--?config=([^:]*)", argument)
+  for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
+    given = f"{argument}={following}" if argument in ("--config", "-config") else argument
+    match = re.match(r"--?config=([^:]*)", given)
     if match and not pathlib.Path(match[1]).is_file():
       raise UserError(
         f"no config file {match[1]!r} (looked in {os.getcwd()}): run from the checkout,"
@@ -53,9 +59,9 @@ def parse(
   """Parses a command line to its config, --workdir, and flags of the command's own.
 
   Args:
-    argv: program name first.
-    needs_workdir: whether the command requires --workdir=DIR.
-    strings: {name: help} of further flags, empty by default.
+    argv: Command line, the program's name first.
+    needs_workdir: Whether the command requires --workdir=DIR.
+    strings: {name: help} of further flags, which are empty by default.
 
   Returns:
     (config, workdir), or with `strings` (config, {name: value}).
@@ -74,7 +80,7 @@ def parse(
     config = holder.value
     if config is not None:
       config.to_dict()  # a config file that failed to load raises here
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
     raise UserError(_explain(e)) from e
   if config is None:
     raise UserError("--config=FILE is missing, for example --config=configs/sample.py")

@@ -1,10 +1,89 @@
-"""Defaults of a training run; a file in configs/ changes what its model needs."""
+"""Defaults of a training run, the ranges of its numbers, and the check of presets.
+
+A file in configs/ changes what its model needs. Options with names (schedules, policies, sources)
+are checked where the names are defined.
+"""
+
+from collections.abc import Iterable, Mapping
+import math
 
 import ml_collections
 
+from melody_jax.errors import UserError, check_choice, check_range
+
+PRESETS = ("paper", "nano", "tiny")  # sizes of every model's training
+DTYPES = ("float32", "bfloat16")  # of computation; parameters are float32
+
+# Dotted key -> (smallest, largest) number.
+Ranges = Mapping[str, tuple[float, float]]
+
+TRAINING_RANGES: Ranges = {
+  "sample_rate": (1, math.inf),
+  "window_seconds": (0.01, math.inf),
+  "latent_rate": (1, math.inf),
+  "seed": (0, 2**32 - 1),  # what a key of JAX takes with 32-bit integers
+  "train.batch_size": (1, math.inf),
+  "train.accumulate": (1, math.inf),
+  "train.steps": (1, math.inf),
+  "train.log_every": (1, math.inf),
+  "train.eval_every": (0, math.inf),  # 0: never
+  "train.eval_batches": (1, math.inf),
+  "train.save_every": (1, math.inf),
+  "train.keep": (1, math.inf),
+  "train.ema_decay": (0, 0.999999),  # at 1 the average would stay as it was born
+  "optimizer.learning_rate": (0, math.inf),
+  "optimizer.warmup_steps": (0, math.inf),
+  "optimizer.final_scale": (0, 1),
+  "optimizer.b1": (0, 0.999999),  # at 1 Adam divides by zero
+  "optimizer.b2": (0, 0.999999),
+  "optimizer.eps": (1e-30, 1),
+  "optimizer.weight_decay": (0, math.inf),
+  "optimizer.clip_norm": (1e-30, math.inf),
+}
+
+
+def check_ranges(config: ml_collections.ConfigDict, ranges: Ranges) -> None:
+  """Refuses numbers of a config outside their ranges; keys that it lacks are passed over.
+
+  Args:
+    config: Config of a command.
+    ranges: Range of each number, by dotted key.
+
+  Raises:
+    UserError: naming the key, its value and what it takes.
+  """
+  for key, (low, high) in ranges.items():
+    *parents, leaf = key.split(".")
+    node = config
+    for parent in parents:
+      node = node.get(parent, {})
+    if leaf in node:
+      check_range(f"config.{key}", node[leaf], low, high)
+
+
+def check_training(config: ml_collections.ConfigDict) -> None:
+  """Refuses a training config whose numbers cannot work, before anything is loaded.
+
+  Raises:
+    UserError: naming the key, its value and what it takes.
+  """
+  check_ranges(config, TRAINING_RANGES)
+  rows, parts = config.train.batch_size, config.train.accumulate
+  if rows % parts:
+    raise UserError(f"config.train.accumulate {parts} must divide config.train.batch_size {rows}")
+
+
+def check_preset(preset: str, known: Iterable[str] = PRESETS) -> None:
+  """Refuses what stands after the colon of --config=FILE:PRESET and is no preset of the file.
+
+  Raises:
+    UserError: naming the presets that there are.
+  """
+  check_choice("the preset", preset, known)
+
 
 def distributed_config() -> ml_collections.ConfigDict:
-  """How the processes of a run find each other: `melody_jax.multihost.membership.Settings`."""
+  """How the processes of a run find each other: `multihost.membership.MembershipSettings`."""
   c = ml_collections.ConfigDict()
   c.coordinator = ""  # host:port of process 0; empty: MELODY_COORDINATOR, or found out
   c.num_processes = 0  # 0: found out
@@ -14,13 +93,38 @@ def distributed_config() -> ml_collections.ConfigDict:
   return c
 
 
+def _optimizer_config() -> ml_collections.ConfigDict:
+  # AdamW's usual numbers; what a model needs differently is on its own page.
+  c = ml_collections.ConfigDict()
+  c.name = "adamw"  # or "muon": learns faster a step where most weights are matrices
+  c.learning_rate = 1e-3  # peak, after the warm-up
+  c.warmup_steps = 100
+  c.schedule = "cosine"  # "cosine", "linear" or "constant"
+  c.final_scale = 0.1  # share of learning_rate that is left at the last step
+  c.b1 = 0.9
+  c.b2 = 0.99
+  c.eps = 1e-8
+  c.weight_decay = 0.0
+  c.clip_norm = 1.0  # largest norm of the whole gradient
+  return c
+
+
 def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
-  """The config of a training run of `task`, to be completed by configs/<model>.py."""
+  """The config of a training run, to be completed by configs/<model>.py.
+
+  Args:
+    task: Name of the model, a key of `task.TASKS`.
+    preset: Size, one of PRESETS.
+
+  Raises:
+    UserError: for another preset.
+  """
+  check_preset(preset)
   c = ml_collections.ConfigDict()
   c.task = task
   c.preset = preset
   c.sample_rate = 24_000  # Hz, mono
-  c.window_seconds = 10.0  # SPEC section 1
+  c.window_seconds = 10.0  # the paper's training window
   c.seed = 0
 
   c.model = ml_collections.ConfigDict()  # becomes the model's frozen dataclass
@@ -39,31 +143,22 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.train.accumulate = 1  # parts a batch is cut into, one after another (less memory)
   c.train.on_nonfinite = "stop"  # or "skip": what a loss of NaN or infinity does
   c.train.steps = 1000
-  c.train.log_every = 20
-  c.train.eval_every = 500
-  c.train.eval_batches = 8
-  c.train.save_every = 500
-  c.train.keep = 2  # checkpoints kept
-  c.train.ema_decay = 0.0  # 0: no average
+  c.train.log_every = 20  # steps between progress lines
+  c.train.eval_every = 500  # steps between evaluations; 0: none
+  c.train.eval_batches = 8  # batches of the validation split that an evaluation reads
+  c.train.save_every = 500  # steps between checkpoints
+  c.train.keep = 2  # checkpoints kept; the one before the last survives a torn file
+  c.train.ema_decay = 0.0  # average of the parameters, which evaluation and export take; 0: none
   c.train.media = False  # audio and spectrograms to TensorBoard at evaluation
 
-  c.optimizer = ml_collections.ConfigDict()
-  c.optimizer.learning_rate = 1e-3
-  c.optimizer.warmup_steps = 100
-  c.optimizer.schedule = "cosine"  # "cosine", "linear" or "constant"
-  c.optimizer.final_scale = 0.1  # of learning_rate, at the last step
-  c.optimizer.b1 = 0.9
-  c.optimizer.b2 = 0.99
-  c.optimizer.eps = 1e-8
-  c.optimizer.weight_decay = 0.0
-  c.optimizer.clip_norm = 1.0
+  c.optimizer = _optimizer_config()
 
   c.export = ml_collections.ConfigDict()
   c.export.bundle = ""  # melody_jax.export writes <bundle>/<task>.safetensors
-  c.export.dtype = "float16"  # of floating parameters in it
+  c.export.dtype = "float16"  # floating parameters in it; or "float32", twice the size
 
   c.mesh = ml_collections.ConfigDict()
-  c.mesh.data = -1  # -1: whatever devices remain
+  c.mesh.data = -1  # -1: all devices that the other two leave
   c.mesh.fsdp = 1
   c.mesh.tensor = 1
   c.distributed = distributed_config()

@@ -11,6 +11,7 @@ windows of several records at a time.
 
 from collections.abc import Callable, Iterable
 import itertools
+import math
 import pathlib
 from typing import Any
 
@@ -19,9 +20,13 @@ import numpy as np
 
 from melody_jax import cli
 from melody_jax.audio_io import SAMPLE_RATE
-from melody_jax.errors import UserError
+from melody_jax.config import check_ranges
+from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.multihost.session import session
+
+# The name of a shard has room for five digits.
+RANGES = {"shards": (1, 99_999), "style_hop_seconds": (0.01, math.inf)}
 
 # Clips [T] -> frames of each.
 Encoder = Callable[[list[np.ndarray]], list[np.ndarray]]
@@ -114,9 +119,9 @@ def main(config) -> None:
     if not config[key]:
       raise UserError(f"--config.{key}=DIR is missing")
   names = config.features.split(",")
-  unknown = [name for name in names if name not in FEATURES]
-  if unknown:
-    raise UserError(f"config.features has {', '.join(unknown)}: it may have {', '.join(FEATURES)}")
+  for name in names:
+    check_choice("config.features", name, FEATURES)
+  check_ranges(config, RANGES)
   with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
     for split in config.splits.split(","):

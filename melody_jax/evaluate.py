@@ -8,20 +8,22 @@ WHAT is codec, tokens, mulan, dpd, prompts or all. Each writes WHAT.json and WHA
 """
 
 from collections.abc import Callable
+import math
 import pathlib
 import time
 
 import ml_collections
 
 from melody_jax import bundle, cli, provenance
-from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import say
+from melody_jax.config import check_ranges
+from melody_jax.errors import UserError, check_choice
 from melody_jax.evaluation.codec import codec
 from melody_jax.evaluation.denoiser import dpd
 from melody_jax.evaluation.finding import Finding, write
 from melody_jax.evaluation.mulan import mulan
 from melody_jax.evaluation.prompts import prompts
 from melody_jax.evaluation.tokens import tokens
+from melody_jax.progress import print_progress
 
 EVALUATIONS: dict[str, Callable[[ml_collections.ConfigDict], Finding]] = {
   "codec": codec,
@@ -31,6 +33,24 @@ EVALUATIONS: dict[str, Callable[[ml_collections.ConfigDict], Finding]] = {
   "prompts": prompts,
 }
 
+RANGES = {
+  "seed": (0, 2**32 - 1),
+  "window_seconds": (0.01, math.inf),
+  "codec.chunk_seconds": (0.01, math.inf),
+  "codec.context_seconds": (0, math.inf),
+} | {
+  key: (1, math.inf)
+  for key in (
+    "batch_size",
+    "mulan.clips",
+    "mulan.k",
+    "mulan.draws",
+    "dpd.windows",
+    "dpd.draws",
+    "prompts.permutations",
+  )
+}
+
 
 def evaluate(config: ml_collections.ConfigDict) -> None:
   """Runs the evaluation that `config.what` names, or all of them.
@@ -38,8 +58,8 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: for bad input. With "all", the others still run first.
   """
-  if config.what != "all" and config.what not in EVALUATIONS:
-    raise UserError(f"no evaluation {config.what!r}: choose {', '.join(EVALUATIONS)} or all")
+  check_choice("config.what", config.what, (*EVALUATIONS, "all"))
+  check_ranges(config, RANGES)
   if not pathlib.Path(config.bundle).is_dir():
     raise UserError(f"no bundle directory {config.bundle!r} (config.bundle)")
   failures = []
@@ -51,7 +71,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
       if config.what != "all":
         raise
       failures.append(f"{what}: {error}")
-      say(failures[-1])
+      print_progress(failures[-1])
       continue
     context = {
       "bundle": config.bundle,

@@ -7,23 +7,29 @@ r"""Copies a run's latest parameters into a bundle, for sampling, encoding and l
 import json
 
 from melody_jax import bundle, cli
-from melody_jax.errors import UserError
+from melody_jax.config import check_training
+from melody_jax.errors import UserError, check_choice
+
+DTYPES = ("float16", "float32")  # what numpy writes of them
 
 
 def export(config, workdir: str) -> None:
   """Writes `<bundle>/<task>.safetensors` from the run in `workdir`.
 
-  The task may drop parameters that a public package provides, or add fitted constants,
-  through an optional method `export_params(params) -> params`.
+  What serves training alone stays out (`Task.export_params`).
+
+  Raises:
+    UserError: If no directory is given, or the run has no checkpoint.
   """
   from melody_jax.task import make_task
   from melody_jax.training.checkpoint import load_params
 
+  check_training(config)
+  check_choice("config.export.dtype", config.export.dtype, DTYPES)
   if not config.export.bundle:
     raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")
   params, step = load_params(workdir)
   task = make_task(config)
-  finish = getattr(task, "export_params", lambda p: p)
   metadata = {
     "task": config.task,
     "preset": config.preset,
@@ -32,7 +38,7 @@ def export(config, workdir: str) -> None:
     "model_config": json.loads(config.model.to_json_best_effort()),
   }
   path = bundle.path_of(config.export.bundle, config.task)
-  bundle.save(path, finish(params), metadata, config.export.dtype)
+  bundle.save(path, task.export_params(params), metadata, config.export.dtype)
   print(f"{path}: step {step}")
 
 

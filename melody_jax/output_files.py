@@ -1,4 +1,4 @@
-"""Files that a command leaves behind: checked before the work, written together after it."""
+"""Output files of a command: checked before the work, written together after it."""
 
 import errno
 import os
@@ -20,21 +20,21 @@ _REASONS = {
 
 
 def write_error(path: str | os.PathLike, error: OSError) -> UserError:
-  """The one-line error for `error`, met while writing `path`."""
+  """The one-line error to raise when writing `path` ended in `error`."""
   reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
   return UserError(f"cannot write {path}: {reason}")
 
 
 def check_writable(path: str | os.PathLike, suffixes: tuple[str, ...], size: int = 0) -> None:
-  """Refuses, before any work is done, an output path that could not be written at its end.
+  """Checks before the work that an output file can be written after it.
 
   Args:
-    path: the file to be written later.
-    suffixes: allowed suffixes, lower case with the dot.
-    size: bytes that will be written beside and at `path`.
+    path: File that will be written.
+    suffixes: Allowed suffixes, in lower case with the dot.
+    size: Number of bytes that will be written in that directory.
 
   Raises:
-    UserError: for an unknown suffix, a missing or read-only directory, or too little space.
+    UserError: if the suffix is unknown, the directory is missing or read-only, or space is short.
   """
   path = pathlib.Path(path)
   if path.suffix.lower() not in suffixes:
@@ -45,10 +45,11 @@ def check_writable(path: str | os.PathLike, suffixes: tuple[str, ...], size: int
   if not folder.is_dir():
     state = "is not a directory" if folder.exists() else "does not exist"
     raise UserError(f"cannot write {path}: {folder} {state}; create it first (mkdir -p {folder})")
-  # The superuser may write where nobody should: a directory without a write bit says read-only.
+  # The superuser can write into a read-only directory, but its owner did not want that.
   if not folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
     raise UserError(f"cannot write {path}: the directory {folder} is read-only; write elsewhere")
   try:
+    # Only an attempt shows a read-only mount, a full quota or an access list.
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".melody-"):
       free = shutil.disk_usage(folder).free
   except OSError as e:
@@ -58,19 +59,24 @@ def check_writable(path: str | os.PathLike, suffixes: tuple[str, ...], size: int
 
 
 def write_files(contents: dict[pathlib.Path, bytes]) -> None:
-  """Writes all of `contents` (path -> bytes) or, where one fails, none.
+  """Writes all files, or none of them where one fails.
 
-  Every file goes to a temporary name in its directory first; renaming comes last.
+  Every file is written under a temporary name in its directory; renaming comes last.
+
+  Args:
+    contents: {path: bytes}.
 
   Raises:
-    UserError: for a full disk, a read-only directory and other failures of the system.
+    UserError: if the disk is full, a directory is read-only, or the system fails otherwise.
   """
   temporary: dict[pathlib.Path, pathlib.Path] = {}
   path = pathlib.Path()
   try:
     for path, content in contents.items():
+      # Hidden, and with the process id: two runs in one directory do not meet.
       temporary[path] = path.with_name(f".{path.stem[:100]}.{os.getpid()}.tmp{path.suffix}")
       write_bytes(temporary[path], content)
+    # All contents are on the disk by now, so that renaming can hardly fail.
     for path, source in temporary.items():
       os.replace(source, path)
   except OSError as e:
@@ -81,7 +87,7 @@ def write_files(contents: dict[pathlib.Path, bytes]) -> None:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-  """Writes one file and waits for the disk, so that a full one is noticed now."""
+  """Writes one file and waits for the disk, so that a full disk is noticed here."""
   with open(path, "wb") as f:
     f.write(content)
     f.flush()

@@ -21,29 +21,27 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
-import sys
 from typing import Any
 
 import ml_collections
 
 from melody_jax import cli
+from melody_jax.config import check_training
 from melody_jax.errors import UserError
 from melody_jax.generation.config import settings_of
+from melody_jax.generation.options import check_option
 from melody_jax.output_files import check_writable, write_files
 from melody_jax.planning.topology import open_topology
+from melody_jax.progress import print_progress
 
 EXIT_DOES_NOT_FIT = 1
-
-
-def _report(line: str) -> None:
-  print(line, file=sys.stderr, flush=True)
 
 
 def plan_step(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
   """Prints the plan of a training step, and of the nearest setting that fits where it does not.
 
   Returns:
-    the plan's values; "nearest" holds those of the setting that fits.
+    The plan's values; "nearest" holds those of the setting that fits.
   """
   slice_ = open_topology(topology)  # before anything else asks JAX for its devices
   from melody_jax.planning import train_plan
@@ -52,7 +50,7 @@ def plan_step(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
   values = dataclasses.asdict(found)
   print("\n".join(train_plan.lines(found)))
   if not found.fits:
-    nearest = train_plan.nearest_fit(config, slice_, _report)
+    nearest = train_plan.nearest_fit(config, slice_, print_progress)
     values["nearest"] = dataclasses.asdict(nearest) if nearest else None
     if nearest:
       flags = " ".join(f"--config.{k}={v}" for k, v in nearest.settings.items())
@@ -89,10 +87,7 @@ def _model_config(model: str, preset: str) -> ml_collections.ConfigDict:
     raise UserError(f"no {path}: run this from the checkout")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  try:
-    return module.get_config(preset).model
-  except KeyError as e:
-    raise UserError(f"--preset is {preset!r}; it must be one of paper, nano, tiny") from e
+  return module.get_config(preset).model
 
 
 def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str) -> None:
@@ -108,6 +103,10 @@ def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str
     raise UserError(
       "--config must be a training config, for example configs/lm.py:paper, or configs/sample.py"
     )
+  if trains:
+    check_training(config)
+  else:
+    check_option("count", config.count, "config.count")
   if trains and preset:
     raise UserError(
       f"--preset={preset} goes with configs/sample.py: a training config names its own, as in"

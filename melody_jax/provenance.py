@@ -1,16 +1,16 @@
-"""What made a file: this program's version, those of its packages, and the device."""
+"""Where a result comes from: versions of this program and its packages, and the device."""
 
 import importlib.metadata
 import os
 import platform
 
 VERSION = "0.1.0"
-# Packages that shape the result.
+# Packages whose version can change the samples that are generated.
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "librosa")
 
 
 def versions() -> dict[str, str]:
-  """Versions of this program, of Python and of the packages that shape the result."""
+  """Versions of this program, of Python, and of the packages that can change the result."""
   found = {"melody_jax": VERSION, "python": platform.python_version()}
   for package in _PACKAGES:
     found[package] = importlib.metadata.version(package)
@@ -18,7 +18,8 @@ def versions() -> dict[str, str]:
 
 
 def device_name() -> str:
-  """What computes, for people: platform, kind, and cores where it is the CPU."""
+  """Name of the device for people: platform and kind; for a CPU its cores."""
+  # Imported late: a caller that only asks for versions must not start JAX.
   import jax
 
   device = jax.devices()[0]

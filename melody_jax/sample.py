@@ -7,9 +7,7 @@ Writes the audio, a spectrogram (.png) and a report (.json) beside it, all three
 """
 
 import pathlib
-import sys
 import threading
-import time
 from typing import Any
 
 import ml_collections
@@ -19,34 +17,25 @@ from melody_jax import audio_io, cli, output_files
 from melody_jax.errors import UserError
 from melody_jax.generation import report
 from melody_jax.generation.config import check, read_clips, requests_of, settings_of
-
-
-class Stages:
-  """Progress on standard error: one line a stage, with the seconds that it took."""
-
-  def __init__(self):
-    self._start = time.monotonic()
-
-  def __call__(self, message: str) -> None:
-    print(f"[{time.monotonic() - self._start:5.1f} s] {message}", file=sys.stderr, flush=True)
+from melody_jax.progress import Progress, TimedProgress
 
 
 def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Makes what the config asks for and writes it, with a report, and a spectrogram of files.
 
   Args:
-    config: the keys of configs/sample.py.
+    config: Keys of configs/sample.py.
 
   Returns:
-    the report, of the last piece where there are several.
+    The report; that of the last piece where there are several.
 
   Raises:
-    UserError: for settings, files or checkpoints that are no good; nothing is written then.
+    UserError: if settings, files or checkpoints are no good; nothing is written then.
   """
   check(config)
-  stages = Stages()
+  progress = TimedProgress()
   # A bad clip or region is told apart before the models are loaded, which takes longer.
-  clips = read_clips(config, stages)
+  clips = read_clips(config, progress)
   requests, settings = [], settings_of(config)
   if config.mode != "reconstruct" and not config.stream.resume:
     requests = requests_of(config, clips)
@@ -55,25 +44,25 @@ def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
   from melody_jax.generation.melody import Melody
 
   programs.use_compilation_cache()
-  stages(f"loading {config.checkpoint}")
+  progress(f"loading {config.checkpoint}")
   melody = Melody.load(config.checkpoint, generates=config.mode != "reconstruct")
   if config.mode == "stream":
     from melody_jax.generation import stream_writer
 
-    return stream_writer.run(config, melody, requests, settings, clips, stages)
+    return stream_writer.run(config, melody, requests, settings, clips, progress)
   threading.Thread(target=audio_io.import_writers, daemon=True).start()
   if clips.audio is not None and config.mode == "reconstruct":
-    pieces = [melody.reconstruct(clips.audio, stages)]
+    pieces = [melody.reconstruct(clips.audio, progress)]
   else:
-    pieces = melody.generate(requests, settings, stages)
-  return _finish(config, melody, pieces, stages)
+    pieces = melody.generate(requests, settings, progress)
+  return _finish(config, melody, pieces, progress)
 
 
-def _finish(config, melody, pieces, stages: Stages) -> dict[str, Any]:
+def _finish(config, melody, pieces, progress: Progress) -> dict[str, Any]:
   """Checks, levels and writes all pieces."""
   files: dict[pathlib.Path, bytes] = {}
   contents: dict[str, Any] = {}
-  stages("writing")
+  progress("writing")
   for i, music in enumerate(pieces):
     wave = music.audio
     if not np.isfinite(wave).all():
@@ -93,7 +82,7 @@ def _finish(config, melody, pieces, stages: Stages) -> dict[str, Any]:
     }
   output_files.write_files(files)
   names = config.out if len(pieces) == 1 else f"{len(pieces)} pieces"
-  stages(
+  progress(
     f"{names}: {contents['seconds']:.1f} s of audio in {music.generation_seconds:.1f} s"
     f" ({contents['real_time_factor']:.1f}x real time), compiling {music.compile_seconds:.1f} s,"
     f" {music.nfe} network passes"

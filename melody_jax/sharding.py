@@ -1,8 +1,8 @@
-"""The device mesh and the one table that maps logical parameter axes to mesh axes.
+"""The device mesh, and the one table that maps logical parameter axes to mesh axes.
 
-Every parameter names its axes (`models/layers.py`); this table alone says how each
-name is laid over the mesh (data, fsdp, tensor). An axis that is not in the table is
-an error: nothing is replicated silently.
+Every parameter names its axes (`models/layers.py`). This table alone says how a name is laid over
+the mesh (data, fsdp, tensor). A name that is not in the table is an error, so that nothing is
+replicated without anyone noticing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,17 +42,20 @@ LOGICAL_AXIS_RULES: tuple[tuple[str, str | None], ...] = (
 def make_mesh(
   config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-  """Builds the mesh of the sizes in `config` (data, fsdp, tensor); one may be -1 (inferred).
+  """Builds the device mesh of a run.
 
   Args:
-    config: `config.mesh` of a run.
-    devices: None: all that this run has.
+    config: `config.mesh`: the sizes data, fsdp and tensor. One of them may be -1; it then gets all
+      devices that are left.
+    devices: Devices of the mesh; None means all of this run.
 
   Raises:
-    UserError: if the sizes do not multiply to the number of devices.
+    UserError: if the product of the sizes is not the number of devices.
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = [config[axis] for axis in MESH_AXES]
+  if any(size < 1 and size != -1 for size in sizes):
+    raise UserError(f"config.mesh {sizes}: a size is at least 1, or -1 for what remains")
   if sizes.count(-1) > 1:
     raise UserError(f"config.mesh {sizes}: at most one size may be -1")
   known = int(np.prod([s for s in sizes if s != -1]))
@@ -62,22 +65,31 @@ def make_mesh(
       f"config.mesh {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices,"
       f" this run has {len(devices)}: set one size to -1"
     )
-  # Neighbours on the mesh's last axes become neighbours on the torus.
+  # This puts neighbours on the last mesh axes, which talk most, beside each other on the torus.
   return Mesh(mesh_utils.create_device_mesh(sizes, devices), MESH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows of a batch go over every data-parallel axis."""
+  """Sharding of a batch: rows over both data-parallel axes, data and fsdp."""
+  # fsdp shards parameters, but its devices work on different rows, as those of data do.
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
-  """Which part of a batch of `rows` this host's devices hold: (index, count) of equal parts.
+  """Finds the part of a batch that the devices of this host hold.
 
-  Hosts that share a tensor-parallel group hold, and must read, the same part.
+  Hosts that share a tensor-parallel group hold the same part, and must read the same rows.
+
+  Args:
+    mesh: Mesh of the run.
+    rows: Number of rows of the whole batch.
+
+  Returns:
+    (index, count): part number `index` of `count` equal parts.
 
   Raises:
-    UserError: rows that do not divide over the mesh, or devices of one host that hold rows apart.
+    UserError: if the rows do not divide over the mesh, or the rows of this host do not lie
+      together.
   """
   lanes = mesh.shape["data"] * mesh.shape["fsdp"]
   if rows % lanes:
@@ -87,6 +99,7 @@ def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
     )
   slices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
   bounds = {index[0].indices(rows)[:2] for index in slices if index}
+  # The rows must be one block: the input pipeline reads a range, not a set.
   first, last = min(low for low, _ in bounds), max(high for _, high in bounds)
   size = last - first
   if sum(high - low for low, high in bounds) != size or rows % size or first % size:
@@ -98,15 +111,19 @@ def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """A whole copy on every device."""
+  """Sharding of an array that every device holds as a whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def under_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-  """`function` for `jax.jit` with arguments laid over `mesh`: our kernels learn of the mesh.
+  """Wraps a function for `jax.jit` so that our kernels in it know the mesh.
 
-  The compiler partitions all else by itself; a kernel is partitioned by hand, over the mesh that
-  is in context while it is traced (`kernels/layout.py`).
+  The compiler partitions everything else by itself. A kernel is partitioned by hand, over the mesh
+  that is set while the function is traced (`kernels/layout.py`).
+
+  Args:
+    mesh: Mesh that the arguments are laid over.
+    function: Function to wrap.
   """
 
   @functools.wraps(function)
@@ -118,10 +135,10 @@ def under_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def mesh_axes_of(names: tuple[str | None, ...]) -> PartitionSpec:
-  """Maps a parameter's logical axis names to a PartitionSpec.
+  """Maps the logical axis names of a parameter to a PartitionSpec.
 
   Raises:
-    ValueError: for a name that LOGICAL_AXIS_RULES lacks.
+    ValueError: if LOGICAL_AXIS_RULES lacks a name.
   """
   rules: Mapping[str, str | None] = dict(LOGICAL_AXIS_RULES)
   mapped: list[str | None] = []
@@ -137,10 +154,12 @@ def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
   """Shardings of a state whose parameters are boxed with logical axis names.
 
   Args:
-    mesh: the device mesh.
-    abstract_state: pytree from `jax.eval_shape`; leaves that are `nn.LogicallyPartitioned`
-      are sharded by their names (dimensions that do not divide stay whole), all
-      others are replicated.
+    mesh: Mesh of the run.
+    abstract_state: Pytree from `jax.eval_shape`. Leaves that are `nn.LogicallyPartitioned` are
+      sharded by their names, except along dimensions that do not divide; all others are replicated.
+
+  Returns:
+    NamedShardings in the tree structure of the state.
   """
 
   def of(leaf):

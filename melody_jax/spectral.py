@@ -1,4 +1,4 @@
-"""Spectral front ends in JAX, shared by losses, MuLan and metrics.
+"""Spectrograms in JAX, shared by losses, MuLan and metrics.
 
 Shape letters: B batch, T samples, F frames, N frequency bins, M mel bands.
 """
@@ -11,13 +11,16 @@ import numpy as np
 
 
 def frame(x_BT: jax.Array, win_length: int, hop_length: int) -> jax.Array:
-  """Cuts [B, T] into frames [B, 1 + (T - win_length) // hop_length, win_length].
+  """Cuts waveforms [B, T] into frames [B, F, win_length]; F = 1 + (T - win_length) // hop_length.
 
-  Where the window is a whole number of hops the frames are joined from shifted
-  slices, which has a cheap gradient; otherwise they are gathered.
+  Args:
+    x_BT: Waveforms.
+    win_length: Length of a frame in samples.
+    hop_length: Samples between the starts of two frames.
   """
   n_frames = 1 + (x_BT.shape[1] - win_length) // hop_length
   if win_length % hop_length == 0:
+    # Shifted slices have a cheap gradient (additions); that of a gather is a slow scatter.
     per_window = win_length // hop_length
     blocks = x_BT[:, : (n_frames + per_window - 1) * hop_length]
     blocks = blocks.reshape(x_BT.shape[0], n_frames + per_window - 1, hop_length)
@@ -34,14 +37,15 @@ def stft_magnitude(
   center: bool = True,
   power: bool = False,
 ) -> jax.Array:
-  """Magnitude (or power) spectrogram [B, F, n_fft // 2 + 1] under a periodic Hann window.
+  """Magnitude (or power) spectrogram [B, F, N] with a periodic Hann window; N = n_fft // 2 + 1.
 
   Args:
-    x_BT: waveform.
-    n_fft: FFT size, zero-padded from `win_length` (default n_fft).
-    hop_length: samples between frames.
-    center: pad by reflection so that frame i is centred on sample i * hop_length.
-    power: return squared magnitudes.
+    x_BT: Waveforms.
+    n_fft: Size of the FFT; frames are padded with zeros to it.
+    hop_length: Samples between the starts of two frames.
+    win_length: Length of a frame in samples; None means n_fft.
+    center: Pads the ends by reflection, so that frame i is centred on sample i * hop_length.
+    power: Returns squared magnitudes.
   """
   win_length = win_length or n_fft
   if center:
@@ -49,13 +53,14 @@ def stft_magnitude(
   window = jnp.asarray(np.hanning(win_length + 1)[:-1], jnp.float32)
   frames = frame(x_BT.astype(jnp.float32), win_length, hop_length) * window[None, None, :]
   spectrum = jnp.fft.rfft(frames, n=n_fft, axis=-1)
+  # Not abs(): its gradient, and that of sqrt(0), is NaN in silence; 1e-10 keeps it finite.
   squared = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
   return squared if power else jnp.sqrt(squared + 1e-10)
 
 
 @functools.lru_cache(maxsize=32)
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float = 0.0) -> np.ndarray:
-  """Slaney mel filters [n_fft // 2 + 1, n_mels] (librosa's)."""
+  """Mel filters in Slaney's form, as librosa makes them: float32 [n_fft // 2 + 1, n_mels]."""
   import librosa
 
   return np.ascontiguousarray(
@@ -72,7 +77,17 @@ def log_mel(
   n_mels: int,
   floor: float = 1e-5,
 ) -> jax.Array:
-  """Natural-log mel magnitudes [B, F, n_mels]; F = T // hop_length + 1 (centred frames)."""
+  """Natural logarithm of mel magnitudes [B, F, M]; F = T // hop_length + 1.
+
+  Args:
+    audio_BxT: Waveforms.
+    sample_rate: Sample rate in Hz.
+    n_fft: Size of the FFT.
+    win_length: Length of a frame in samples.
+    hop_length: Samples between the centres of two frames.
+    n_mels: Number M of mel bands.
+    floor: Smallest magnitude before the logarithm.
+  """
   magnitude = stft_magnitude(audio_BxT, n_fft, hop_length, win_length)
   mel = jnp.dot(magnitude, jnp.asarray(mel_filters(sample_rate, n_fft, n_mels)))
   return jnp.log(jnp.maximum(mel, floor))

@@ -1,5 +1,6 @@
 """What the training loop asks of a model, and the table of the models that answer."""
 
+from collections.abc import Callable
 import dataclasses
 import importlib
 from typing import Any, Protocol
@@ -15,24 +16,41 @@ Variables = Any  # pytree of parameters, boxed with logical axis names at birth
 Metrics = dict[str, jax.Array]
 
 
+# Text of one caption -> (ids int32 [N], mask bool [N]).
+Tokenize = Callable[[str], tuple[np.ndarray, np.ndarray]]
+
+
 @dataclasses.dataclass(frozen=True)
 class WindowFeature:
   """One entry of a training batch.
 
   Attributes:
-    shape: shape without the batch axis.
-    dtype: numpy dtype name in the batch ("float32", "int32", "bool").
+    shape: Shape without the batch axis.
+    dtype: Numpy dtype name in the batch ("float32", "int32", "bool").
+    vocabulary: Number of different ids, for tokens; None for everything else.
   """
 
   shape: tuple[int, ...]
   dtype: str
+  vocabulary: int | None = None
 
 
-class Task(Protocol):
-  """One model in training: `Task(config)` with the whole config of the run."""
+class Inputs(Protocol):
+  """What an input source must know of whoever reads its batches: a Task, or less."""
 
   def input_features(self) -> dict[str, WindowFeature]:
-    """Names, shapes and dtypes of a batch's rows; asks the input pipeline for them."""
+    """Names, shapes, dtypes and vocabularies of a batch's rows."""
+
+  def tokenizer(self) -> Tokenize | None:
+    """Makes `text_ids` and `text_mask` of a caption; None where no text is read."""
+
+
+class Task(Inputs, Protocol):
+  """One model in training: `Task(config)` with the whole config of the run.
+
+  This is all that the rest of the program knows of a model. `BaseTask` has the defaults; a new
+  task needs `input_features`, `init` and `loss`.
+  """
 
   def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Host-side work on a batch before it goes to the devices; usually none."""
@@ -51,12 +69,24 @@ class Task(Protocol):
   def media(self, params: Variables, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
     """Sound and pictures for TensorBoard: "audio/..." [B, T], "image/..." [H, W]."""
 
+  def without_recomputation(self) -> "Task":
+    """The same task, which computes nothing twice to save memory; for counts of useful work."""
+
+  def export_params(self, params: Variables) -> Variables:
+    """Parameters as the model's file holds them: without what serves training alone."""
+
+  def import_params(self, params: Variables) -> Variables:
+    """The reverse of `export_params`; parameters that the file lacks may be missing."""
+
 
 class BaseTask:
   """Defaults of the optional parts of a Task."""
 
   def __init__(self, config: ml_collections.ConfigDict):
     self.config = config
+
+  def tokenizer(self) -> Tokenize | None:
+    return None
 
   def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return batch
@@ -69,7 +99,24 @@ class BaseTask:
     del params, batch, rng
     return {}
 
+  def without_recomputation(self) -> Any:
+    return self
 
+  def with_model(self, **settings: Any) -> Any:
+    """A task of the same kind whose `config.model` has other settings."""
+    config = self.config.copy_and_resolve_references()
+    with config.unlocked():  # a config may leave out what its model has a default for
+      config.model.update(settings)
+    return type(self)(config)
+
+  def export_params(self, params: Variables) -> Variables:
+    return params
+
+  def import_params(self, params: Variables) -> Variables:
+    return params
+
+
+# A sixth model is one line more here, beside its network, its task and its config.
 TASKS = {
   "mulan": "melody_jax.tasks.mulan:MuLanTask",
   "wav2vec": "melody_jax.tasks.wav2vec:Wav2VecTask",

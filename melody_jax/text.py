@@ -1,8 +1,8 @@
-"""Captions and prompts to token ids, and where the public text encoder lies.
+"""Turns captions and prompts into token ids, and finds the files of the public text encoder.
 
-The nano preset's text tower starts from MiniLM-L6 (sentence-transformers/all-MiniLM-L6-v2,
-Apache-2.0), which comes as a Python package of plain files: 91 MB of safetensors and a
-tokenizer.json. The package is only located, never imported.
+The text tower of the nano preset starts from MiniLM-L6 (sentence-transformers/all-MiniLM-L6-v2,
+Apache-2.0). It comes as a Python package of plain files: 91 MB of safetensors and a tokenizer.json.
+The package is only located, never imported: its import would need torch.
 """
 
 import importlib.util
@@ -18,11 +18,12 @@ MINILM = "minilm"  # how a config names it
 
 
 def minilm_dir() -> pathlib.Path:
-  """The directory that holds MiniLM-L6's model.safetensors and tokenizer.json.
+  """Directory with model.safetensors and tokenizer.json of MiniLM-L6.
 
   Raises:
     UserError: if the package is not installed.
   """
+  # find_spec finds the package without running it.
   spec = importlib.util.find_spec(_PACKAGE)
   if spec is None or not spec.origin:
     raise UserError(
@@ -32,15 +33,22 @@ def minilm_dir() -> pathlib.Path:
 
 
 def encoder_dir(name: str) -> pathlib.Path:
-  """The directory of a public BERT-shaped encoder: "minilm", or a path to such a directory."""
+  """Directory of a public BERT-shaped encoder; `name` is "minilm", or such a directory itself."""
   return minilm_dir() if name in (MINILM, "") else pathlib.Path(name)
 
 
 class Tokenizer:
-  """WordPiece tokenisation to a fixed length.
+  """Splits text into WordPiece tokens, padded to a fixed length.
 
-  Call: text -> (ids int32 [length], mask bool [length]); [CLS] first, [SEP] last of what
-  is kept, then padding. Text that is too long is cut before [SEP].
+  Calling it maps a text to (ids int32 [length], mask bool [length]): [CLS], the tokens of the text,
+  [SEP], then padding, where the mask is false. A text that is too long loses its last tokens.
+
+  Args:
+    path: File tokenizer.json.
+    length: Number of tokens, [CLS], [SEP] and padding included.
+
+  Raises:
+    UserError: if there is no such file.
   """
 
   def __init__(self, path: str | os.PathLike, length: int):
@@ -58,18 +66,18 @@ class Tokenizer:
     return np.asarray(encoded.ids, np.int32), np.asarray(encoded.attention_mask, bool)
 
   def batch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Texts -> (ids int32 [B, length], mask bool [B, length])."""
+    """Tokenises B texts: (ids int32 [B, length], mask bool [B, length])."""
     ids, masks = zip(*(self(text) for text in texts), strict=True)
     return np.stack(ids), np.stack(masks)
 
 
 def load_tokenizer(length: int, encoder: str = "") -> Tokenizer:
-  """The tokeniser of a public text encoder.
+  """Loads the tokeniser of a public text encoder.
 
   Args:
-    length: tokens of every text, padding included.
-    encoder: what the text tower starts from, `text_init` of its config: "minilm", or a
-      directory with a tokenizer.json; empty (random weights): MiniLM's tokeniser.
+    length: Number of tokens of every text, padding included.
+    encoder: `text_init` of the text tower's config: "minilm", or a directory with a tokenizer.json.
+      "" (a tower with random weights) means MiniLM's tokeniser.
 
   Raises:
     UserError: if there is no such tokeniser.

@@ -4,13 +4,19 @@ python -m melody_jax.train --config=configs/<model>.py:<preset> --workdir=DIR --
 """
 
 from melody_jax import cli
+from melody_jax.config import check_training
 
 
 def main(config, workdir: str) -> None:
   """Runs the loop; a second call with the same workdir resumes.
 
   Ends with status 75 where the run was told to stop (SIGTERM) and saved: the same command goes on.
+
+  Raises:
+    UserError: for settings, data or sizes that do not fit.
   """
+  check_training(config)
+  # Late: a wrong command line is told before JAX is loaded.
   from melody_jax.multihost import session
   from melody_jax.training import loop
 

@@ -1,22 +1,49 @@
-"""CPU, strict rank promotion, a compilation cache, and a switch that requires parity tests."""
+"""CPU, strict rank promotion, a compilation cache, one tiny bundle, parity tests, peak memory."""
 
+import ctypes
+import gc
 import os
 from pathlib import Path
+import resource
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 REPOSITORY = Path(__file__).resolve().parent.parent
-# Tests compile dozens of small programs; the second run of the suite finds them here.
+# Tests compile hundreds of small programs. Both workers, the processes that tests start, and the
+# next run of the suite find them here; hence through the environment.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Most of the suite's time is compiling programs that run once. Set to 0 (as .ci/run does) to test
+# programs as optimised as those that users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
 
+from tests import tiny_bundle
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# What `make test` is to take of a user's machine; printed in red where it takes more.
+PEAK_LIMIT_GB = 3.0
+
+# Begun first, so that no worker ends with one of them while the other has nothing left to do.
+LONG_FILES = (
+  "training/test_mesh.py",
+  "test_chain.py",
+  "generation/test_melody.py",
+  "training/test_multihost.py",
+)
 
 REQUIRE_PARITY = os.environ.get("MELODY_REQUIRE_PARITY", "") not in ("", "0")
 _skipped_parity: list[str] = []
+_peaks_gb: dict[str, float] = {}
+
+
+def pytest_collection_modifyitems(items):
+  order = {REPOSITORY / "tests" / name: i for i, name in enumerate(LONG_FILES)}
+  items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def _note_skip(report, is_parity: bool) -> None:
@@ -34,11 +61,28 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session):
+  unit = 1 if sys.platform == "darwin" else 1024
+  peak_gb = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+  if hasattr(session.config, "workeroutput"):
+    session.config.workeroutput["peak_gb"] = peak_gb
+  else:
+    _peaks_gb["main"] = peak_gb
   if _skipped_parity and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
     session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(optionalhook=True)  # a hook of pytest-xdist
+def pytest_testnodedown(node, error):
+  if "peak_gb" in getattr(node, "workeroutput", {}):
+    _peaks_gb[node.gateway.id] = node.workeroutput["peak_gb"]
+
+
 def pytest_terminal_summary(terminalreporter):
+  peaks = ", ".join(f"{name} {gb:.1f}" for name, gb in sorted(_peaks_gb.items()))
+  over = max(_peaks_gb.values(), default=0) > PEAK_LIMIT_GB
+  terminalreporter.write_line(
+    f"peak memory in GB: {peaks}; the limit is {PEAK_LIMIT_GB:.0f} a process", red=over
+  )
   if _skipped_parity:
     terminalreporter.section("parity tests are required here and were skipped", red=True)
     for nodeid in _skipped_parity:
@@ -49,3 +93,19 @@ def pytest_terminal_summary(terminalreporter):
 def repository() -> Path:
   """The checkout, for tests that run commands or read configs."""
   return REPOSITORY
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+  """What a file compiled is dropped at its end, and its memory handed back."""
+  yield
+  jax.clear_caches()
+  gc.collect()
+  if sys.platform == "linux":
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> Path:
+  """A bundle of five untrained tiny models, for reading only."""
+  return tiny_bundle.write(tmp_path_factory.mktemp("bundle"))

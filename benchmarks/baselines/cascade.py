@@ -1,21 +1,21 @@
 """A cascade of three language models in the shape of MusicLM, in the code of our semantic LM.
 
-MusicLM (arXiv 2301.11325) and AudioLM (arXiv 2209.03143, section IV), over SoundStream tokens of
-50 frames a second and 12 codebooks of 1,024: one network pass a token,
+It follows MusicLM (arXiv 2301.11325) and AudioLM (arXiv 2209.03143, section IV), over SoundStream
+tokens: 50 frames per second, 12 codebooks of 1,024. Every token costs one network pass:
 
-    semantic     25 tokens a second, conditioned on 12 style tokens
+    semantic     25 tokens per second, conditioned on 12 style tokens
     coarse      200 = 50 x 4 codebooks, conditioned on style and semantic tokens
     fine        400 = 50 x 8 codebooks, conditioned on style and coarse tokens
 
-All three have layers, width and heads of our semantic LM and random weights. Choices, each in the
-cascade's favour or neutral:
+All three have the layers, width and heads of our semantic LM, and random weights. These choices
+favour the cascade or are neutral:
 
-- Windows: semantic as ours. Coarse 10 s, slid by 2.5 s with the last 7.5 s read again in one pass,
-  as ours; fine in chunks of 3 s that do not overlap, as AudioLM's.
-- The head at a position predicts its codebook alone (1,024 logits).
-- A cache grows by 512 positions at a time, so that attention does not run over a window of which
-  most is still empty.
-- No codec turns the tokens into sound: SoundStream's decoder would come on top.
+- Windows: the semantic ones are ours. Coarse windows last 10 s and move by 2.5 s; the last 7.5 s
+  are read again in one pass, as ours. Fine windows last 3 s and do not overlap, as AudioLM's.
+- The head at a position predicts only its own codebook (1,024 logits).
+- A cache grows by 512 positions at a time, so that attention does not run over a window that is
+  mostly empty.
+- No codec turns the tokens into sound: SoundStream's decoder would cost more time.
 
 Shape letters: B items, F frames (50 Hz), P prefix and K kept positions, N new tokens.
 """
@@ -42,12 +42,12 @@ CACHE_STEP = 512  # positions by which a cache grows
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """New tokens of a stage, drawn after tokens of the same window that are read again.
+  """New tokens of a stage, and the tokens of the same window before them, which are read again.
 
   Attributes:
-    start: frame where its window begins.
-    kept: frames that are read again.
-    new: frames that are drawn.
+    start: First frame of the window.
+    kept: Number of frames that are read again.
+    new: Number of frames that are drawn.
   """
 
   start: int
@@ -61,11 +61,11 @@ class Stage:
 
   Attributes:
     name: "coarse" or "fine".
-    levels: codebooks that it predicts, interleaved frame by frame.
-    condition_levels: codebooks of the tokens before it (1: semantic tokens).
-    condition_rate: of those tokens, a second.
-    window: frames of its window.
-    hop: frames by which the window moves.
+    levels: Number of codebooks that it predicts, interleaved frame by frame.
+    condition_levels: Number of codebooks of the stage before it (1 for semantic tokens).
+    condition_rate: Tokens per second of the stage before it.
+    window: Number of frames in a window.
+    hop: Number of frames by which the window moves.
   """
 
   name: str
@@ -77,19 +77,22 @@ class Stage:
 
   @property
   def rate(self) -> int:
-    """Tokens a second."""
+    """Tokens per second."""
     return self.levels * FRAME_RATE
 
   def model_of(self, semantic: lm.LMConfig) -> lm.SemanticLM:
-    """The semantic LM with this stage's table: a block of rows a codebook, its own ones last."""
+    """The semantic LM with the embedding table of this stage.
+
+    The table has a block of rows for every codebook; the stage's own codebooks come last.
+    """
     blocks = STYLE_TOKENS + self.condition_levels + self.levels
     config = dataclasses.replace(
-      semantic, style_levels=blocks - 1, fixed_styles=False, head="semantic"
+      semantic, style_levels=blocks - 1, fixed_styles=False, summed_styles=False, head="semantic"
     )
     return lm.SemanticLM(config)
 
   def chunks(self, frames: int) -> list[Chunk]:
-    """How the stage covers a piece of so many frames."""
+    """The chunks in which the stage makes a piece of this many frames."""
     first = min(frames, self.window)
     chunks, done = [Chunk(0, 0, first)], first
     while done < frames:
@@ -100,7 +103,7 @@ class Stage:
     return chunks
 
   def condition_tokens(self, chunk: Chunk) -> int:
-    """Tokens of the stage before that a chunk is conditioned on: those of its own frames."""
+    """Number of tokens of the stage before that a chunk reads: those of the chunk's own frames."""
     return (chunk.kept + chunk.new) * self.condition_rate // FRAME_RATE
 
 
@@ -109,7 +112,7 @@ FINE = Stage("fine", 8, 4, 4 * FRAME_RATE, window=150, hop=150)
 
 
 def init(stage: Stage, semantic: lm.LMConfig, key: jax.Array) -> Any:
-  """Random parameters of a stage; the head has one kernel a codebook, [levels, D, V]."""
+  """Random parameters of a stage; its head has one kernel per codebook, [levels, D, V]."""
   config = stage.model_of(semantic).config
 
   def born(key):
@@ -124,7 +127,7 @@ def init(stage: Stage, semantic: lm.LMConfig, key: jax.Array) -> Any:
 
 
 def _rows(config: lm.LMConfig, tokens: jax.Array, block: Any) -> jax.Array:
-  """Rows of the embedding table for tokens of one block, or of a block each."""
+  """Rows of the embedding table for tokens of one block, or each of a block of its own."""
   return tokens + block * (config.style_vocab + 1)
 
 
@@ -134,29 +137,38 @@ def _interleaved_rows(config, tokens_BxN, first_block: int, levels: int) -> jax.
 
 
 def _with_head(params: Any, level: Any) -> Any:
-  """Parameters whose head is that of one codebook."""
+  """The parameters with the head of one codebook only."""
   kernel = params["head"]["projection"]["kernel"][level]
   return {**params, "head": {**params["head"], "projection": {"kernel": kernel}}}
 
 
 def capacities(positions: int, new: int) -> list[tuple[int, int, int]]:
-  """(first, end, capacity): tokens first .. end - 1 are drawn with a cache of this capacity.
+  """Sizes of the growing cache.
 
-  Token 0 comes out of the pass over the `positions` before it; token j stands at positions + j.
+  Token 0 comes out of the pass over the `positions` before it; token j is at positions + j.
+
+  Args:
+    positions: Number of positions before the new tokens.
+    new: Number of new tokens.
+
+  Returns:
+    (first, end, capacity): tokens first .. end - 1 are drawn with a cache of this capacity.
   """
   edges = [*range(1, new, CACHE_STEP), new]
   return [(a, b, positions + b) for a, b in itertools.pairwise(edges)]
 
 
 def _draw_chunk(stage, model, params, sampler, keys, prefix_BxP, kept_BxK, new, offset, passes):
-  """Draws `new` (static) tokens -> (tokens [B, new], passes)."""
+  """Draws `new` (a static number) tokens; returns (tokens [B, new], passes)."""
   c, levels = model.config, stage.levels
+  # The semantic vocabulary's block, the last one, belongs to the last codebook.
   own = c.style_levels + 1 - levels  # first block of this stage's codebooks
   before = jnp.concatenate([prefix_BxP, _interleaved_rows(c, kept_BxK, own, levels)], axis=1)
   positions = before.shape[1]
   layerwise = lm.unstack_layers(params)
 
   def draw(j, logits, tokens):
+    # By position in the piece, so that a token does not depend on the cut into chunks.
     draw_keys = jax.vmap(lambda key: jax.random.fold_in(key, offset + j))(keys)
     token_Bx1 = sampler.sample(logits, draw_keys)[:, None]
     return jax.lax.dynamic_update_slice_in_dim(tokens, token_Bx1, j, axis=1)
@@ -173,6 +185,7 @@ def _draw_chunk(stage, model, params, sampler, keys, prefix_BxP, kept_BxK, new, 
   tokens = draw(0, logits, jnp.zeros((len(before), new), jnp.int32))
   passes += 1
   for first, end, capacity in capacities(positions, new):
+    # A loop is compiled for each capacity: attention over a short cache is worth that.
     room = capacity - cache.keys[0].shape[2]
     grown = jax.tree.map(lambda x, r=room: jnp.pad(x, ((0, 0), (0, 0), (0, r), (0, 0))), cache)
     tokens, cache, passes = jax.lax.fori_loop(first, end, step, (tokens, grown, passes))
@@ -180,13 +193,13 @@ def _draw_chunk(stage, model, params, sampler, keys, prefix_BxP, kept_BxK, new, 
 
 
 def program(
-  stage: Stage, model: lm.SemanticLM, frames: int, sampler: token_sampler.Sampler
+  stage: Stage, model: lm.SemanticLM, frames: int, sampler: token_sampler.TokenSampler
 ) -> Callable[..., Any]:
-  """One stage over a whole piece.
+  """Makes the program of one stage for a whole piece.
 
   Returns:
-    (params, keys [B], style [B, 12], condition [B, tokens of the stage before])
-    -> (tokens int32 [B, frames * levels], passes int32 scalar, raised where passes are made).
+    A function (params, keys [B], style [B, 12], condition [B, tokens of the stage before])
+    -> (tokens int32 [B, frames * levels], passes, an int32 scalar raised where a pass is made).
   """
   c, levels = model.config, stage.levels
   groups = [
@@ -228,7 +241,7 @@ def program(
 def passes_of(
   stage: Stage, model: lm.SemanticLM, params: Any, frames: int, batch: int
 ) -> list[floor.Pass]:
-  """What the stage's floor is made of; see `benchmarks.floor`."""
+  """The passes of a stage, for its floor; see `benchmarks.floor`."""
   one_head = jax.eval_shape(lambda p: _with_head(p, 0), params)
   found = []
   for (_, new), group in itertools.groupby(stage.chunks(frames), lambda x: (x.kept, x.new)):

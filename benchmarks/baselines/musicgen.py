@@ -1,11 +1,11 @@
 """MusicGen's architecture at its `small` shape, random weights, run by the transformers library.
 
-MusicGen (Copet et al., arXiv 2306.05284): one decoder of 24 layers over 4 codebooks of 2,048 in the
-delay pattern, 50 frames a second, cross-attention to a T5 text encoder, EnCodec at 32 kHz. Sizes
-are those of the public config of facebook/musicgen-small; nothing is downloaded. Guidance is that
-of its generation config (scale 3, two rows an item in one pass). The text is random token ids: what
-they say costs nothing, how many there are hardly anything. Passes are counted as the library makes
-them; transformers 5.23 makes the first one twice.
+MusicGen (Copet et al. 2023, arXiv 2306.05284) is one decoder of 24 layers over 4 codebooks of 2,048
+in the delay pattern, 50 frames per second, with cross-attention to a T5 text encoder, and EnCodec
+at 32 kHz. The sizes come from the public config of facebook/musicgen-small; nothing is downloaded.
+Guidance is that of its generation config (scale 3, two rows per item in one pass). The text is
+random token ids: their values cost nothing, and their number costs little. Passes are counted as
+the library makes them; transformers 5.23 makes the first one twice.
 
 Needs the [parity] extra (torch, transformers).
 """
@@ -30,9 +30,15 @@ class Shape:
   """Sizes of the architecture; the defaults are `small`.
 
   Attributes:
-    layers, width, heads, ffn_width: of the decoder.
-    text_layers, text_width, text_heads, text_ffn_width: of T5 (`t5-base`).
-    filters: of EnCodec's first convolution.
+    layers: Number of layers of the decoder.
+    width: Width of the decoder.
+    heads: Number of attention heads of the decoder.
+    ffn_width: Inner width of its feed-forward layers.
+    text_layers: Number of layers of T5 (`t5-base`).
+    text_width: Width of T5.
+    text_heads: Number of attention heads of T5.
+    text_ffn_width: Inner width of T5's feed-forward layers.
+    filters: Number of channels of EnCodec's first convolution.
   """
 
   layers: int = 24
@@ -50,10 +56,10 @@ SMALL = Shape()
 
 
 def choose_device(jax_platform: str) -> str:
-  """The torch device that is the same as JAX's.
+  """Name of the torch device that is the same as JAX's.
 
   Raises:
-    Unavailable: where torch or transformers are missing, or torch cannot use JAX's device.
+    Unavailable: if torch or transformers is missing, or torch cannot use JAX's device.
   """
   try:
     import torch
@@ -81,7 +87,13 @@ def versions() -> dict[str, str]:
 
 
 def build(shape: Shape, device: str, dtype: str) -> Any:
-  """A MusicgenForConditionalGeneration of this shape with random weights, ready to generate."""
+  """Builds a MusicgenForConditionalGeneration with random weights, ready to generate.
+
+  Args:
+    shape: Sizes of the architecture.
+    device: Name of the torch device.
+    dtype: Name of the torch dtype.
+  """
   import torch
   from transformers import (
     EncodecConfig,
@@ -123,11 +135,11 @@ class Run:
   """One call of generate().
 
   Attributes:
-    seconds: of audio an item.
-    batch: items.
-    passes: of the decoder, counted by a hook on it.
-    wall_seconds: of the whole call.
-    codec_seconds: of them, in EnCodec's decoder.
+    seconds: Seconds of audio per item.
+    batch: Number of items.
+    passes: Number of passes of the decoder, counted by a hook on it.
+    wall_seconds: Time of the whole call.
+    codec_seconds: The part of that time that EnCodec's decoder takes.
   """
 
   seconds: float
@@ -138,10 +150,10 @@ class Run:
 
 
 def generate(model: Any, seconds: float, batch: int) -> Run:
-  """Samples `batch` items of `seconds` and times it.
+  """Samples `batch` items of `seconds` each, and times the call.
 
   Raises:
-    RuntimeError: if the library made audio of another length than was asked for.
+    RuntimeError: if the library makes audio of another length than was asked for.
   """
   import torch
 
@@ -151,6 +163,7 @@ def generate(model: Any, seconds: float, batch: int) -> Run:
 
   def now():
     if device.type == "cuda":
+      # CUDA returns before its work is done.
       torch.cuda.synchronize()
     return time.perf_counter()
 
@@ -172,13 +185,14 @@ def generate(model: Any, seconds: float, batch: int) -> Run:
     started = now()
     audio = model.generate(
       input_ids=text, attention_mask=torch.ones_like(text),
-      # The last codebook lags three frames behind the first.
+      # In the delay pattern the last codebook comes three frames after the first.
       max_new_tokens=frames + CODEBOOKS - 1,
     )  # fmt: skip
     wall = now() - started
   finally:
     hook.remove()
     model.audio_encoder.decode = decode
+  # An early end token would make the comparison unfair without a sign.
   if tuple(audio.shape) != (batch, 1, frames * SAMPLE_RATE // FRAME_RATE):
     raise RuntimeError(f"asked for {batch} x {frames} frames, got audio of {tuple(audio.shape)}")
   return Run(frames / FRAME_RATE, batch, passes[0], wall, codec[0])

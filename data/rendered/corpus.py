@@ -202,7 +202,7 @@ class RenderedCorpus:
     Args:
       track: The track, the one that `load` made last.
       k: Number of the clip in the track.
-      clip: Not used: nothing needs to be measured here.
+      clip: Audio of the clip, float [samples]. Not used: nothing needs to be measured here.
     """
     assert self._current is not None  # the builder loads a track before it describes it
     composed, midi = self._current

@@ -23,8 +23,8 @@ class Codec:
   """The VAE as a codec between 24 kHz audio and the DPD's latents in [-1, 1].
 
   Attributes:
-    config: sizes; `config.hop_length` samples per latent frame.
-    params: {"encoder", "decoder", "latent_scale": {"center_D", "sigma_D"}}.
+    config: Sizes; `config.hop_length` samples per latent frame.
+    params: Parameters, {"encoder", "decoder", "latent_scale": {"center_D", "sigma_D"}}.
   """
 
   def __init__(self, config: vae_model.VAEConfig, params: dict[str, Any]):
@@ -36,14 +36,22 @@ class Codec:
 
   @classmethod
   def load(cls, directory: str | os.PathLike, fitted: bool = True) -> "Codec":
-    """From a bundle; `fitted` demands the latents' scale."""
+    """Reads a bundle.
+
+    Args:
+      directory: The bundle.
+      fitted: Whether the scale of the latents must be there; a fit reads the codec before it is.
+
+    Raises:
+      UserError: if the file is missing, damaged, or not fitted.
+    """
     config, params = bundle.load_model(directory, "vae", vae_model.VAEConfig)
     if fitted:
       bundle.require(directory, "vae", params, "latent_scale", "sigma_D")
     return cls(config, params)
 
   def encode(self, audio_BT: np.ndarray) -> jax.Array:
-    """[B, T] -> latents [B, T // hop, D] in [-1, 1]; T is cut to a multiple of the hop."""
+    """Audio [B, T] -> latents [B, T // hop, D] in [-1, 1]; T is cut to a multiple of the hop."""
     frames = audio_BT.shape[1] // self.config.hop_length
     return self._encode(self.params, jnp.asarray(audio_BT[:, : frames * self.config.hop_length]))
 
@@ -84,8 +92,14 @@ def encode_latents(
 
 
 def decode_latents(
-  config: vae_model.VAEConfig, params: dict[str, Any], latents_BLD: jax.Array
+  config: vae_model.VAEConfig,
+  params: dict[str, Any],
+  latents_BLD: jax.Array,
+  start_B: jax.Array | None = None,
 ) -> jax.Array:
-  """Pure form of `Codec.decode`."""
+  """Pure form of `Codec.decode`: latents [B, L, D] -> audio [B, L * hop].
+
+  `start_B` is the first frame of each row in its piece, int32 [B]; None: 0.
+  """
   unscaled = vae_model.unscale_latents(latents_BLD, **params["latent_scale"])
-  return vae_model.VAE(config).apply({"params": params}, unscaled, method="decode")
+  return vae_model.VAE(config).apply({"params": params}, unscaled, start_B, method="decode")

@@ -16,8 +16,11 @@ def map_rows(function: Callable[..., Any], *arrays_NxX: np.ndarray) -> np.ndarra
   matter.
 
   Args:
-    function: takes arrays of one row a device, returns an array with the same rows.
-    arrays_NxX: all with N rows, N at least 1.
+    function: Takes arrays with one row for each device, returns an array with the same rows.
+    *arrays_NxX: Arrays with N rows each, N at least 1.
+
+  Returns:
+    The function's results for all N rows, as one array [N, ...].
   """
   devices = jax.local_devices()
   count = len(devices)

@@ -10,7 +10,7 @@ import numpy as np
 
 from melody_jax import bundle
 from melody_jax.encoders.rows import map_rows
-from melody_jax.encoders.windows import Window, overlapping_windows
+from melody_jax.encoders.windows import Span, overlapping_windows
 from melody_jax.models import wav2vec
 
 
@@ -18,8 +18,8 @@ class SemanticTokenizer:
   """wav2vec 2.0 features and k-means: audio to 25 Hz tokens.
 
   Attributes:
-    config: sizes; `config.hop` samples per token.
-    params: the model's, and "kmeans".
+    config: Sizes; `config.hop` samples per token.
+    params: Parameters of the model, and "kmeans".
   """
 
   window_seconds = 10.0  # what the model saw in training
@@ -34,7 +34,11 @@ class SemanticTokenizer:
 
   @classmethod
   def load(cls, directory: str | os.PathLike) -> "SemanticTokenizer":
-    """From a bundle with fitted k-means centres."""
+    """Reads a bundle with fitted k-means centres.
+
+    Raises:
+      UserError: if the file is missing, damaged, or not fitted.
+    """
     config, params = bundle.load_model(directory, "wav2vec", wav2vec.Wav2VecConfig)
     bundle.require(directory, "wav2vec", params, "kmeans", "centroids")
     return cls(config, params)
@@ -49,12 +53,13 @@ class SemanticTokenizer:
     Clips longer than a window are read in windows that overlap by the context on both sides.
     """
     hop = self.config.hop
+    # Always whole windows of one length: a token must not depend on how a clip was cut or padded.
     length = round(self.window_seconds * self.config.sample_rate) // hop
     context = round(self.context_seconds * self.config.sample_rate) // hop
     plans = []
     for clip in clips:
       frames = len(clip) // hop
-      whole = [Window(0, 0, frames)]
+      whole = [Span(0, 0, frames)]
       plans.append(overlapping_windows(frames, length, context) if frames > length else whole)
     owners = [(clip, window) for clip, plan in zip(clips, plans, strict=True) for window in plan]
     rows = np.zeros((len(owners), length * hop), np.float32)

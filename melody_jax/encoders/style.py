@@ -15,7 +15,12 @@ from melody_jax.text import load_tokenizer
 
 
 class StyleEncoder:
-  """MuLan and its RVQ: audio or text to a unit embedding and 12 style tokens."""
+  """MuLan and its RVQ: audio or text to a unit embedding and 12 style tokens.
+
+  Attributes:
+    config: Sizes of MuLan.
+    params: Parameters of both towers, and "rvq".
+  """
 
   def __init__(self, config: Any, params: dict[str, Any]):
     self.config = config
@@ -28,12 +33,16 @@ class StyleEncoder:
   def load(
     cls, directory: str | os.PathLike, fitted: bool = True, text: bool = True
   ) -> "StyleEncoder":
-    """From a bundle.
+    """Reads a bundle.
 
     Args:
-      directory: the bundle.
-      fitted: demand the RVQ's codebooks.
-      text: also load the text tower's body from its public package where the bundle omits it.
+      directory: The bundle.
+      fitted: Whether the RVQ's codebooks must be there.
+      text: Whether to load the text tower's body from its public package where the bundle omits
+        it.
+
+    Raises:
+      UserError: if the file is missing, damaged, or not fitted.
     """
     config, params = bundle.load_model(directory, "mulan", mulan.MuLanConfig)
     if fitted:
@@ -41,19 +50,19 @@ class StyleEncoder:
     return cls(config, mulan.with_text_body(params, config) if text else params)
 
   def audio(self, audio_BT: np.ndarray) -> jax.Array:
-    """[B, T] -> unit embeddings [B, C]."""
+    """Clips [B, T] at 24 kHz -> unit embeddings [B, C]."""
     return self.embed_music(self.params, jnp.asarray(audio_BT))
 
   def tokens_of_clips(self, clips: Sequence[np.ndarray], hop_seconds: float) -> list[np.ndarray]:
     """Clips [T] -> int32 [windows, 12] each: tokens of the windows that start every hop.
 
-    A clip shorter than a window is one window, padded with silence.
+    A clip shorter than a window is one window, filled as `mulan.fill_window` does.
     """
     length, hop = self.config.window_samples, round(hop_seconds * self.config.sample_rate)
     rows, counts = [], []
     for clip in clips:
       starts = range(0, max(len(clip) - length, 0) + 1, hop)
-      rows += [np.pad(clip[s : s + length], (0, max(0, length - len(clip)))) for s in starts]
+      rows += [mulan.fill_window(clip[s : s + length], length) for s in starts]
       counts.append(len(starts))
     tokens = map_rows(lambda audio: self.tokens(self.audio(audio)), np.stack(rows))
     return np.split(tokens, np.cumsum(counts)[:-1])

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import pathlib
 import re
-import sys
 from typing import Any
 
 import ml_collections
@@ -19,9 +18,10 @@ class Clip:
   """One window of a record.
 
   Attributes:
-    record: the record's JSON object.
-    start: seconds from the record's beginning.
-    arrays: {feature: frames of the window}; audio is float32 in [-1, 1], tokens int32.
+    record: JSON object of the record that the window was cut from.
+    start: Start of the window in the record, in seconds.
+    arrays: {feature: array [frames, ...]} of the window. Audio is float32 in [-1, 1], tokens are
+      int32.
   """
 
   record: dict[str, Any]
@@ -30,7 +30,7 @@ class Clip:
 
   @property
   def captions(self) -> tuple[str, ...]:
-    """What is said of the clip, normalised for comparison."""
+    """Captions of the record, normalised for comparison, each once."""
     return tuple(dict.fromkeys(normalise_caption(c) for c in self.record.get("captions") or ()))
 
   @property
@@ -40,18 +40,21 @@ class Clip:
 
 
 def normalise_caption(text: str) -> str:
-  """Lower case, single spaces, no full stop at the end: captions equal but for that are equal."""
+  """The caption in lower case, with single spaces and without a full stop at its end."""
   return " ".join(text.lower().split()).rstrip(".")
 
 
 def _as_float(name: str, array: np.ndarray) -> np.ndarray:
   if name == "audio" and array.dtype == np.int16:
+    # Datasets store audio as int16, which halves the disk; models expect float32 in [-1, 1].
     return array.astype(np.float32) / 32768.0
   return array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)
 
 
 def named_roots(roots: str) -> dict[str, pathlib.Path]:
-  """Reads "recorded=DIR,rendered=DIR"; a bare directory is named by its last part.
+  """Parses config.data, for example "recorded=DIR,rendered=DIR".
+
+  A directory without a name gets the last part of its path as its name.
 
   Returns:
     {name: path}.
@@ -61,6 +64,7 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
   """
   named = {}
   for item in filter(None, (part.strip() for part in roots.split(","))):
+    # rpartition, because an item without "=" is then all path and has no name.
     name, _, path = item.rpartition("=")
     where = pathlib.Path(path)
     if not where.is_dir():
@@ -75,18 +79,17 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
   return named
 
 
-def say(message: str) -> None:
-  """One line of progress, on standard error."""
-  print(message, file=sys.stderr, flush=True)
-
-
 def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, ArrayDataset]:
-  """The datasets of config.data that have `split`.
+  """Opens the datasets of config.data that have a split of this name.
+
+  Returns:
+    {name: dataset}.
 
   Raises:
-    UserError: if none has.
+    UserError: if none of them has that split.
   """
   roots = named_roots(config.data)
+  # A dataset may lack a split: only the recorded one holds out whole packages, for example.
   found = {
     name: ArrayDataset(root, split) for name, root in roots.items() if (root / split).is_dir()
   }
@@ -98,17 +101,20 @@ def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, Arra
 def read_windows(
   dataset: ArrayDataset, seconds: float, names: tuple[str, ...], count: int = 0, seed: int = 0
 ) -> list[Clip]:
-  """Non-overlapping windows of a split.
+  """Reads windows of a split that do not overlap.
 
   Args:
-    dataset: one split.
-    seconds: length of a window; shorter records give none.
-    names: features to read.
-    count: how many, drawn without replacement; 0 for all, in order.
-    seed: decides the draw.
+    dataset: One split of an array dataset.
+    seconds: Length of a window. A shorter record gives no window.
+    names: Names of the features to read.
+    count: Number of windows, drawn without replacement. 0 means all of them, in order.
+    seed: Seed of the draw.
+
+  Returns:
+    The windows, in the order of their records.
 
   Raises:
-    UserError: a feature is missing, or no record is long enough.
+    UserError: if a feature is missing, or no record is long enough.
   """
   missing = [name for name in names if name not in dataset.features]
   if missing:
@@ -116,7 +122,8 @@ def read_windows(
       f"the array dataset lacks {', '.join(missing)}: it has {', '.join(dataset.features)}; "
       "write it with python -m melody_jax.encode"
     )
-  # Feature frames are whole at multiples of the slowest stream's frame; a window is one.
+  # The feature with the most frames a second measures a record's length most exactly: a slow one
+  # rounds it to whole frames.
   longest = max(names, key=lambda name: dataset.features[name].rate)
   rate = dataset.features[longest].rate
   places = [
@@ -128,6 +135,7 @@ def read_windows(
     raise UserError(f"no record is as long as a window of {seconds:g} s")
   if count and count < len(places):
     chosen = np.random.default_rng(seed).choice(len(places), count, replace=False)
+    # In order, so that the memory-mapped shards are read from front to back.
     places = [places[i] for i in sorted(chosen)]
   return [_clip(dataset, i, start, seconds, names) for i, start in places]
 
@@ -140,21 +148,26 @@ def _clip(
     feature = dataset.features[name]
     first = round(start * feature.rate)
     if feature.per_window:
+      # Such a feature (style tokens) has one entry for a whole window and no axis of time.
       arrays[name] = _as_float(name, dataset.read(i, name, first, 1))[0]
     else:
       arrays[name] = _as_float(name, dataset.read(i, name, first, round(seconds * feature.rate)))
   return Clip(dataset.record(i), start, arrays)
 
 
-def stack(clips: list[Clip], name: str) -> np.ndarray:
+def stack_clips(clips: list[Clip], name: str) -> np.ndarray:
   """One feature of all clips: [clips, frames, ...]."""
   return np.stack([clip.arrays[name] for clip in clips])
 
 
 def batches(n: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-  """Index arrays of exactly `size` covering range(n), the last one padded by repetition.
+  """Cuts range(n) into batches of exactly `size` indices.
 
-  Equal sizes keep one compiled program; yields (indices [size], how many are real).
+  The last batch is filled up by repeating its last index. Batches of one size need one compiled
+  program only.
+
+  Yields:
+    (int64 indices [size], number of them that are not repetitions).
   """
   for first in range(0, n, size):
     real = min(size, n - first)
@@ -162,25 +175,39 @@ def batches(n: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def in_batches(function: Callable[..., Any], rows: tuple[np.ndarray, ...], size: int) -> Any:
-  """Concatenates `function(*batch)` (an array, or a tuple of arrays) over batches of rows."""
+  """Calls a function on batches of rows and concatenates what it returns.
+
+  Args:
+    function: Maps arrays [size, ...] to an array [size, ...], or to a tuple of such arrays.
+    rows: Arrays [N, ...], all with the same N.
+    size: Rows of each call. Every call has this size, see `batches`.
+
+  Returns:
+    An array [N, ...], or a tuple of them where the function returns a tuple.
+  """
   parts: list[tuple[np.ndarray, ...]] = []
   single = False
   for index, real in batches(len(rows[0]), size):
     out = function(*(array[index] for array in rows))
     single = not isinstance(out, tuple)
+    # Copied to the host at once, so that the device holds one batch at a time.
     parts.append(tuple(np.asarray(a)[:real] for a in ((out,) if single else out)))
   joined = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
   return joined[0] if single else joined
 
 
 def whole_tracks(dataset: ArrayDataset) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-  """Yields (first record, float32 audio) of every track, its segments in order.
+  """Joins the segments of every track of a dataset.
 
-  A record's id is "<track>#<segment number>"; an id without a number is a track by itself.
+  A record's id is "<track>#<segment number>". An id without a number is a track of one segment.
+
+  Yields:
+    (record of the first segment, float32 audio [samples] of the whole track), sorted by track.
   """
   tracks: dict[str, list[tuple[int, int]]] = {}
   for i in range(len(dataset)):
     record = dataset.record(i)
+    # By number, not by text: "#10" comes after "#9".
     number = re.search(r"#(\d+)$", record["id"])
     track = str(record.get("track") or record["id"])
     tracks.setdefault(track, []).append((int(number[1]) if number else 0, i))

@@ -8,10 +8,11 @@ import numpy as np
 
 from melody_jax.encoders.codec import Codec
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import datasets_of, say, whole_tracks
+from melody_jax.evaluation.clips import datasets_of, whole_tracks
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from melody_jax.metrics.reconstruction import log_spectral_distance, si_sdr
+from melody_jax.progress import Progress, print_progress
 
 RoundTrip = Callable[[np.ndarray], Any]
 
@@ -21,20 +22,21 @@ def reconstruct(
 ) -> np.ndarray:
   """Encodes and decodes a track of any length in chunks of one shape.
 
-  Each chunk travels with `context_frames` on either side, which are then dropped; where that
-  covers the receptive fields of encoder and decoder the result is that of one long pass.
+  Each chunk has `context_frames` more on both sides, which are thrown away afterwards. Where the
+  context covers the receptive fields of encoder and decoder, the result equals one long pass.
 
   Args:
-    round_trip: [1, samples] -> [1, samples], samples a multiple of the hop.
-    audio_S: [samples].
-    hop: samples per latent frame.
-    chunk_frames: latent frames kept per chunk.
-    context_frames: latent frames on either side of it.
+    round_trip: Maps audio [1, samples] to audio [1, samples]; samples is a multiple of `hop`.
+    audio_S: Audio [samples] in [-1, 1].
+    hop: Samples per latent frame.
+    chunk_frames: Latent frames of a chunk that are kept.
+    context_frames: Latent frames of context on each side of a chunk.
 
   Returns:
-    float32 [samples].
+    Audio, float32 [samples].
   """
   chunk, context = chunk_frames * hop, context_frames * hop
+  # The last chunk is filled up with silence, so that all chunks share one compiled program.
   n_chunks = -(-len(audio_S) // chunk)
   padded = np.pad(audio_S, (context, n_chunks * chunk - len(audio_S) + context))
   pieces = []
@@ -51,21 +53,24 @@ def evaluate_codec(
   sample_rate: int,
   chunk_seconds: float = 20.0,
   context_seconds: float = 2.0,
-  progress: Callable[[str], None] = print,
+  progress: Progress = print_progress,
 ) -> Finding:
-  """SI-SDR and log-spectral distance of every whole track, per package and over all.
+  """SI-SDR and log-spectral distance of whole tracks, per package and over all.
 
-  The round trip is the path of sampling: posterior mean, clipped to what the DPD may produce,
-  decoded. Means are over tracks, each of equal weight.
+  The round trip is what sampling does: the posterior mean, clipped to the range that the DPD may
+  produce, then decoded. All tracks have equal weight in a mean.
 
   Args:
-    round_trip: jitted encode-clip-decode, [1, S] -> [1, S].
-    dataset: the split of whole packages that nothing trained on.
-    hop: samples per latent frame.
-    sample_rate: Hz.
-    chunk_seconds: audio kept of one pass.
-    context_seconds: audio on either side of it, see `reconstruct`.
-    progress: called with one line a track.
+    round_trip: Encodes, clips and decodes: audio [1, samples] -> audio [1, samples].
+    dataset: Split of whole packages that no model trained on.
+    hop: Samples per latent frame.
+    sample_rate: Sample rate in Hz.
+    chunk_seconds: Seconds of audio that one pass keeps.
+    context_seconds: Seconds of audio on each side of that, see `reconstruct`.
+    progress: Function that gets one line per track.
+
+  Returns:
+    The finding "codec": scores per track, per package and over all.
   """
   frames = [max(1, round(s * sample_rate / hop)) for s in (chunk_seconds, context_seconds)]
   tracks = []
@@ -105,6 +110,7 @@ def evaluate_codec(
 
 
 def _summary(tracks: list[dict[str, Any]]) -> dict[str, Any]:
+  # The worst track stands beside the mean: a codec that fails on one kind of music shows there.
   scores = np.array([t["si_sdr"] for t in tracks])
   return {
     "tracks": len(tracks),
@@ -117,7 +123,18 @@ def _summary(tracks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def codec(config: ml_collections.ConfigDict) -> Finding:
-  """Whole tracks of unseen packages through the codec alone."""
+  """Runs whole tracks of unseen packages through the codec alone (`evaluate --config=...:codec`).
+
+  Args:
+    config: configs/evaluate.py: bundle, data, sample_rate and codec.
+
+  Returns:
+    The finding "codec", see `evaluate_codec`.
+
+  Raises:
+    UserError: if several datasets have the split and none of them is called "recorded".
+  """
+  # Before any data is opened: a wrong bundle is the cheaper mistake to find.
   model = Codec.load(config.bundle)
   datasets = datasets_of(config, config.codec.split)
   if len(datasets) > 1 and "recorded" in datasets:
@@ -135,5 +152,5 @@ def codec(config: ml_collections.ConfigDict) -> Finding:
     config.sample_rate,
     config.codec.chunk_seconds,
     config.codec.context_seconds,
-    say,
+    print_progress,
   )

@@ -11,11 +11,12 @@ import numpy as np
 
 from melody_jax import bundle as bundles
 from melody_jax import diffusion
-from melody_jax.evaluation.clips import batches, datasets_of, say, stack
+from melody_jax.evaluation.clips import batches, datasets_of, stack_clips
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.metrics.diffusion import linear_predictor_gain
 from melody_jax.models.dpd import DPD, DPDConfig
+from melody_jax.progress import Progress, print_progress
 
 # (noisy latents [B, L, D], angles [B, L], semantic tokens [B, T], conditional [B]) -> v [B, L, D]
 Velocity = Callable[[Any, Any, Any, Any], jax.Array]
@@ -24,25 +25,37 @@ BUCKETS = 6
 
 
 def load_denoiser(bundle: str | os.PathLike) -> tuple[Velocity, int]:
-  """The DPD of a bundle as a jitted function, and the chunks M of its training windows.
+  """Loads the DPD of a bundle.
+
+  Returns:
+    (velocity, chunks): the network as a jitted function with the shapes of `Velocity`, and the
+    number M of chunks in a training window.
 
   Raises:
-    UserError: the bundle has no DPD, or a damaged one.
+    UserError: if the bundle has no DPD, or a damaged one.
   """
   config, params = bundles.load_model(bundle, "dpd", DPDConfig)
   params = jax.tree.map(jnp.asarray, params)
   model = DPD(config)
+  # Parameters are an argument, not a constant of the program: XLA would fold and copy them.
   apply = jax.jit(lambda params, *args: model.apply({"params": params}, *args))
   return lambda *args: apply(params, *args), config.chunks
 
 
 def other_tracks(tracks_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """For every window the index of a random one of another track: [N].
+  """Draws for every window the index of a window of another track.
 
-  Where there is but one track: of another window.
+  Where all windows belong to one track, another window of that track is drawn.
+
+  Args:
+    tracks_N: Track number of every window [N].
+    rng: Source of the draws.
+
+  Returns:
+    Indices, int64 [N].
 
   Raises:
-    ValueError: there is only one window.
+    ValueError: if there is only one window.
   """
   n = len(tracks_N)
   if n < 2:
@@ -60,9 +73,13 @@ def other_tracks(tracks_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _baselines(
   z: jax.Array, noise: jax.Array, delta: jax.Array, mean_D: jax.Array, variance_D: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Squared errors [B, L] of the best constant and linear predictors per angle and channel."""
+  """Squared errors [B, L] of the best constant and the best linear predictor.
+
+  Both know the angle and the channel; see `metrics.diffusion` for the formulas.
+  """
   v = diffusion.velocity(z, noise, delta)
   noisy = diffusion.add_noise(z, noise, delta)
+  # The mean of v depends on the angle: E[v] = -sin(delta) E[z].
   mean = mean_D[None, None, :]
   constant = -jnp.sin(delta)[..., None] * mean  # E[v | delta]
   gain = linear_predictor_gain(variance_D, delta)
@@ -82,12 +99,13 @@ def _errors_of_batch(
   chunks: int,
   moments: tuple[jax.Array, jax.Array],
 ) -> dict[str, np.ndarray]:
-  """{"delta" and each of PREDICTORS: [B, L]} on one draw of noise and angles."""
+  """Angles ("delta") and errors of all PREDICTORS, each [B, L], on one draw of noise and angles."""
   angle_rng, noise_rng = jax.random.split(rng)
   delta = diffusion.chunk_angles(angle_rng, z.shape[0], z.shape[1], chunks)
   noise = jax.random.normal(noise_rng, z.shape)
   noisy, target = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
   out = dict(zip(("constant", "linear"), _baselines(z, noise, delta, *moments), strict=True))
+  # One program for all three: what the network may read is an array of flags, not a shape.
   for name, given, conditional in (
     ("right", tokens, True),
     ("shuffled", wrong, True),
@@ -95,6 +113,7 @@ def _errors_of_batch(
   ):
     v = velocity(noisy, delta, given, jnp.full(len(z), conditional))
     out[name] = jnp.mean(jnp.square(v - target), axis=-1)
+  # To the host: all batches together need not fit the device.
   return {name: np.asarray(value) for name, value in {**out, "delta": delta}.items()}
 
 
@@ -108,25 +127,26 @@ def velocity_errors(
   batch_size: int,
   seed: int,
 ) -> dict[str, np.ndarray]:
-  """Squared velocity errors by frame, averaged over channels.
+  """Squared velocity errors of every frame, averaged over channels.
 
-  Every predictor sees the same noise and the same angles, U[0, pi/2] per chunk. The baselines
-  know the mean and variance of these very latents, which favours them.
+  All predictors get the same noise and the same angles, drawn from U[0, pi/2] per chunk. The
+  baselines know the mean and variance of exactly these latents, which favours them.
 
   Args:
-    velocity: the network.
-    latents: [N, L, D].
-    tokens: [N, T].
-    tracks: [N]; windows of one track share a number.
-    chunks: M.
-    draws: of noise, angles and wrong tokens per window.
-    batch_size: windows per call.
-    seed: of the draws.
+    velocity: The network.
+    latents: Clean latents [N, L, D].
+    tokens: Semantic tokens, integers [N, T].
+    tracks: Track numbers [N]; windows of one track have the same number.
+    chunks: Number M of chunks in a window, each with an angle of its own.
+    draws: Number of draws of noise, angles and wrong tokens for each window.
+    batch_size: Windows per call of the network.
+    seed: Seed of all draws.
 
   Returns:
-    {"delta" and each of PREDICTORS: [draws * N, L]}: "right", "shuffled" (tokens of another
-    track) and "none" are the network's.
+    {"delta" and each of PREDICTORS: array [draws * N, L]}. Three of them are the network with
+    different tokens: "right", "shuffled" (tokens of another track) and "none".
   """
+  # float64: the variance over some millions of frames loses digits in float32.
   flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
   moments = (
     jnp.asarray(flat.mean(axis=0), jnp.float32),
@@ -135,6 +155,7 @@ def velocity_errors(
   parts: list[dict[str, np.ndarray]] = []
   host_rng = np.random.default_rng(seed)
   for draw in range(draws):
+    # New wrong tokens in every draw, so that no single unlucky pair decides.
     wrong = tokens[other_tracks(tracks, host_rng)]
     draw_rng = jax.random.fold_in(jax.random.key(seed), draw)
     for k, (index, real) in enumerate(batches(len(latents), batch_size)):
@@ -158,18 +179,21 @@ def evaluate_denoiser(
   draws: int,
   batch_size: int,
   seed: int,
-  progress: Callable[[str], None] = print,
+  progress: Progress = print_progress,
 ) -> Finding:
-  """Velocity errors per dataset and over all, and over all by angle.
+  """Velocity errors per dataset, over all datasets, and by angle.
 
   Args:
-    velocity: the network.
+    velocity: The network.
     windows: {dataset: (latents [N, L, D], semantic tokens [N, T], track numbers [N])}.
-    chunks: M.
-    draws: of noise and angles per window.
-    batch_size: windows per call.
-    seed: of the draws.
-    progress: called with a line per dataset.
+    chunks: Number M of chunks in a window.
+    draws: Number of draws of noise and angles for each window.
+    batch_size: Windows per call of the network.
+    seed: Seed of all draws.
+    progress: Function that gets one line per dataset.
+
+  Returns:
+    The finding "dpd".
   """
   errors = {}
   for name, (latents, tokens, tracks) in windows.items():
@@ -220,6 +244,7 @@ def evaluate_denoiser(
 
 def _summary(errors: dict[str, np.ndarray]) -> dict[str, float]:
   means = {p: float(errors[p].mean()) for p in PREDICTORS}
+  # Window by window, because right and shuffled see the same noise: the pairs cancel its spread.
   right, shuffled = errors["right"].mean(axis=1), errors["shuffled"].mean(axis=1)
   difference = shuffled - right
   return means | {
@@ -237,6 +262,7 @@ def _by_angle(errors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
   for b in range(BUCKETS):
     low, high = b / BUCKETS, (b + 1) / BUCKETS
     inside = (share >= low) & (share < high)
+    # A part without any angle has no mean; it happens with few windows.
     if inside.any():
       out.append(
         {
@@ -248,12 +274,22 @@ def _by_angle(errors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 
 def dpd(config: ml_collections.ConfigDict) -> Finding:
-  """Velocity error of the DPD against predictors without a network, and with wrong tokens."""
+  """Compares the DPD's velocity error with predictors without a network, and with wrong tokens.
+
+  Args:
+    config: configs/evaluate.py: bundle, data, split, window_seconds, batch_size, seed and dpd.
+
+  Returns:
+    The finding "dpd", see `evaluate_denoiser`.
+
+  Raises:
+    UserError: if the bundle has no DPD, or no dataset has the split.
+  """
   velocity, chunks = load_denoiser(config.bundle)
   encoders = Encoders(config.bundle, config.batch_size)
   windows = {}
   for name, dataset in datasets_of(config, config.split).items():
-    say(f"dpd: reading {name}")
+    print_progress(f"dpd: reading {name}")
     clips = encoded_windows(
       dataset,
       encoders,
@@ -263,7 +299,7 @@ def dpd(config: ml_collections.ConfigDict) -> Finding:
       config.seed,
     )
     tracks = np.unique([clip.track for clip in clips], return_inverse=True)[1]
-    windows[name] = (stack(clips, "latents"), stack(clips, "semantic_tokens"), tracks)
+    windows[name] = (stack_clips(clips, "latents"), stack_clips(clips, "semantic_tokens"), tracks)
   return evaluate_denoiser(
-    velocity, windows, chunks, config.dpd.draws, config.batch_size, config.seed, say
+    velocity, windows, chunks, config.dpd.draws, config.batch_size, config.seed, print_progress
   )

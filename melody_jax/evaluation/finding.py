@@ -15,9 +15,9 @@ class Finding:
   """The result of one evaluation.
 
   Attributes:
-    what: its name, the stem of its files.
-    values: JSON-serialisable numbers.
-    markdown: a snippet for the model card, without a heading.
+    what: Name of the evaluation, used as the stem of its files.
+    values: Numbers that JSON can hold.
+    markdown: Snippet for the model card, without a heading.
   """
 
   what: str
@@ -26,7 +26,7 @@ class Finding:
 
 
 def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-  """A Markdown table; floats with three significant digits, numbers right-aligned."""
+  """A Markdown table. Floats have three significant digits; columns of numbers align right."""
   numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
   lines = [
     "| " + " | ".join(header) + " |",
@@ -46,7 +46,7 @@ def cell(value: Any) -> str:
 
 
 def number(value: float) -> str:
-  """Three significant digits, without an exponent where that stays short."""
+  """A number with three significant digits, without an exponent where that stays short."""
   if not math.isfinite(value):
     return str(value)
   if value and not 1e-4 <= abs(value) < 1e6:
@@ -56,11 +56,12 @@ def number(value: float) -> str:
 
 
 def _plain(value: Any) -> Any:
-  """JSON without NaN or infinity, which strict readers refuse."""
+  """A value that JSON can hold; NaN and infinity become None, as strict readers refuse them."""
   if isinstance(value, dict):
     return {str(k): _plain(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
     return [_plain(v) for v in value]
+  # Scalars and arrays of NumPy and JAX, without importing either of them here.
   if hasattr(value, "item") and not getattr(value, "shape", ()):
     value = value.item()
   if hasattr(value, "tolist"):
@@ -69,7 +70,15 @@ def _plain(value: Any) -> Any:
 
 
 def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.Path]:
-  """Writes `<out>/<what>.json` and `<out>/<what>.md`, both or none; returns their paths.
+  """Writes `<out>/<what>.json` and `<out>/<what>.md`, both or none of them.
+
+  Args:
+    finding: Result to write.
+    out: Directory, made where it is missing.
+    context: Further values for the JSON file, for example the bundle and the versions.
+
+  Returns:
+    Paths of the two files.
 
   Raises:
     UserError: if the directory cannot be made or written.
@@ -84,5 +93,6 @@ def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.P
     folder / f"{finding.what}.json": (values + "\n").encode(),
     folder / f"{finding.what}.md": (finding.markdown.rstrip() + "\n").encode(),
   }
+  # Together: a table must not stand beside numbers of an older run.
   write_files(files)
   return list(files)

@@ -15,14 +15,15 @@ Score = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
 
 def row_cross_entropy(bundle: str | os.PathLike) -> tuple[Score, lm.LMConfig]:
-  """Loads the LM.
+  """Loads the LM of a bundle as a function that scores rows of tokens.
 
   Returns:
-    (score, config). score(style [B, levels], semantic [B, T]) gives two arrays [B], the mean nats
-    per semantic token with the style tokens and with "no style".
+    (score, config). score(style int32 [B, levels], semantic int32 [B, T]) returns two arrays
+    float32 [B]: the mean cross-entropy in nats per semantic token, with the style tokens of the row
+    and without any style.
 
   Raises:
-    UserError: the bundle has no LM, or a damaged one.
+    UserError: if the bundle has no LM, or a damaged one.
   """
   config, params = bundles.load_model(bundle, "lm", lm.LMConfig)
   params = jax.tree.map(jnp.asarray, params)
@@ -30,6 +31,7 @@ def row_cross_entropy(bundle: str | os.PathLike) -> tuple[Score, lm.LMConfig]:
 
   def rows(params: Any, style: jax.Array, semantic: jax.Array) -> jax.Array:
     logits = lm.forward(model, params, style, semantic)
+    # A head over all tokens numbers the semantic ones after the style tokens.
     labels = semantic + (config.semantic_offset if config.head == "all" else 0)
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean(axis=-1)
 

@@ -8,26 +8,40 @@ import ml_collections
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import Clip, datasets_of, read_windows, say, stack
+from melody_jax.evaluation.clips import Clip, datasets_of, read_windows, stack_clips
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.metrics.retrieval import Retrieval, recall_at_k
 from melody_jax.models.quantizer import rvq_report
+from melody_jax.progress import print_progress
 
 
 def relevance(queries: list[str], clips: list[Clip]) -> np.ndarray:
-  """Bool [queries, clips]: the text is one of the clip's captions."""
+  """Which clips are right for which text: bool [queries, clips].
+
+  A clip is right if the text is one of its captions.
+  """
+  # Many queries are equal (tags make captions alike), so each text is looked up once.
   captions = [set(clip.captions) for clip in clips]
   known = {query: np.array([query in c for c in captions]) for query in set(queries)}
   return np.stack([known[query] for query in queries])
 
 
 def draw_queries(clips: list[Clip], seed: int, draw: int) -> list[str]:
-  """One caption of every clip, at random.
+  """Draws one caption of every clip.
+
+  Args:
+    clips: Clips with captions.
+    seed: Seed of the evaluation.
+    draw: Number of this draw; each gives other captions.
+
+  Returns:
+    One caption per clip, in their order.
 
   Raises:
     UserError: if a clip has no caption.
   """
+  # A generator per draw: draw 3 is the same whether or not draws 0 to 2 were made.
   rng = np.random.default_rng((seed, draw))
   queries = []
   for clip in clips:
@@ -47,10 +61,20 @@ def score_retrieval(
   draws: int,
   seed: int,
 ) -> Retrieval:
-  """Mean scores over `draws` draws of one caption per clip; see `recall_at_k` for the rule."""
+  """Mean retrieval scores over several draws of one caption per clip; see `recall_at_k`.
+
+  Args:
+    embed_text: Maps N texts to unit vectors [N, E].
+    music_CxE: Unit vectors of the clips.
+    clips: The clips, in the same order.
+    k: Number of candidates that are looked at.
+    draws: Number of draws.
+    seed: Seed of the draws.
+  """
   scores = []
   for draw in range(draws):
     queries = draw_queries(clips, seed, draw)
+    # The text tower is the slow part: each distinct text passes through it once.
     distinct = sorted(set(queries))
     text = dict(zip(distinct, embed_text(distinct), strict=True))
     text_QxE = np.stack([text[q] for q in queries])
@@ -58,6 +82,7 @@ def score_retrieval(
   mean = {
     f.name: np.mean([getattr(s, f.name) for s in scores]) for f in dataclasses.fields(Retrieval)
   }
+  # Sizes are equal in all draws; their mean is a float and has to become an int again.
   whole = ("k", "n_queries", "n_candidates")
   typed: dict[str, Any] = {k: int(v) if k in whole else float(v) for k, v in mean.items()}
   return Retrieval(**typed)
@@ -72,16 +97,19 @@ def evaluate_mulan(
   draws: int = 5,
   seed: int = 0,
 ) -> Finding:
-  """Recall@k among each dataset's held-out clips, and the RVQ's use and fidelity by level.
+  """Recall@k among the held-out clips of each dataset, and how well the RVQ works by level.
 
   Args:
-    embed_text: texts -> unit vectors [N, E].
-    music: {dataset: unit vectors of its clips [C, E]}.
-    clips: {dataset: the clips}.
-    rvq: {dataset: what `rvq_report` says of its embeddings}; empty without codebooks.
-    k: rank cut.
-    draws: captions drawn per clip, for a steadier mean.
-    seed: of those draws.
+    embed_text: Maps N texts to unit vectors [N, E].
+    music: {dataset: unit vectors [C, E] of its clips}.
+    clips: {dataset: its clips}.
+    rvq: {dataset: result of `rvq_report` on its embeddings}; empty without codebooks.
+    k: Number of candidates that are looked at.
+    draws: Captions drawn per clip; more of them make the mean steadier.
+    seed: Seed of these draws.
+
+  Returns:
+    The finding "mulan".
   """
   values: dict[str, Any] = {"k": k, "retrieval": {}, "rvq": rvq}
   rows = []
@@ -150,15 +178,25 @@ def _rvq_markdown(rvq: dict[str, dict[str, Any]]) -> str:
 
 
 def mulan(config: ml_collections.ConfigDict) -> Finding:
-  """Text-to-music retrieval per dataset, and the RVQ by level."""
+  """Measures text-to-music retrieval per dataset, and the RVQ level by level.
+
+  Args:
+    config: configs/evaluate.py: bundle, data, split, window_seconds, batch_size, seed and mulan.
+
+  Returns:
+    The finding "mulan", see `evaluate_mulan`.
+
+  Raises:
+    UserError: if the bundle has no MuLan, or a clip has no caption.
+  """
   encoders = Encoders(config.bundle, config.batch_size)
   clips, music, rvq = {}, {}, {}
   for name, dataset in datasets_of(config, config.split).items():
-    say(f"mulan: embedding clips of {name}")
+    print_progress(f"mulan: embedding clips of {name}")
     clips[name] = read_windows(
       dataset, config.window_seconds, ("audio",), config.mulan.clips, config.seed
     )
-    music[name] = encoders.embed_music(stack(clips[name], "audio"))
+    music[name] = encoders.embed_music(stack_clips(clips[name], "audio"))
     rvq[name] = rvq_report(encoders.style.params["rvq"]["codebooks"], music[name])
   return evaluate_mulan(
     encoders.embed_text, music, clips, rvq, config.mulan.k, config.mulan.draws, config.seed

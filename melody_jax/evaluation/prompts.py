@@ -15,7 +15,6 @@ import numpy as np
 
 from melody_jax import audio_io
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import say
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, table
 from melody_jax.evaluation.musicnn import tagger as musicnn
@@ -24,10 +23,11 @@ from melody_jax.generation.melody import Melody
 from melody_jax.generation.request import Request, Settings
 from melody_jax.metrics.audio_checks import AudioChecks, check_audio
 from melody_jax.metrics.retrieval import RankTest, rank_test, ranks_of_classes
+from melody_jax.progress import Progress, print_progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
+class JudgedPrompt:
   """A text and the tags that music obeying it should raise, by tagger."""
 
   text: str
@@ -35,23 +35,29 @@ class Prompt:
 
 
 def tag_scores(
-  probabilities: dict[str, np.ndarray], tags: dict[str, Sequence[str]], prompts: Sequence[Prompt]
+  probabilities: dict[str, np.ndarray],
+  tags: dict[str, Sequence[str]],
+  prompts: Sequence[JudgedPrompt],
 ) -> np.ndarray:
-  """How much more than usual each clip shows each prompt's tags: [clips, prompts].
+  """How much more than usual each clip shows the tags of each prompt.
 
-  A tag's log-odds are standardised over the clips at hand, because some tags are likely
-  everywhere; a prompt's score is the mean over its tags of all taggers.
+  Some tags are likely in all music, so the log-odds of a tag are standardised over the given clips.
+  The score of a prompt is the mean over all of its tags.
 
   Args:
-    probabilities: {tagger: [clips, 50]}.
+    probabilities: {tagger: tag probabilities [clips, 50]}.
     tags: {tagger: names of its 50 tags}.
-    prompts: with the tags they expect.
+    prompts: Prompts with the tags that they expect.
+
+  Returns:
+    Scores, float64 [clips, prompts]; larger is better.
 
   Raises:
-    UserError: a prompt expects a tag that its tagger lacks, or none at all.
+    UserError: if a prompt expects a tag that its tagger lacks, or expects no tag at all.
   """
   standard = {}
   for name, p in probabilities.items():
+    # A sigmoid in float32 can be exactly 0 or 1, where the log-odds are infinite.
     p = np.clip(np.asarray(p, np.float64), 1e-6, 1 - 1e-6)
     log_odds = np.log(p) - np.log1p(-p)
     standard[name] = (log_odds - log_odds.mean(axis=0)) / (log_odds.std(axis=0) + 1e-9)
@@ -67,20 +73,33 @@ def tag_scores(
 
 
 def centred(scores_IxC: np.ndarray) -> np.ndarray:
-  """Scores less each class's mean over the items, so that no class is everybody's favourite."""
+  """Scores [items, classes] minus the mean of each class over the items.
+
+  Without this, a prompt that lies near all music would win for every clip.
+  """
   return scores_IxC - scores_IxC.mean(axis=0, keepdims=True)
 
 
 def generate_all(
   generate: Callable[[list[str], list[int]], np.ndarray],
-  prompts: Sequence[Prompt],
+  prompts: Sequence[JudgedPrompt],
   seeds: Sequence[int],
   batch_size: int,
-  progress: Callable[[str], None],
+  progress: Progress,
 ) -> np.ndarray:
-  """Clips of every prompt and seed, prompt-major: float32 [prompts * seeds, samples].
+  """Generates a clip for every prompt and every seed.
 
-  Batches are of one size (the last padded by repetition): one compiled program.
+  All batches have one size, the last one filled up by repetition, so that one program is compiled.
+
+  Args:
+    generate: Maps texts and seeds, both of length B, to audio [B, samples].
+    prompts: Prompts to generate.
+    seeds: Seeds, the same for every prompt.
+    batch_size: Clips per call.
+    progress: Function that gets one line per batch.
+
+  Returns:
+    Audio, float32 [prompts * seeds, samples]: all seeds of the first prompt, then the second ...
   """
   jobs = [(prompt.text, seed) for prompt in prompts for seed in seeds]
   clips: list[np.ndarray] = []
@@ -96,25 +115,30 @@ def generate_all(
 def judge(
   clips_IxS: np.ndarray,
   sample_rate: int,
-  prompts: Sequence[Prompt],
+  prompts: Sequence[JudgedPrompt],
   seeds: Sequence[int],
   scores: dict[str, np.ndarray],
   permutations: int,
   seed: int,
 ) -> Finding:
-  """Checks the clips and tests every judge's ranking.
+  """Checks the sound of the clips, and tests how every judge ranks the prompts.
 
   Args:
-    clips_IxS: prompt-major, see `generate_all`.
-    sample_rate: Hz.
-    prompts: what they were made of.
-    seeds: of every prompt.
-    scores: {judge: [clips, prompts]}, larger is better.
-    permutations: of the test.
-    seed: of those permutations.
+    clips_IxS: Clips [prompts * seeds, samples] in the order of `generate_all`.
+    sample_rate: Sample rate in Hz.
+    prompts: Prompts that the clips were made from.
+    seeds: Seeds that every prompt was generated with.
+    scores: {judge: scores [clips, prompts]}, larger is better.
+    permutations: Number of permutations in the test.
+    seed: Seed of the permutations.
+
+  Returns:
+    The finding "prompts".
   """
   checks = [check_audio(clip, sample_rate) for clip in clips_IxS]
+  # Prompt-major, as `generate_all` orders them.
   labels = np.repeat(np.arange(len(prompts)), len(seeds))
+  # Each judge gets the same permutations, so that their p-values can be compared.
   tests = {
     name: rank_test(s, labels, np.random.default_rng(seed), n_permutations=permutations)
     for name, s in scores.items()
@@ -149,7 +173,12 @@ def judge(
 
 
 def with_raw_levels(finding: Finding, raw_IxS: np.ndarray) -> Finding:
-  """Adds what the models gave before their loudness was normalised."""
+  """Adds the levels of the clips before their loudness was normalised.
+
+  Args:
+    finding: Result of `judge`.
+    raw_IxS: Clips [prompts * seeds, samples] as the decoder made them.
+  """
   rms_db = 10.0 * np.log10(np.mean(np.square(raw_IxS), axis=1) + 1e-12)
   over = int(np.sum(np.max(np.abs(raw_IxS), axis=1) > 1.0))
   low, middle, high = np.percentile(rms_db, (5, 50, 95))
@@ -164,7 +193,7 @@ def with_raw_levels(finding: Finding, raw_IxS: np.ndarray) -> Finding:
 
 
 def _markdown(
-  prompts: Sequence[Prompt],
+  prompts: Sequence[JudgedPrompt],
   seeds: Sequence[int],
   checks: list[AudioChecks],
   ranks: dict[str, np.ndarray],
@@ -215,13 +244,24 @@ def _markdown(
 
 
 def prompts(config: ml_collections.ConfigDict) -> Finding:
-  """Generated clips: soundness, and the rank of the right prompt by MuLan and by musicnn."""
+  """Generates clips, checks their sound, and ranks the prompts by MuLan and by musicnn.
+
+  Args:
+    config: configs/evaluate.py: bundle, batch_size, seed and prompts.
+
+  Returns:
+    The finding "prompts", see `judge` and `with_raw_levels`.
+
+  Raises:
+    UserError: if the bundle lacks a model, the tagger cannot be had, or a tag does not exist.
+  """
   c = config.prompts
-  table = [Prompt(text, {"MTT": _tags(mtt), "MSD": _tags(msd)}) for text, mtt, msd in c.table]
+  table = [JudgedPrompt(text, {"MTT": _tags(mtt), "MSD": _tags(msd)}) for text, mtt, msd in c.table]
   # The tagger comes first: where it cannot be had, that is known before the long part.
   taggers = _taggers() if c.musicnn else {}
   programs.use_compilation_cache()
   melody = Melody.load(config.bundle)
+  # A config key keeps its type, so the config says 0 and 1 where the sampler has None.
   settings = Settings(
     **{
       **c.sampling,
@@ -234,7 +274,7 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     requests = [Request(t, seconds=c.seconds, seed=s) for t, s in zip(texts, seeds, strict=True)]
     return np.stack([music.audio for music in melody.generate(requests, settings)])
 
-  raw = generate_all(generate, table, c.seeds, config.batch_size, say)
+  raw = generate_all(generate, table, c.seeds, config.batch_size, print_progress)
   # Judged as `melody_jax.sample` writes it.
   clips = np.stack([audio_io.normalise_loudness(clip, melody.sample_rate) for clip in raw])
   encoders = Encoders(config.bundle, config.batch_size)

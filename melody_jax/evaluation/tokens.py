@@ -7,11 +7,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from melody_jax.evaluation.clips import datasets_of, in_batches, say, stack
+from melody_jax.evaluation.clips import datasets_of, in_batches, stack_clips
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.evaluation.language_model import row_cross_entropy
 from melody_jax.metrics.tokens import token_use
+from melody_jax.progress import print_progress
 
 
 def evaluate_tokens(
@@ -20,20 +21,24 @@ def evaluate_tokens(
   cross_entropy: Callable[[np.ndarray, np.ndarray], Any] | None,
   batch_size: int = 8,
 ) -> Finding:
-  """Vocabulary use per dataset and over all, and cross-entropy against unigram entropy.
+  """Use of the vocabulary, and the LM's cross-entropy against the unigram entropy.
 
-  Both are of the same tokens: every semantic token of every non-overlapping window. The
-  unigram entropy is the best that any predictor without context could reach on them, having
-  seen them; the LM has not.
+  Both numbers are about the same tokens: all semantic tokens of windows that do not overlap. The
+  unigram entropy is the best that a predictor without context could reach if it knew the
+  frequencies of exactly these tokens. The LM has never seen them.
 
   Args:
-    windows: {dataset: (semantic tokens [N, T], style tokens [N, levels])}.
-    vocabulary: number of semantic tokens.
-    cross_entropy: (style [B, levels], semantic [B, T]) -> two arrays [B]: mean nats per token of
-      each row, with its style tokens and with none; None to leave the LM out.
-    batch_size: rows per call.
+    windows: {dataset: (semantic tokens [N, T], style tokens [N, levels])}, integers.
+    vocabulary: Number of possible semantic tokens.
+    cross_entropy: Maps style [B, levels] and semantic [B, T] to two arrays [B]: the mean nats per
+      token of each row, with its style tokens and without style. None leaves the LM out.
+    batch_size: Rows per call of `cross_entropy`.
+
+  Returns:
+    The finding "tokens".
   """
   everything = tuple(np.concatenate([w[i] for w in windows.values()]) for i in (0, 1))
+  # "all" comes last and is left out where it would repeat the only dataset.
   sets = {**windows, "all": everything} if len(windows) > 1 else windows
   values: dict[str, Any] = {"vocabulary": vocabulary, "datasets": {}}
   rows = []
@@ -48,6 +53,7 @@ def evaluate_tokens(
     entry = dataclasses.asdict(use)
     row = [name, use.n_tokens, use.used, use.entropy, use.perplexity, use.repeat_rate]
     if cross_entropy is not None:
+      # Windows have equal lengths, so the mean of row means is the mean over tokens.
       conditional, unconditional = (float(part.mean()) for part in scores[name])
       under = 100.0 * (1.0 - conditional / use.entropy)
       entry |= {
@@ -59,6 +65,7 @@ def evaluate_tokens(
     values["datasets"][name] = entry
     rows.append(tuple(row))
   last = values["datasets"][list(sets)[-1]]
+  # At the top of the JSON stand the figures over everything, which the model card quotes.
   values |= {"used": last["used"], "unigram_entropy": last["entropy"]}
   header = [
     "validation",
@@ -80,14 +87,24 @@ def evaluate_tokens(
 
 
 def tokens(config: ml_collections.ConfigDict) -> Finding:
-  """Use of the semantic vocabulary, and the LM against the unigram entropy."""
+  """Measures the use of the semantic vocabulary, and the LM against the unigram entropy.
+
+  Args:
+    config: configs/evaluate.py: bundle, data, split, window_seconds and batch_size.
+
+  Returns:
+    The finding "tokens", see `evaluate_tokens`.
+
+  Raises:
+    UserError: if the bundle has no LM, or no dataset has the split.
+  """
   score, model = row_cross_entropy(config.bundle)
   encoders = Encoders(config.bundle, config.batch_size)
   windows = {}
   for name, dataset in datasets_of(config, config.split).items():
-    say(f"tokens: reading {name}")
+    print_progress(f"tokens: reading {name}")
     clips = encoded_windows(
       dataset, encoders, config.window_seconds, ("semantic_tokens", "style_tokens")
     )
-    windows[name] = (stack(clips, "semantic_tokens"), stack(clips, "style_tokens"))
+    windows[name] = (stack_clips(clips, "semantic_tokens"), stack_clips(clips, "style_tokens"))
   return evaluate_tokens(windows, model.semantic_vocab, score, config.batch_size)

@@ -21,6 +21,9 @@ class _AudioWindows:
   def input_features(self) -> dict[str, WindowFeature]:
     return {"audio": WindowFeature((self._samples,), "float32")}
 
+  def tokenizer(self) -> None:
+    return None
+
 
 def clip_batches(
   config: ml_collections.ConfigDict, split: str, windows: int, shuffle: bool
@@ -42,7 +45,7 @@ def clip_batches(
   source = make_source(config, _AudioWindows(config), split, shuffle)
   # In order, a source starts again after its last window; clips must not count twice.
   if not shuffle:
-    windows = min(windows, getattr(source, "windows", windows))
+    windows = min(windows, source.windows)
   for _ in range(-(-windows // config.train.batch_size)):
     yield next(source)["audio"]
 

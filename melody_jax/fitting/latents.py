@@ -1,4 +1,6 @@
-"""Fits mean and spread of the VAE's latents, which scale them into [-1, 1] (SPEC section 7).
+"""Fits mean and spread of the VAE's latents, which scale them into [-1, 1].
+
+docs/spec.md, section 7.
 
 Writes latent_scale/center_D and latent_scale/sigma_D, both float32 [D], into the file of the VAE.
 """

@@ -1,4 +1,4 @@
-"""Fits the k-means centres of the semantic tokens, by mini-batches (SPEC section 4).
+"""Fits the k-means centres of the semantic tokens, by mini-batches (docs/spec.md, section 4).
 
 Writes kmeans/centroids [K, D], kmeans/mean [D] and kmeans/std [D], float32, into the file of
 wav2vec.

@@ -1,4 +1,6 @@
-"""Fits the codebooks of the style tokens: residual k-means of music embeddings (SPEC section 3).
+"""Fits the codebooks of the style tokens: residual k-means of music embeddings.
+
+docs/spec.md, section 3.
 
 Writes rvq/codebooks, float32 [Q, K, C], into the file of MuLan.
 """

@@ -1,8 +1,7 @@
 """The keys of configs/sample.py: checked before anything is loaded, and turned into requests."""
 
-from collections.abc import Callable
 import dataclasses
-import itertools
+import functools
 from typing import Any
 
 import ml_collections
@@ -10,23 +9,39 @@ import numpy as np
 
 from melody_jax import audio_io, output_files
 from melody_jax.errors import UserError
-from melody_jax.generation.request import (
-  DTYPES,
-  MAX_PROMPT_CHARACTERS,
-  MAX_STEPS,
+from melody_jax.generation.options import (
+  MAX_SECONDS,
+  MAX_SEED,
   MIN_SECONDS,
-  SCHEDULES,
-  SOLVERS,
-  Prompt,
-  Request,
-  Settings,
+  check_interval,
+  check_option,
+  check_prompt_length,
+  check_region,
+  check_times,
 )
+from melody_jax.generation.request import Prompt, Request, Settings
+from melody_jax.progress import Progress
 
-MAX_SECONDS = 600.0  # of a file; a stream has no limit
-MAX_COUNT = 64
-MODES = ("generate", "continue", "inpaint", "vary", "stream", "reconstruct")
 _CHANGES_AUDIO = ("continue", "inpaint", "vary", "reconstruct")
 STDOUT = "-"
+
+# Field of `Settings` -> key of configs/sample.py.
+SETTINGS_KEYS = {
+  "steps": "steps",
+  "schedule": "schedule",
+  "solver": "solver",
+  "guidance_scale": "guidance_scale",
+  "guidance_rescale": "guidance_rescale",
+  "dtype": "dtype",
+  "temperature": "lm.temperature",
+  "top_k": "lm.top_k",
+  "top_p": "lm.top_p",
+  "lm_guidance_scale": "lm.guidance_scale",
+  "repetition_penalty": "lm.repetition_penalty",
+  "repetition_span": "lm.repetition_span",
+}
+# A key of the command line has one type and so cannot be None: these values switch it off.
+_OFF = {"top_k": 0, "top_p": 1.0, "strength": 0.0}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -35,7 +50,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: naming the key, its value and what it may be.
   """
-  _check_choice(config, "mode", MODES)
+  check_option("mode", config.mode, "config.mode")
   if config.mode in _CHANGES_AUDIO and not config.audio:
     raise UserError(
       f'mode "{config.mode}" needs --config.audio=FILE: the clip to {config.mode}'
@@ -57,66 +72,41 @@ def check(config: ml_collections.ConfigDict) -> None:
   output_files.check_writable(config.out, tuple(audio_io.FORMATS), size)
 
 
-def _check_choice(config, key: str, known: tuple[str, ...]) -> None:
-  if config[key] not in known:
-    raise UserError(f"config.{key} is {config[key]!r}; it must be one of {', '.join(known)}")
-
-
-def _check_range(config, key: str, low: float, high: float, what: str, prefix: str = "") -> None:
-  value = config[key]
-  # Written so that NaN, which compares false with everything, is refused.
-  if not low <= value <= high:
-    raise UserError(f"config.{prefix}{key} is {value:g}; it takes {low:g} to {high:g} ({what})")
+def _value(config: ml_collections.ConfigDict, option: str, key: str) -> Any:
+  """The value of a dotted key as the table of options has it: None for a filter that is off."""
+  value = functools.reduce(lambda node, part: node[part], key.split("."), config)
+  return None if option in _OFF and value == _OFF[option] else value
 
 
 def _check_numbers(config) -> None:
-  for key, known in (("schedule", SCHEDULES), ("solver", SOLVERS), ("dtype", DTYPES)):
-    _check_choice(config, key, known)
-  if config.mode != "stream":
-    _check_range(config, "seconds", MIN_SECONDS, MAX_SECONDS, "seconds of audio")
-  elif not (config.seconds == 0 or config.seconds >= MIN_SECONDS):
-    raise UserError(f"config.seconds is {config.seconds:g}; a stream takes 1 or more, or 0: no end")
-  for key, low, high, what in (
-    ("steps", 1, MAX_STEPS, "denoising steps"),
-    ("seed", 0, 2**32 - MAX_COUNT, "seeds"),
-    ("count", 1, MAX_COUNT, "pieces"),
-    ("guidance_scale", 0.0, 30.0, "guidance"),
-    ("guidance_low", 0.0, 1.0, "share of the noise angle"),
-    ("guidance_high", 0.0, 1.0, "share of the noise angle"),
-    ("guidance_rescale", 0.0, 1.0, "share"),
-    ("strength", 0.0, 1.0, "share of noise"),
-    ("loudness", -70.0, 0.0, "LUFS"),
-  ):
-    _check_range(config, key, low, high, what)
-  for key, low, high, what in (
-    ("temperature", 0.0, 10.0, "temperatures"),
-    ("top_k", 0, 1_000_000, "tokens kept"),
-    ("top_p", 1e-6, 1.0, "probability kept"),
-    ("guidance_scale", 0.0, 30.0, "guidance"),
-    ("repetition_penalty", 0.0, 100.0, "off a logit"),
-    ("repetition_span", 1, 250, "tokens"),
-  ):
-    _check_range(config.lm, key, low, high, what, "lm.")
-  if config.guidance_low >= config.guidance_high:
+  for option, key in {**SETTINGS_KEYS, **{k: k for k in ("count", "strength", "loudness")}}.items():
+    check_option(option, _value(config, option, key), f"config.{key}")
+  check_interval(
+    config.guidance_low, config.guidance_high, "config.guidance_low", "config.guidance_high"
+  )
+  check_option("seed", config.seed, "config.seed")
+  if config.seed + config.count - 1 > MAX_SEED:
     raise UserError(
-      f"config.guidance_low is {config.guidance_low:g}; it must lie under config.guidance_high,"
-      f" {config.guidance_high:g}"
+      f"config.seed is {config.seed}; with config.count {config.count} it takes 0 to"
+      f" {MAX_SEED - config.count + 1}"
     )
+  if config.mode != "stream":
+    check_option("seconds", config.seconds, "config.seconds")
+  elif not (config.seconds == 0 or MIN_SECONDS <= config.seconds < float("inf")):
+    raise UserError(f"config.seconds is {config.seconds:g}; a stream takes 1 or more, or 0: no end")
   if config.count > 1 and config.mode in ("stream", "reconstruct"):
     raise UserError(f'config.count is {config.count}; mode "{config.mode}" makes one piece')
 
 
-def _texts(config) -> list[str]:
+def texts_of(config: ml_collections.ConfigDict) -> list[str]:
+  """The texts of config.prompt: "this | that" are two."""
   return [text.strip() for text in config.prompt.split("|") if text.strip()]
 
 
 def _check_prompts(config) -> None:
-  texts = _texts(config)
+  texts = texts_of(config)
   for text in texts:
-    if len(text) > MAX_PROMPT_CHARACTERS:
-      raise UserError(
-        f"config.prompt is {len(text)} characters long; the limit is {MAX_PROMPT_CHARACTERS}"
-      )
+    check_prompt_length("config.prompt", text)
   if config.mode == "reconstruct":
     return
   has_prompt = bool(texts or config.music_prompt)
@@ -137,8 +127,7 @@ def _check_prompts(config) -> None:
     )
   if times and len(times) != len(texts):
     raise UserError(f"config.times has {len(times)} numbers for {len(texts)} texts: give one each")
-  if any(not b > a for a, b in itertools.pairwise(times)) or any(not t >= 0 for t in times):
-    raise UserError(f"config.times is {config.times!r}; times must rise, from 0 on")
+  check_times("config.times", times)
   if config.negative_prompt.strip() and config.lm.guidance_scale == 1:
     raise UserError(
       "config.negative_prompt works through config.lm.guidance_scale: set that above 1, e.g. 2"
@@ -185,40 +174,48 @@ def _regions(config) -> list[tuple[float, float]]:
       raise UserError(
         f"config.regions is {config.regions!r}; it takes seconds, as in 3.5-5, 8-10"
       ) from e
-    if not 0 <= begin < end:
-      raise UserError(f"config.regions: {part.strip()} must end after it begins, from 0 on")
+    check_region(begin, end)
     regions.append((begin, end))
   return regions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clips:
-  """The audio files of a config, read: float32 [samples] at 24 kHz, or None."""
+  """The audio files of a config, read.
+
+  Attributes:
+    audio: config.audio as float32 [samples] at 24 kHz; None where it names no file.
+    music_prompt: config.music_prompt, likewise.
+  """
 
   audio: np.ndarray | None
   music_prompt: np.ndarray | None
 
 
-def read_clips(config, say: Callable[[str], None]) -> Clips:
-  """Reads what the config names.
+def read_clips(config: ml_collections.ConfigDict, progress: Progress) -> Clips:
+  """Reads the audio files that the config names.
+
+  Args:
+    config: Keys of configs/sample.py.
+    progress: Told what is read, a line at a time.
 
   Raises:
-    UserError: for files that are missing, no audio, silent, too short or too long.
+    UserError: if a file is missing, no audio, silent, too short or too long.
   """
 
   def read(path: str, longest: float) -> np.ndarray | None:
     if not path:
       return None
-    say(f"reading {path}")
+    progress(f"reading {path}")
     return audio_io.load_clip(path, max_seconds=longest)
 
   music_prompt = "" if config.mode == "reconstruct" else config.music_prompt
   return Clips(read(config.audio, MAX_SECONDS), read(music_prompt, audio_io.MAX_CLIP_SECONDS))
 
 
-def prompt_of(config, clips: Clips) -> dict[str, Any]:
-  """The fields `prompt` and `timeline` of a Request."""
-  texts, times = _texts(config), _numbers(config, "times")
+def prompt_of(config: ml_collections.ConfigDict, clips: Clips) -> dict[str, Any]:
+  """The field `prompt` of a `Request`, or `timeline` where config.times is set."""
+  texts, times = texts_of(config), _numbers(config, "times")
   if times:
     return {"timeline": tuple(zip(times, texts, strict=True))}
   weights = _numbers(config, "weights") or [1.0] * (len(texts) + 1)
@@ -228,11 +225,11 @@ def prompt_of(config, clips: Clips) -> dict[str, Any]:
   return {"prompt": tuple(prompts)}
 
 
-def requests_of(config, clips: Clips) -> list[Request]:
-  """One request a seed.
+def requests_of(config: ml_collections.ConfigDict, clips: Clips) -> list[Request]:
+  """One request for each seed from config.seed on.
 
   Raises:
-    UserError: for regions outside the audio.
+    UserError: if a region lies outside the audio.
   """
   fields = prompt_of(config, clips)
   if config.mode in ("generate", "continue"):
@@ -245,20 +242,11 @@ def requests_of(config, clips: Clips) -> list[Request]:
   ]
 
 
-def settings_of(config) -> Settings:
-  """How to sample."""
-  return Settings(
-    steps=config.steps,
-    schedule=config.schedule,
-    solver=config.solver,
-    guidance_scale=config.guidance_scale,
-    guidance_interval=(config.guidance_low, config.guidance_high),
-    guidance_rescale=config.guidance_rescale,
-    temperature=config.lm.temperature,
-    top_k=config.lm.top_k or None,
-    top_p=config.lm.top_p if config.lm.top_p < 1 else None,
-    lm_guidance_scale=config.lm.guidance_scale,
-    repetition_penalty=config.lm.repetition_penalty,
-    repetition_span=config.lm.repetition_span,
-    dtype=config.dtype,
-  )
+def settings_of(config: ml_collections.ConfigDict) -> Settings:
+  """How to sample.
+
+  Raises:
+    UserError: if a value is out of its range.
+  """
+  fields = {option: _value(config, option, key) for option, key in SETTINGS_KEYS.items()}
+  return Settings(guidance_interval=(config.guidance_low, config.guidance_high), **fields)

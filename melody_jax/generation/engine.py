@@ -6,7 +6,6 @@ still to be made, and runs the one program of `window` on a batch of them.
 Shape letters: B items, T samples, N latent frames, D latent channels, M semantic tokens.
 """
 
-from collections.abc import Callable
 import functools
 import os
 from typing import Any
@@ -29,29 +28,34 @@ from melody_jax.generation.style import Styles
 from melody_jax.generation.window import Networks
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
+from melody_jax.models.vae import decoder_reach
+from melody_jax.progress import Progress
 
-CONTEXT_SECONDS = 0.64  # on either side of a window that the codec reads in the midst of a piece
-CODEC_SECONDS = 10.0  # of such a window
+# The codec reads long audio in windows of this length, so that one program serves all lengths.
+CODEC_SECONDS = 10.0
+# Seconds that the encoder reads on either side of such a window and that are then dropped: no frame
+# that is kept was made beside a cut.
+ENCODER_CONTEXT = 0.64
 
 
 class Engine:
   """Models of a bundle, loaded, and their compiled programs.
 
   Attributes:
-    sample_rate: of all audio, Hz.
+    sample_rate: Sample rate of all audio in Hz.
     digest: SHA-256 of the bundle's files.
-    programs: all that was compiled so far, and how long it took.
-    codec: the VAE.
+    programs: All programs compiled so far, and how long that took.
+    codec: The VAE.
     styles: MuLan and its RVQ; only where the generator was read.
-    networks: models of the compiled program; None where only the codec was read.
+    networks: Models of the compiled program; None where only the codec was read.
   """
 
   def __init__(self, directory: str | os.PathLike, generates: bool = True):
     """Reads the bundle.
 
     Args:
-      directory: as written by melody_jax.export and melody_jax.fit.
-      generates: False reads the codec alone.
+      directory: Bundle as written by melody_jax.export and melody_jax.fit.
+      generates: Whether to read the generator too; False reads the codec alone.
 
     Raises:
       UserError: if a model is missing, damaged, or does not fit the others.
@@ -82,15 +86,23 @@ class Engine:
         f" {dpd.config.latent_dim}; export both from the same recipe"
       )
     self.networks = Networks(lm, dpd, self.codec.config)
-    if self.networks.frames % window_program.CHUNKS_PER_WINDOW:
+    if self.networks.frames % self.networks.chunks:
       raise UserError(
-        f"{self._directory}: a window of {self.networks.frames} frames has no quarters; choose a"
-        " hop and a window of the LM that divide"
+        f"{self._directory}: a window of {self.networks.frames} frames is not {dpd.config.chunks}"
+        " equal chunks; choose chunks of the DPD that divide it"
       )
     self._params["float32"] |= jax.device_put({"lm": lm_params, "dpd": dpd_params})
 
   def run(self, inputs: window_program.Window, settings: Settings) -> window_program.Made:
-    """One call of the compiled program on a batch of windows."""
+    """Calls the compiled program once.
+
+    Args:
+      inputs: B windows of music.
+      settings: How to sample.
+
+    Returns:
+      Tokens [B, W], latents [B, L, D] and audio [B, L hop] of these windows.
+    """
     networks = self._generator.in_dtype(settings.dtype)
     program = functools.partial(window_program.run, networks)
     params, controls = self.params_in(settings.dtype), window_program.controls(settings)
@@ -103,18 +115,16 @@ class Engine:
       raise UserError(f"{self._directory} was loaded for its codec alone")
     return self.networks
 
-  def plan(
-    self, request: Request, settings: Settings, say: Callable[[str], None]
-  ) -> piece_plan.Piece:
+  def plan(self, request: Request, settings: Settings, progress: Progress) -> piece_plan.Piece:
     """A piece of which nothing is made yet: what of it is known, and its windows.
 
     Args:
-      request: what is asked for.
-      settings: how to sample.
-      say: told what happens, a line at a time.
+      request: What is asked for.
+      settings: How to sample.
+      progress: Told what happens, a line at a time.
 
     Raises:
-      UserError: for prompts that cancel out, or a negative prompt that cannot work.
+      UserError: if prompts cancel out, or a negative prompt cannot work.
     """
     networks = self._generator
     if request.negative and settings.lm_guidance_scale == 1:
@@ -132,12 +142,13 @@ class Engine:
     steering = piece_plan.Steering(self.styles, track, negative)
     if request.audio is None:
       return piece_plan.plan(networks, request, steering, None, None)
-    say("encoding the audio")
+    progress("encoding the audio")
     latents, tokens = self.encode(request.audio), self._semantic_tokens(request.audio)
     return piece_plan.plan(networks, request, steering, latents, tokens)
 
   def params_in(self, dtype: str) -> Any:
     """The program's parameters; matrices, which networks cast anyway, are kept in `dtype`."""
+    # Kept for every dtype that was asked for, so that no call has to cast all weights.
     if dtype not in self._params:
 
       def cast(path, x):
@@ -158,32 +169,42 @@ class Engine:
     )
 
   def encode(self, audio_T: np.ndarray) -> np.ndarray:
-    """Latents [N, D] of a clip and of the silence that fills its last frame, or a window."""
+    """Latents [N, D] of a clip [T] and of the silence that fills its last frame, or a window."""
 
-    def program(params, audio):
+    def program(params, audio, start):
+      del start
       return encode_latents(self.codec.config, params, audio)
 
-    return self._overlapped("encode", program, audio_T, self.codec.config.hop_length, 1)
+    hop = self.codec.config.hop_length
+    context = round(ENCODER_CONTEXT * self.sample_rate) // hop
+    return self._overlapped("encode", program, audio_T, hop, 1, context)
 
   def decode(self, latents_ND: np.ndarray) -> np.ndarray:
-    """Audio [N hop] of latents."""
+    """Audio [N hop] of latents [N, D]."""
 
-    def program(params, latents):
-      return decode_latents(self.codec.config, params, latents)
+    def program(params, latents, start):
+      return decode_latents(self.codec.config, params, latents, start)
 
-    return self._overlapped("decode", program, latents_ND, 1, self.codec.config.hop_length)
+    codec = self.codec.config
+    reach = decoder_reach(codec)
+    return self._overlapped("decode", program, latents_ND, 1, codec.hop_length, reach)
 
-  def _overlapped(self, name, function, x: np.ndarray, scale_in: int, scale_out: int) -> np.ndarray:
-    """Applies `function` to overlapping windows of `x` and joins what lies inside them."""
+  def _overlapped(
+    self, name: str, function, x: np.ndarray, scale_in: int, scale_out: int, context: int
+  ) -> np.ndarray:
+    """Applies `function` to overlapping windows of `x` and joins what lies inside them.
+
+    `context` frames at either end of a window are made and dropped.
+    """
     hop = self.codec.config.hop_length
     length = round(CODEC_SECONDS * self.sample_rate) // hop
-    context = round(CONTEXT_SECONDS * self.sample_rate) // hop
     n_frames = max(-(-len(x) // scale_in), length)
     x = np.pad(x, ((0, n_frames * scale_in - len(x)),) + ((0, 0),) * (x.ndim - 1))
     pieces = []
     for w in overlapping_windows(n_frames, length, context):
       read = x[None, w.start * scale_in : (w.start + length) * scale_in]
-      y = self.programs.call(name, function, self._params["float32"]["vae"], read)
+      start = np.asarray([w.start], np.int32)
+      y = self.programs.call(name, function, self._params["float32"]["vae"], read, start)
       pieces.append(
         np.asarray(y)[0, (w.begin - w.start) * scale_out : (w.end - w.start) * scale_out]
       )

@@ -1,7 +1,7 @@
 """Levels a stream that cannot be levelled by what comes later.
 
-Each chunk is brought towards a loudness by the window that it lies in: of the first 10 s all is
-there before the first chunk is given, later windows hold 2.5 s more than was given before. So a
+Each chunk is brought towards a loudness by the window that it lies in. All of the first 10 s is
+there before the first chunk is given; a later window holds one chunk more than was given. So a
 stream may wander in level for hours and is heard at one loudness; within some seconds its
 dynamics stay as they are.
 """
@@ -15,7 +15,7 @@ MAX_STEP_DB = 3.0  # that the gain changes in a chunk
 
 
 def soft_limit(audio_T: np.ndarray) -> np.ndarray:
-  """Samples under the knee as they are, others bent towards `audio_io.PEAK_LIMIT`."""
+  """Samples [T] under the knee as they are, others bent towards `audio_io.PEAK_LIMIT`."""
   room = audio_io.PEAK_LIMIT - KNEE
   over = np.maximum(np.abs(audio_T) - KNEE, 0.0)
   bent = np.sign(audio_T) * (KNEE + room * np.tanh(over / room))
@@ -29,8 +29,8 @@ class StreamLeveller:
   it stays.
 
   Args:
-    sample_rate: Hz.
-    lufs: loudness of the result (ITU-R BS.1770), or None: the level stays, peaks are bent.
+    sample_rate: Sample rate in Hz.
+    lufs: Loudness of the result (ITU-R BS.1770); None: the level stays, peaks are bent.
   """
 
   def __init__(self, sample_rate: int, lufs: float | None):
@@ -38,11 +38,11 @@ class StreamLeveller:
     self._gain_db: float | None = None
 
   def __call__(self, chunk_T: np.ndarray, window_T: np.ndarray) -> np.ndarray:
-    """The chunk as it is to be written.
+    """The chunk [T] as it is to be written.
 
     Args:
-      chunk_T: the next samples of the stream.
-      window_T: the 10 s that they lie in (`StreamState.audio`).
+      chunk_T: Next samples of the stream.
+      window_T: Samples of the 10 s that they lie in (`StreamState.audio`).
     """
     if self._lufs is None:
       return soft_limit(chunk_T)
@@ -51,6 +51,7 @@ class StreamLeveller:
     if not audio_io.is_silent(window_T):
       # Peaks are the limiter's: a gain that yields to them would follow every attack.
       after = self._lufs - audio_io.loudness(window_T, self._sample_rate)
+    # The first chunk has no gain to come from: it begins at its own.
     if before is None:
       before = after
     after = float(np.clip(after, before - MAX_STEP_DB, before + MAX_STEP_DB))

@@ -11,7 +11,7 @@ the others.
 Shape letters: B items, T samples, N latent frames, D latent channels.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import os
 import time
@@ -24,10 +24,9 @@ from melody_jax.generation import piece as piece_plan
 from melody_jax.generation.engine import Engine
 from melody_jax.generation.request import Request, Settings
 from melody_jax.generation.stream import Stream
+from melody_jax.progress import Progress, silent
 
 DEFAULTS = Settings()
-
-Progress = Callable[[str], None] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,12 +34,13 @@ class Music:
   """One result.
 
   Attributes:
-    audio: float32 [T].
-    sample_rate: of it, Hz.
-    nfe: network passes of LM and DPD in the call that made it; a guided pass is one, and the items
+    audio: Waveform, float32 [T].
+    sample_rate: Sample rate in Hz.
+    nfe: Network passes of LM and DPD in the call that made it; a guided pass is one, and the items
       of a batch share theirs.
-    compile_seconds: of that call, spent compiling, or loading compiled programs from the cache.
-    generation_seconds: of that call, everything else.
+    compile_seconds: Time that the call spent compiling, or loading compiled programs from the
+      cache.
+    generation_seconds: All other time that the call took.
   """
 
   audio: np.ndarray
@@ -58,8 +58,9 @@ class Melody(Engine):
     """From a bundle directory.
 
     Args:
-      directory: as written by melody_jax.export and melody_jax.fit.
-      generates: False reads the codec alone, for `reconstruct`.
+      directory: Bundle as written by melody_jax.export and melody_jax.fit.
+      generates: Whether to read the generator too; False reads the codec alone, for
+        `reconstruct`.
 
     Raises:
       UserError: if a model is missing, damaged, or does not fit the others.
@@ -74,35 +75,37 @@ class Melody(Engine):
   def generate(
     self, requests: Sequence[Request], settings: Settings = ..., progress: Progress = ...
   ) -> list[Music]: ...
-  def generate(self, requests, settings=DEFAULTS, progress=None):
+  def generate(self, requests, settings=DEFAULTS, progress=silent):
     """Makes one piece of music, or a batch of them.
 
     Args:
-      requests: what is asked for, one or several.
-      settings: how to sample.
-      progress: told what happens, a line at a time; None: silence.
+      requests: What is asked for, one or several.
+      settings: How to sample.
+      progress: Told what happens, a line at a time.
 
     Returns:
-      a `Music` for one request, a list of them for several.
+      A `Music` (audio [T]) for one request, a list of them for several.
 
     Raises:
-      UserError: for bundles without a generator, prompts that cancel out, too little memory.
+      UserError: if the bundle was read without its generator, prompts cancel out, or memory does
+        not suffice.
     """
     if isinstance(requests, Request):
       return self.generate([requests], settings, progress)[0]
-    say = progress or (lambda message: None)
     began, compiled = time.monotonic(), self.programs.compile_seconds
-    pieces = [self.plan(request, settings, say) for request in requests]
+    pieces = [self.plan(request, settings, progress) for request in requests]
     n_windows = max(len(piece.starts) for piece in pieces)
-    say(f"{n_windows} window{'s' * (n_windows > 1)}: compiling (or loading) and generating")
+    progress(f"{n_windows} window{'s' * (n_windows > 1)}: compiling (or loading) and generating")
     nfe = 0
-    for i in _progress_bar(range(n_windows), progress if n_windows > 1 else None):
+    for i in _progress_bar(range(n_windows), n_windows > 1 and progress is not silent):
       inputs = piece_plan.stack([piece.window(self._generator, i) for piece in pieces])
       made = self.run(inputs, settings)
       tokens, latents = np.asarray(made.tokens), np.asarray(made.latents)
       for piece, of_tokens, of_latents in zip(pieces, tokens, latents, strict=True):
         piece.take(self._generator, i, of_tokens, of_latents)
       nfe += int(made.nfe)
+    # Music of one window is decoded by the program already; longer music is decoded once more as a
+    # whole, which leaves no seam between windows.
     waves = list(np.asarray(made.audio))
     for b, piece in enumerate(pieces):
       if len(piece.latents) > self._generator.frames:
@@ -119,15 +122,15 @@ class Melody(Engine):
     self,
     requests: Request | Sequence[Request],
     settings: Settings = DEFAULTS,
-    say: Progress = None,
+    progress: Progress = silent,
   ) -> Stream:
-    """Music without an end, in chunks of a quarter window (2.5 s); see `stream.Stream`.
+    """Music without an end, in chunks (2 to 2.5 s, as the DPD was trained); see `stream.Stream`.
 
     Args:
-      requests: what is asked for, one or several; `seconds` is not used. With `audio` the stream
+      requests: What is asked for, one or several; `seconds` is not used. With `audio` the stream
         goes on right after it.
-      settings: how to sample; fewer steps make chunks sooner.
-      say: told what happens, a line at a time.
+      settings: How to sample; fewer steps make chunks sooner.
+      progress: Told what happens, a line at a time.
 
     Raises:
       UserError: for requests that change existing audio, and as `generate`.
@@ -136,7 +139,7 @@ class Melody(Engine):
     for request in listed:
       if request.mode not in ("generate", "continue"):
         raise UserError(f"a stream goes on without an end: it cannot {request.mode} audio")
-    pieces = [self.plan(request, settings, say or (lambda message: None)) for request in listed]
+    pieces = [self.plan(request, settings, progress) for request in listed]
     return Stream.begin(self, pieces, listed, settings, isinstance(requests, Request))
 
   def resume(self, path: str | os.PathLike) -> Stream:
@@ -147,20 +150,19 @@ class Melody(Engine):
     """
     return Stream.restore(self, path)
 
-  def reconstruct(self, audio_T: np.ndarray, progress: Progress = None) -> Music:
+  def reconstruct(self, audio_T: np.ndarray, progress: Progress = silent) -> Music:
     """A clip [T] through encoder and decoder, at the latents that the DPD is trained on."""
-    say = progress or (lambda message: None)
     began, compiled = time.monotonic(), self.programs.compile_seconds
-    say("encoding")
+    progress("encoding")
     latents = self.encode(audio_T)
-    say("decoding")
+    progress("decoding")
     audio = self.decode(latents)[: len(audio_T)]
     compile_seconds = self.programs.compile_seconds - compiled
     seconds = time.monotonic() - began - compile_seconds
     return Music(audio, self.sample_rate, 0, compile_seconds, seconds)
 
 
-def _progress_bar(windows: Iterable[int], progress: Progress) -> Iterable[int]:
+def _progress_bar(windows: Iterable[int], shown: bool) -> Iterable[int]:
   from tqdm import tqdm
 
-  return tqdm(windows, "generating", unit="window", disable=progress is None)
+  return tqdm(windows, "generating", unit="window", disable=not shown)

@@ -15,7 +15,6 @@ import numpy as np
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.generation.request import REDRAW_STRENGTH, Request
 from melody_jax.generation.style import Styles, StyleTrack
-from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW
 from melody_jax.generation.window import SEMANTIC_RATE, Networks, Window, plan_reads
 
 NEVER = np.iinfo(np.int32).max  # a frame that no piece reaches
@@ -26,9 +25,9 @@ class Steering:
   """What the LM follows in one item.
 
   Attributes:
-    styles: makes tokens of embeddings.
-    track: the style over time.
-    negative: int32 [levels], the style to avoid.
+    styles: Makes tokens of embeddings.
+    track: Style over time.
+    negative: Style to avoid, int32 [levels].
   """
 
   styles: Styles
@@ -37,13 +36,13 @@ class Steering:
 
   def of_window(self, networks: Networks, start_frame: int) -> np.ndarray:
     """Style tokens of the window's chunks, each by its middle: int32 [C, levels]."""
-    chunk_seconds = networks.seconds / CHUNKS_PER_WINDOW
+    chunk_seconds = networks.seconds / networks.chunks
     start = start_frame * networks.codec.hop_length / SAMPLE_RATE
-    middles = [start + (c + 0.5) * chunk_seconds for c in range(CHUNKS_PER_WINDOW)]
+    middles = [start + (c + 0.5) * chunk_seconds for c in range(networks.chunks)]
     if len(self.track.times) == 1:
       middles = middles[:1]
     tokens = np.stack([self.styles.tokens(self.track.at(t)) for t in middles])
-    return np.broadcast_to(tokens, (CHUNKS_PER_WINDOW, tokens.shape[1]))
+    return np.broadcast_to(tokens, (networks.chunks, tokens.shape[1]))
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,14 +50,14 @@ class Piece:
   """One item; arrays change as windows are made.
 
   Attributes:
-    seed: of its draws.
-    steering: of its LM.
-    latents: float32 [N, D].
-    known: float32 [N], as in `Window`.
-    tokens: int32 [M].
-    tokens_known: bool [M].
-    end_frame: as in `Window`.
-    starts: first frames of the windows to be made, in this order.
+    seed: Seed of its random draws.
+    steering: What its LM follows.
+    latents: Latents, float32 [N, D].
+    known: Share of each frame that is known, float32 [N], as in `Window`.
+    tokens: Semantic tokens, int32 [M].
+    tokens_known: Which tokens are known, bool [M].
+    end_frame: End of a changed piece, as in `Window`.
+    starts: First frames of the windows to be made, in this order.
   """
 
   seed: int
@@ -73,7 +72,7 @@ class Piece:
   @classmethod
   def blank(cls, networks: Networks, seed: int, steering: Steering, n_frames: int) -> "Piece":
     """Nothing known; whole chunks, and a window at least."""
-    chunks = max(-(-n_frames // networks.chunk_frames), CHUNKS_PER_WINDOW)
+    chunks = max(-(-n_frames // networks.chunk_frames), networks.chunks)
     frames = chunks * networks.chunk_frames
     tokens = networks.token_of(frames - networks.frames) + networks.tokens
     piece = cls(
@@ -106,7 +105,15 @@ class Piece:
     }
 
   def take(self, networks: Networks, index: int, tokens: np.ndarray, latents: np.ndarray) -> None:
-    """Keeps what the program made of `window(index)`; from then on it is known."""
+    """Keeps what the program made of `window(index)`; from then on it is known.
+
+    Args:
+      networks: Sizes of a window.
+      index: Number of the window.
+      tokens: Semantic tokens of the window, int32 [W].
+      latents: Latents of the window, float32 [L, D].
+    """
+    # Pieces of a batch differ in length; the shorter ones have made theirs already.
     if index >= len(self.starts):
       return
     start = self.starts[index]
@@ -120,7 +127,7 @@ class Piece:
 
 
 def stack(windows: Sequence[dict[str, Any]]) -> Window:
-  """Items -> a batch for the program."""
+  """Windows of B items, each without a batch axis, as one batch for the program."""
   arrays = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
   return Window(reads=plan_reads(arrays["tokens_known"], arrays["style_tokens"]), **arrays)
 
@@ -135,11 +142,11 @@ def plan(
   """A request as a piece with windows to be made.
 
   Args:
-    networks: sizes.
-    request: what is asked for.
-    steering: its style.
-    latents_ND: of `request.audio`, from the codec, the silence after its end included.
-    tokens_M: of `request.audio`, from the semantic tokeniser.
+    networks: Sizes of a window.
+    request: What is asked for.
+    steering: Style of the request.
+    latents_ND: Latents of `request.audio` from the codec, the silence after its end included.
+    tokens_M: Semantic tokens of `request.audio`.
   """
   hop = networks.codec.hop_length
   piece = Piece.blank(networks, request.seed, steering, -(-request.n_samples // hop))
@@ -155,6 +162,7 @@ def plan(
     piece.tokens_known[:n_tokens] = True
     piece.starts = _by_chunks(networks, n_frames, total)
     return piece
+  # A changed piece ends within a window; what the program makes after its end is thrown away.
   piece.end_frame = -(-len(request.audio) // hop)
   piece.known[: piece.end_frame] = 1.0
   piece.tokens_known[:n_tokens] = True
@@ -165,6 +173,7 @@ def plan(
     # Rounded before they are cut, so that 0.58 s at 50 Hz is frame 29 and not 28.
     frames = slice(_floor(begin * rate), min(_ceil(end * rate), piece.end_frame))
     piece.known[frames] = 1.0 - strength
+    # With little noise the latents still hold the tune; with much of it new tokens write a new one.
     if strength >= REDRAW_STRENGTH:
       tokens = slice(_floor(begin * SEMANTIC_RATE), min(_ceil(end * SEMANTIC_RATE), n_tokens))
       piece.tokens_known[tokens] = False
@@ -184,7 +193,7 @@ def _ceil(x: float) -> int:
 def _by_chunks(networks: Networks, first_unknown: int, total: int) -> list[int]:
   """Windows a chunk apart; the first has `first_unknown` in its last chunk, or begins the piece."""
   chunk = networks.chunk_frames
-  start = max(first_unknown // chunk - (CHUNKS_PER_WINDOW - 1), 0) * chunk
+  start = max(first_unknown // chunk - (networks.chunks - 1), 0) * chunk
   return list(range(min(start, total - networks.frames), total - networks.frames + 1, chunk))
 
 

@@ -17,6 +17,7 @@ GIB = 2**30
 def use_compilation_cache() -> None:
   """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR or the user's cache directory."""
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    # The second run of the command need not compile.
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "melody_jax"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -26,7 +27,7 @@ class Programs:
   """Functions compiled for the shapes that they are called with.
 
   Attributes:
-    compile_seconds: spent so far compiling, or loading compiled programs from the cache.
+    compile_seconds: Time spent so far compiling, or loading compiled programs from the cache.
   """
 
   def __init__(self):
@@ -40,14 +41,15 @@ class Programs:
     """Compiles `function` for these shapes unless that was done, and runs it to its end.
 
     Args:
-      name: of what `function` computes, everything that it closes over included.
-      function: to be compiled.
-      *args: pytrees of arrays and numbers.
-      batch: items in the call, for the message where memory does not suffice.
+      name: Name of the program; functions that close over different things need different names.
+      function: Function to be compiled.
+      *args: Pytrees of arrays and numbers, of any shapes.
+      batch: Number of items in the call, for the message where memory does not suffice.
 
     Raises:
-      UserError: where the device has too little memory.
+      UserError: if the device has too little memory.
     """
+    # The name stands for the function: a lambda made anew at each call would never be found again.
     shapes = jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), args)
     key = (name, jax.tree.structure(args), tuple(jax.tree.leaves(shapes)))
     try:
@@ -80,16 +82,16 @@ def _memory_limit() -> int | None:
 
 
 def out_of_memory(name: str, compiled: Any, batch: int | None, limit: int | None) -> str:
-  """What did not fit, and what would: a line for people.
+  """What did not fit, and what would fit, as a line for people.
 
   The memory of a batch is that of the parameters plus that of its items; steps run in one loop and
   do not change it.
 
   Args:
-    name: of the program.
-    compiled: the compiled program, None where compiling itself ran out of memory.
-    batch: its items; None where nothing can be made smaller.
-    limit: bytes of the device; None: unknown.
+    name: Name of the program.
+    compiled: The compiled program; None where compiling itself ran out of memory.
+    batch: Number of its items; None where nothing can be made smaller.
+    limit: Bytes of memory that the device has; None: unknown.
   """
   what = f"out of memory on {jax.devices()[0].device_kind} in the program {name!r}"
   advice = "close what else uses the device, or see README, 'On a GPU'"

@@ -8,7 +8,7 @@ from melody_jax import provenance
 
 
 def asked(config) -> dict[str, Any]:
-  """The part of a report that says what was asked for."""
+  """The part of a report that says what was asked for: keys of configs/sample.py."""
   generates = config.mode != "reconstruct"
   return {
     "mode": config.mode,

@@ -1,38 +1,39 @@
-"""What a user asks for: one `Request` an item, one `Settings` a call.
+"""What a user asks for: one `Request` for each item, one `Settings` for each call.
 
-Plain data, checked here, without JAX. Times are seconds, audio is mono float32 [samples] in
-[-1, 1] at 24 kHz (`melody_jax.audio_io.load_clip` reads any file so).
+Plain data without JAX, checked by the table in `options`. Times are seconds, audio is mono
+float32 [samples] in [-1, 1] at 24 kHz (`melody_jax.audio_io.load_clip` reads any file so).
 """
 
 from collections.abc import Sequence
 import dataclasses
-import itertools
 import math
 
 import numpy as np
 
 from melody_jax.audio_io import SAMPLE_RATE
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, check_range
+from melody_jax.generation.options import (
+  MIN_SECONDS,
+  check_interval,
+  check_option,
+  check_prompt_length,
+  check_region,
+  check_times,
+)
 
 DEFAULT_SECONDS = 10.0
-MIN_SECONDS = 1.0
-MAX_PROMPT_CHARACTERS = 1000
-MAX_STEPS = 100
-SCHEDULES = ("linear", "uniform")  # those of diffusion.py, which imports JAX
-SOLVERS = ("ddim", "ab2")
-DTYPES = ("float32", "bfloat16")
 # A variation with less noise keeps the semantic tokens, one with more draws them again.
 REDRAW_STRENGTH = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prompt:
-  """A text or a clip whose style to follow, and its weight in a mixture (negative: away from it).
+  """A text or a clip whose style to follow, and its weight in a mixture.
 
   Attributes:
-    text: at most 1,000 characters; or
-    audio: [samples].
-    weight: of its unit embedding in the weighted mean.
+    text: Text of at most 1,000 characters; "" where a clip is given.
+    audio: Clip float32 [samples] at 24 kHz; None where a text is given.
+    weight: Weight of its unit embedding in the mean of a mixture; negative: away from it.
   """
 
   text: str = ""
@@ -42,10 +43,7 @@ class Prompt:
   def __post_init__(self):
     if (self.audio is None) == (not self.text.strip()):
       raise UserError("a prompt is a text or a clip: the prompt is empty, or both are given")
-    if len(self.text) > MAX_PROMPT_CHARACTERS:
-      raise UserError(
-        f"a prompt is {len(self.text)} characters long; the limit is {MAX_PROMPT_CHARACTERS}"
-      )
+    check_prompt_length("a prompt", self.text)
     if self.audio is not None:
       check_audio(self.audio, "a prompt's audio")
     if not math.isfinite(self.weight):
@@ -60,7 +58,7 @@ def mixture(prompt: PromptLike) -> Mixture:
   """One prompt or several, as a tuple of `Prompt`; an empty string is none.
 
   Raises:
-    UserError: where the weights leave nothing.
+    UserError: if all weights are 0.
   """
   if isinstance(prompt, str | Prompt):
     prompt = (prompt,) if prompt else ()
@@ -71,7 +69,15 @@ def mixture(prompt: PromptLike) -> Mixture:
 
 
 def check_audio(audio: np.ndarray, what: str) -> None:
-  """Raises UserError unless `audio` is a finite clip [samples] of a second or more."""
+  """Refuses what is no finite clip [samples] of a second or more.
+
+  Args:
+    audio: Samples at 24 kHz.
+    what: Name of the clip, for the message.
+
+  Raises:
+    UserError: if the clip has channels, is too short, or holds NaN or infinity.
+  """
   if np.ndim(audio) != 1:
     raise UserError(f"{what} has shape {np.shape(audio)}: it must be mono, [samples]")
   if len(audio) < MIN_SECONDS * SAMPLE_RATE:
@@ -90,18 +96,19 @@ class Request:
   `regions` these are made anew and the rest stays; with `strength` alone all of it is varied.
 
   Attributes:
-    prompt: text, clip, or a mixture of several. May be left out where there is `audio`, whose own
+    prompt: Text, clip, or a mixture of several. May be left out where there is `audio`, whose own
       style then holds.
-    timeline: instead of `prompt`, (seconds, prompt) pairs in rising order: the style at these
+    timeline: Instead of `prompt`, (seconds, prompt) pairs in rising order: the style at these
       times, in between their weighted mean, before and after the nearest one.
-    negative: what to move away from; works through Settings.lm_guidance_scale, which must pass 1.
-    audio: music to go on from or to change.
-    regions: (begin, end) in seconds of `audio`.
-    strength: in (0, 1], share of the noise that regions, or all, start from; under 0.5 the
-      semantic tokens (the tune) stay. None: 1 for regions.
-    seconds: of music to make: the length of the result, or what is added after `audio`; None:
+    negative: Prompt to move away from; works through Settings.lm_guidance_scale, which must
+      pass 1.
+    audio: Music to go on from or to change, float32 [samples] at 24 kHz.
+    regions: (begin, end) pairs, in seconds of `audio`.
+    strength: Share of noise that regions, or all, start from, at most 1; under 0.5 the semantic
+      tokens (the tune) stay. None: 1 for regions.
+    seconds: Music to make: the length of the result, or what is added after `audio`; None:
       10 s. Changed audio keeps its length.
-    seed: another one, other music.
+    seed: Seed of all random draws, 0 to 2^32 - 1; another one gives other music.
   """
 
   prompt: PromptLike = ()
@@ -114,8 +121,7 @@ class Request:
   seed: int = 0
 
   def __post_init__(self):
-    if not 0 <= self.seed < 2**32:
-      raise UserError(f"seed is {self.seed}; it takes 0 to {2**32 - 1}")
+    check_option("seed", self.seed)
     self._check_style()
     if self.audio is None:
       if self.regions or self.strength is not None:
@@ -123,27 +129,23 @@ class Request:
     else:
       check_audio(self.audio, "audio")
       self._check_edit(len(self.audio) / SAMPLE_RATE)
-    if self.seconds is not None and not MIN_SECONDS <= self.seconds < math.inf:
-      raise UserError(f"seconds is {self.seconds:g}; it takes {MIN_SECONDS:g} or more")
+    if self.seconds is not None:
+      check_range("seconds", self.seconds, MIN_SECONDS, math.inf)  # Python may make hours
 
   def _check_style(self) -> None:
     mixture(self.prompt), mixture(self.negative)
     if self.timeline and self.prompt:
       raise UserError("prompt and timeline are both set: give one of them")
-    times = [time for time, _ in self.timeline]
-    if any(not b > a for a, b in itertools.pairwise(times)) or any(not t >= 0 for t in times):
-      raise UserError(f"the times of a timeline must rise from 0 on; they are {times}")
+    check_times("timeline", [time for time, _ in self.timeline])
     if any(not mixture(prompt) for _, prompt in self.timeline):
       raise UserError("a timeline has an empty prompt")
     if not self.prompt and not self.timeline and self.audio is None:
       raise UserError("the prompt is empty: give a text, a clip, or audio to go on from")
 
   def _check_edit(self, length: float) -> None:
-    if self.strength is not None and not 0 < self.strength <= 1:
-      raise UserError(f"strength is {self.strength:g}; it takes more than 0 and at most 1")
+    check_option("strength", self.strength)
     for begin, end in self.regions:
-      if not 0 <= begin < end:
-        raise UserError(f"region {begin:g}-{end:g}: it must end after it begins, from 0 on")
+      check_region(begin, end)
       # A rounded length in seconds is not an error: half a frame of grace.
       if end > length + 0.01:
         raise UserError(f"region {begin:g}-{end:g} lies outside the audio of {length:.2f} s")
@@ -161,7 +163,7 @@ class Request:
 
   @property
   def n_samples(self) -> int:
-    """Length of the result."""
+    """Length of the result, in samples."""
     made = round((self.seconds or DEFAULT_SECONDS) * SAMPLE_RATE)
     if self.audio is None:
       return made
@@ -170,30 +172,33 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How to sample; holds for all items of a call.
+  """How to sample; holds for all items of a call. Ranges: `options.OPTIONS`.
 
   Only guidance on or off, the filters of the LM and `dtype` change the compiled program.
 
   Attributes:
-    steps: denoising steps, 1 to 100.
-    schedule: of angles, "linear" (the paper's) or "uniform".
-    solver: "ddim", or "ab2" of second order (`diffusion.solve`).
-    guidance_scale: of the DPD; 1 is none.
-    guidance_interval: shares (low, high) of the noise angle pi/2 between which guidance acts; steps
-      outside take one network row an item instead of two.
-    guidance_rescale: in [0, 1], see `diffusion.guide`.
-    temperature, top_k, top_p: of the LM; None switches a filter off.
-    lm_guidance_scale: of the LM, away from the negative prompt or from "no style"; 1 is none.
-    repetition_penalty: taken off a token's logit for each time it was drawn in the last
+    steps: Denoising steps.
+    schedule: Name of the schedule of angles, "linear" (the paper's) or "uniform".
+    solver: "ddim", or "ab2", which is of second order (`diffusion.solve`).
+    guidance_scale: Guidance of the DPD; 1 is none.
+    guidance_interval: Shares (low, high) of the noise angle pi/2 between which guidance acts; steps
+      outside take one network row for each item instead of two.
+    guidance_rescale: Share of `diffusion.guide`'s rescaling.
+    temperature: Temperature of the LM; 0 takes the most likely token.
+    top_k: Most likely tokens that the LM keeps; None keeps all.
+    top_p: Probability that the LM keeps; None keeps all tokens.
+    lm_guidance_scale: Guidance of the LM, away from the negative prompt or from "no style"; 1 is
+      none.
+    repetition_penalty: Taken off a token's logit for each time it was drawn in the last
       `repetition_span` tokens; 0 is none.
-    repetition_span: 25 tokens are a second.
-    dtype: of computation, "float32" or "bfloat16".
+    repetition_span: Tokens that the penalty looks back; 25 tokens are a second.
+    dtype: Dtype of computation, "float32" or "bfloat16".
   """
 
   steps: int = 10
   schedule: str = "linear"
   solver: str = "ddim"
-  guidance_scale: float = 2.5
+  guidance_scale: float = 2.0
   guidance_interval: tuple[float, float] = (0.0, 1.0)
   guidance_rescale: float = 0.0
   temperature: float = 1.0
@@ -205,26 +210,8 @@ class Settings:
   dtype: str = "float32"
 
   def __post_init__(self):
-    for name, known in (("schedule", SCHEDULES), ("solver", SOLVERS), ("dtype", DTYPES)):
-      if getattr(self, name) not in known:
-        raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-    for name, low, high in (
-      ("steps", 1, MAX_STEPS),
-      ("guidance_scale", 0, 30),
-      ("guidance_rescale", 0, 1),
-      ("temperature", 0, 10),
-      ("lm_guidance_scale", 0, 30),
-      ("repetition_penalty", 0, 100),
-      ("repetition_span", 1, 250),
-    ):
-      value = getattr(self, name)
-      # Written so that NaN, which compares false with everything, is refused.
-      if not low <= value <= high:
-        raise UserError(f"{name} is {value:g}; it takes {low:g} to {high:g}")
-    if self.top_k is not None and self.top_k < 1:
-      raise UserError(f"top_k is {self.top_k}: it must be 1 or more, or None for all tokens")
-    if self.top_p is not None and not 0 < self.top_p <= 1:
-      raise UserError(f"top_p is {self.top_p}: it must lie in (0, 1], or be None for all tokens")
+    for field in dataclasses.fields(self):
+      if field.name != "guidance_interval":
+        check_option(field.name, getattr(self, field.name))
     low, high = self.guidance_interval
-    if not 0 <= low < high <= 1:
-      raise UserError(f"guidance_interval is {low:g} to {high:g}: it must rise within 0 to 1")
+    check_interval(low, high, "guidance_interval[0]", "guidance_interval[1]")

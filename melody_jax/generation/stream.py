@@ -1,10 +1,10 @@
 """Unbounded music, a chunk at a time, from a state that can be saved, restored and branched.
 
-A stream calls the compiled program of `window` with three quarters of the window known and one to
-make (SPEC section 6). Its state is one window of tokens, latents and audio, of constant size. What
-it gives is what `Melody.generate` gives for the same request, in pieces: chunks are cut where the
-decoder has heard enough of what follows, so there is no seam. To hear it, a stream is one chunk
-ahead of what it has given: a new prompt is heard one to two chunks later.
+A stream calls the compiled program of `window` with all of the window known but its last chunk
+(docs/spec.md, section 6). Its state is one window of tokens, latents and audio, of constant size.
+It gives what `Melody.generate` gives for the same request, in pieces: chunks are cut where the
+decoder has heard enough of what follows, so there is no seam. For that a stream is one chunk ahead
+of what it has given: a new prompt is heard one to two chunks later.
 
 Shape letters: B items, W tokens, L frames and T samples of a window, K points of a style over
 time, C size of the joint space, D latent channels.
@@ -23,6 +23,7 @@ import numpy as np
 from melody_jax.errors import UserError
 from melody_jax.generation import piece as piece_plan
 from melody_jax.generation.engine import Engine
+from melody_jax.generation.options import check_option
 from melody_jax.generation.piece import Piece, Steering
 from melody_jax.generation.request import Request, Settings
 from melody_jax.generation.style import StyleTrack
@@ -37,16 +38,16 @@ class StreamState:
   """All that a stream remembers; host arrays of constant shapes.
 
   Attributes:
-    seeds: uint32 [B].
-    start_frame: int64 [B], the window's first frame in the piece.
-    position: int64 [B], the frame before which all audio has been given.
-    tokens: int32 [B, W].
-    latents: float32 [B, L, D].
-    audio: float32 [B, T], decoded from these latents.
-    style_times: float64 [B, K], seconds.
-    style_points: float32 [B, K, C], unit embeddings at these times.
-    negative_style: int32 [B, levels].
-    nfe: int64 scalar, network passes so far.
+    seeds: Seed of each item, uint32 [B].
+    start_frame: First frame of the window in the piece, int64 [B].
+    position: Frame before which all audio has been given, int64 [B].
+    tokens: Semantic tokens of the window, int32 [B, W].
+    latents: Latents of the window, float32 [B, L, D].
+    audio: Audio decoded from these latents, float32 [B, T].
+    style_times: Times of the style's points in seconds, float64 [B, K].
+    style_points: Unit embeddings at these times, float32 [B, K, C].
+    negative_style: Style to avoid, int32 [B, levels].
+    nfe: Network passes so far, int64 scalar.
   """
 
   seeds: np.ndarray
@@ -68,9 +69,9 @@ class Stream(Iterator[np.ndarray]):
   given to another stream at any time between chunks: it is never changed in place.
 
   Attributes:
-    state: see `StreamState`; None before the first chunk.
-    settings: how to sample; may be replaced between chunks.
-    chunk_seconds: length of a chunk.
+    state: What the stream remembers; None before the first chunk.
+    settings: How to sample; may be replaced between chunks.
+    chunk_seconds: Length of a chunk in seconds.
   """
 
   def __init__(
@@ -83,6 +84,7 @@ class Stream(Iterator[np.ndarray]):
     self._engine, self._networks = engine, engine.networks
     self._first, self._position = tuple(first), np.asarray(position, np.int64)
     self.settings, self.single, self.state = settings, single, state
+    # A frame is given only once the decoder has heard as far beyond it as it can hear.
     self._reach = vae_model.decoder_reach(self._networks.codec)
     self._tracks = [piece.steering.track for piece in first]
     if state is not None:
@@ -119,10 +121,10 @@ class Stream(Iterator[np.ndarray]):
     """Another prompt from the next window on.
 
     Args:
-      prompts: for one request a `PromptLike`, for several a list with one an item.
+      prompts: A `PromptLike` for one request; for several a list with one for each item.
     """
-    of_items: list[Any] = [prompts] if self.single else list(prompts)
-    tracks = [self._engine.styles.track(prompt) for prompt in of_items]
+    listed: list[Any] = [prompts] if self.single else list(prompts)
+    tracks = [self._engine.styles.track(prompt) for prompt in listed]
     if len(tracks) != len(self._tracks):
       raise UserError(f"{len(tracks)} prompts for a stream of {len(self._tracks)} items")
     self._tracks = tracks
@@ -135,6 +137,9 @@ class Stream(Iterator[np.ndarray]):
   def branch(self, seeds: int | Sequence[int] | None = None) -> "Stream":
     """A second stream that goes on from here; with other seeds to other music.
 
+    Args:
+      seeds: One seed for each item; None keeps those of this stream.
+
     Raises:
       UserError: before the first chunk, where there is nothing to go on from.
     """
@@ -143,8 +148,10 @@ class Stream(Iterator[np.ndarray]):
     state = self.state
     if seeds is not None:
       listed = [seeds] if isinstance(seeds, int) else list(seeds)
-      if len(listed) != len(state.seeds) or not all(0 <= s < 2**32 for s in listed):
-        raise UserError(f"seeds are {listed}: one an item is needed, each from 0 to {2**32 - 1}")
+      if len(listed) != len(state.seeds):
+        raise UserError(f"{len(listed)} seeds for a stream of {len(state.seeds)} items")
+      for seed in listed:
+        check_option("seed", seed)
       state = dataclasses.replace(state, seeds=np.asarray(listed, np.uint32))
     return Stream(self._engine, self.settings, self.single, state)
 
@@ -186,6 +193,7 @@ class Stream(Iterator[np.ndarray]):
     fields = {field.name for field in dataclasses.fields(StreamState)}
     if metadata.get("kind") != _KIND or set(arrays) != fields:
       raise UserError(f"{path} is a safetensors file but not a saved stream")
+    # Tokens and latents mean nothing to other models, and would sound like noise without a word.
     if metadata["bundle"] != engine.digest:
       raise UserError(f"stream {path} was saved with another checkpoint than this one")
     settings = json.loads(metadata["settings"])

@@ -17,19 +17,20 @@ from melody_jax.generation import report
 from melody_jax.generation.config import STDOUT, prompt_of
 from melody_jax.generation.leveller import StreamLeveller
 from melody_jax.generation.stream import Stream
+from melody_jax.progress import Progress
 
 
 class Sink(Protocol):
   """Where chunks go.
 
   Attributes:
-    samples: taken so far.
+    samples: Number of samples taken so far.
   """
 
   samples: int
 
   def write(self, audio_T: np.ndarray) -> None:
-    """Takes the next samples."""
+    """Takes the next samples, float32 [T]."""
 
   def close(self, keep: bool) -> None:
     """Ends what was written; nothing more comes. Where nothing was made, nothing is kept."""
@@ -95,39 +96,49 @@ def _stops_at_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def run(config, melody, requests, settings, clips, say) -> dict[str, Any]:
+def run(config, melody, requests, settings, clips, progress: Progress) -> dict[str, Any]:
   """Streams until config.seconds, an interrupt, or a closed pipe; then writes the report.
 
+  Args:
+    config: Keys of configs/sample.py.
+    melody: A `Melody`, loaded.
+    requests: One request; not read where a saved stream goes on.
+    settings: How to sample.
+    clips: Audio files of the config.
+    progress: Told what happens, a line at a time.
+
   Returns:
-    the report.
+    The report.
 
   Raises:
-    UserError: for a state that cannot be read, samples that are not finite, a full disk.
+    UserError: if a saved state cannot be read, samples are not finite, or the disk is full.
   """
+  # A saved stream brings its own style and seeds; only a prompt that is given now takes over.
   if config.stream.resume:
     stream = melody.resume(config.stream.resume)
     stream.settings = settings
     if config.prompt.strip() or config.music_prompt:
       stream.steer(prompt_of(config, clips).get("prompt", ()))
   else:
-    stream = melody.stream(requests[0], settings, say)
+    stream = melody.stream(requests[0], settings, progress)
   to_stdout = config.out == STDOUT
   sink: Sink
   sink = PcmSink(sys.stdout.buffer) if to_stdout else FileSink(config.out, melody.sample_rate)
-  say("streaming; Ctrl-C ends it" if not config.seconds else "streaming")
+  progress("streaming; Ctrl-C ends it" if not config.seconds else "streaming")
   began, compiled = time.monotonic(), melody.programs.compile_seconds
   first_chunk, slowest = 0.0, 0.0
+  # A stream has no end of its own: an interrupt or a closed pipe is how it is meant to stop.
   try:
     with _stops_at_sigterm():
       for wave, seconds in _levelled(config, melody, stream):
         if not sink.samples:
           first_chunk = seconds
-          say(f"first chunk after {seconds:.2f} s")
+          progress(f"first chunk after {seconds:.2f} s")
         else:
           slowest = max(slowest, seconds)
         sink.write(wave)
   except (KeyboardInterrupt, BrokenPipeError):
-    say("interrupted: the stream ends here")
+    progress("interrupted: the stream ends here")
   finally:
     sink.close(keep=sink.samples > 0)
   compile_seconds = melody.programs.compile_seconds - compiled
@@ -143,7 +154,7 @@ def run(config, melody, requests, settings, clips, say) -> dict[str, Any]:
     "first_chunk_seconds": first_chunk,
     "slowest_later_chunk_seconds": slowest,
   }
-  return _finish(config, melody, stream, cost, say)
+  return _finish(config, melody, stream, cost, progress)
 
 
 def _levelled(config, melody, stream: Stream) -> Iterator[tuple[np.ndarray, float]]:
@@ -163,7 +174,9 @@ def _levelled(config, melody, stream: Stream) -> Iterator[tuple[np.ndarray, floa
     left -= len(wave)
 
 
-def _finish(config, melody, stream: Stream, cost: dict[str, Any], say) -> dict[str, Any]:
+def _finish(
+  config, melody, stream: Stream, cost: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
   """Writes what lies beside the audio; returns the report."""
   contents = {**report.asked(config), **cost, **report.made_by(config, melody)}
   if config.out != STDOUT:
@@ -171,7 +184,7 @@ def _finish(config, melody, stream: Stream, cost: dict[str, Any], say) -> dict[s
     output_files.write_files({path: report.to_json(contents)})
   if config.stream.save and stream.state is not None:
     stream.save(config.stream.save)
-  say(
+  progress(
     f"{config.out}: {cost['seconds']:.1f} s of audio in {cost['generation_seconds']:.1f} s"
     f" ({cost['real_time_factor']:.1f}x real time), compiling {cost['compile_seconds']:.1f} s"
   )

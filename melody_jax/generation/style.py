@@ -1,8 +1,8 @@
 """Prompts to style tokens: MuLan's towers, mixtures of prompts, style that changes over time.
 
 The style of a mixture is the weighted mean of the unit embeddings of its prompts, scaled back to
-unit length, then the RVQ (SPEC section 3). Between two times of a timeline it is the mean of both,
-weighted by nearness, treated alike.
+unit length, then the RVQ (docs/spec.md, section 3). Between two times of a timeline it is the mean
+of both, weighted by nearness and treated alike.
 
 Shape letters: C size of the joint space.
 """
@@ -26,8 +26,8 @@ class StyleTrack:
   """Style over time.
 
   Attributes:
-    times: float64 [K], rising seconds.
-    points: float32 [K, C], unit embeddings at these times.
+    times: Rising times in seconds, float64 [K].
+    points: Unit embeddings at these times, float32 [K, C].
   """
 
   times: np.ndarray
@@ -45,6 +45,7 @@ class StyleTrack:
 
 def _unit(x_C: np.ndarray) -> np.ndarray:
   length = float(np.linalg.norm(x_C))
+  # Rounding would choose the direction of so short a sum.
   if length < 1e-6:
     raise UserError("the prompts of a mixture cancel each other: change their weights")
   return (x_C / length).astype(np.float32)
@@ -54,7 +55,7 @@ class Styles:
   """MuLan and its RVQ, as functions of prompts.
 
   Attributes:
-    levels: style tokens of one style.
+    levels: Number of style tokens that make one style.
   """
 
   def __init__(self, directory: str | os.PathLike, programs: Programs):
@@ -66,14 +67,20 @@ class Styles:
     encoder = StyleEncoder.load(directory, text=False)
     self._config, self._params = encoder.config, encoder.params
     self._programs = programs
-    self._of_text: dict[str, np.ndarray] = {}
+    self._by_text: dict[str, np.ndarray] = {}
     self.levels = int(self._params["rvq"]["codebooks"].shape[0])
 
-  def track(self, prompt: PromptLike, timeline: Sequence[tuple[float, PromptLike]] = ()):
+  def track(
+    self, prompt: PromptLike, timeline: Sequence[tuple[float, PromptLike]] = ()
+  ) -> StyleTrack:
     """The style of a request, over its time.
 
+    Args:
+      prompt: Prompt that holds all along; not read where there is a timeline.
+      timeline: (seconds, prompt) pairs in rising order.
+
     Raises:
-      UserError: for prompts that cancel each other, or a text tower that is not there.
+      UserError: if prompts cancel each other, or the text tower's package is missing.
     """
     timeline = timeline or ((0.0, prompt),)
     points = np.stack([self.embed(mixture(at)) for _, at in timeline])
@@ -93,9 +100,10 @@ class Styles:
     if prompt.audio is not None:
       return self._embed_music(prompt.audio)
     text = prompt.text.strip()
-    if text not in self._of_text:
-      self._of_text[text] = self._embed_text(text)
-    return self._of_text[text]
+    # A batch, or a stream that is steered back and forth, has few texts and asks for them often.
+    if text not in self._by_text:
+      self._by_text[text] = self._embed_text(text)
+    return self._by_text[text]
 
   def _embed_text(self, text: str) -> np.ndarray:
     from melody_jax.text import load_tokenizer

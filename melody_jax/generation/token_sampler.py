@@ -1,14 +1,14 @@
 """Semantic tokens from the LM: sampling rules, guidance and the compiled sampling loop.
 
-SPEC section 5. A rule (`Greedy`, `Categorical`, `TopK`, `TopP`, `Filtered`) is a frozen
-dataclass with one method. Everything here is pure and runs under jit; every item of a batch
-has a key of its own, and the key of a draw depends on nothing but that key and the token's
-index, so that an item's tokens do not depend on the batch that it travels in.
+docs/spec.md, section 5. A rule (`Greedy`, `Filtered`) is a frozen dataclass with one method.
+Everything here is pure and runs under jit. Every item of a batch has a key of its own, and the key
+of a draw depends on nothing but that key and the token's index, so that an item's tokens do not
+depend on the batch that it travels in.
 
 `fill` draws the unknown tokens of one window and leaves the known ones alone, which is all
 that continuing, inpainting and streaming need. Music longer than the LM's window slides it: the
-style tokens and the last three quarters (7.5 s of 10 s) of the semantic tokens are read again
-in one pass, then the window is filled up. `generate` does that for a whole piece in one
+style tokens and all but the oldest chunk of the semantic tokens (7.5 to 8 s of 10 s) are read
+again in one pass, then the window is filled up. `generate` does that for a whole piece in one
 program. Every token costs one pass of the network, counted where the passes are made.
 
 Shape letters: B items, R network rows (B, or 2 B with guidance), V semantic vocabulary,
@@ -21,13 +21,11 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from melody_jax.errors import UserError
+from melody_jax.generation.options import check_option
 from melody_jax.models import lm
 
-CHUNKS_PER_WINDOW = 4  # a sliding window moves by a quarter: 2.5 s of 10 s
 
-
-class Sampler(Protocol):
+class TokenSampler(Protocol):
   """A rule that turns logits into tokens."""
 
   def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
@@ -50,10 +48,10 @@ class Filtered:
   Fields may be traced: changing them does not recompile.
 
   Attributes:
-    temperature: divides the logits, > 0.
-    top_k: the k most likely tokens stay; None: all.
-    top_p: of those the smallest set whose probability, most likely first, reaches p stays
-      (Holtzman et al., arXiv 1904.09751); None: all.
+    temperature: Temperature, which divides the logits; above 0.
+    top_k: Number of most likely tokens that stay; None: all.
+    top_p: Probability that stays, after top_k: the smallest set of tokens, most likely first, that
+      reaches it (Holtzman et al., arXiv 1904.09751); None: all.
   """
 
   temperature: Any = 1.0
@@ -82,52 +80,22 @@ class Filtered:
     return jax.vmap(jax.random.categorical)(keys_B, self.filter(logits_BV)).astype(jnp.int32)
 
 
-@flax.struct.dataclass
-class Categorical:
-  """A draw at a temperature among all tokens."""
-
-  temperature: Any = 1.0
-
-  def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-    return Filtered(self.temperature).sample(logits_BV, keys_B)
-
-
-@flax.struct.dataclass
-class TopK:
-  """A draw at a temperature among the k most likely tokens."""
-
-  k: Any
-  temperature: Any = 1.0
-
-  def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-    return Filtered(self.temperature, top_k=self.k).sample(logits_BV, keys_B)
-
-
-@flax.struct.dataclass
-class TopP:
-  """A draw at a temperature from the nucleus of probability p."""
-
-  p: Any
-  temperature: Any = 1.0
-
-  def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-    return Filtered(self.temperature, top_p=self.p).sample(logits_BV, keys_B)
-
-
-def make_sampler(
+def make_token_sampler(
   temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
-) -> Sampler:
-  """The rule of a user's three numbers; temperature 0 is greedy, None switches a filter off.
+) -> TokenSampler:
+  """The rule of a user's three numbers.
+
+  Args:
+    temperature: Divides the logits; 0 is greedy.
+    top_k: Most likely tokens that stay; None: all.
+    top_p: Probability that stays; None: all.
 
   Raises:
-    UserError: for a number out of its range.
+    UserError: if a number is out of its range (`options.OPTIONS`).
   """
-  if not 0 <= temperature < float("inf"):
-    raise UserError(f"temperature is {temperature}: it must be 0 (greedy) or more")
-  if top_k is not None and top_k < 1:
-    raise UserError(f"top_k is {top_k}: it must be 1 or more, or None for all tokens")
-  if top_p is not None and not 0 < top_p <= 1:
-    raise UserError(f"top_p is {top_p}: it must lie in (0, 1], or be None for all tokens")
+  check_option("temperature", temperature)
+  check_option("top_k", top_k)
+  check_option("top_p", top_p)
   if temperature == 0:
     return Greedy()
   return Filtered(temperature, top_k, top_p)
@@ -145,7 +113,17 @@ class RepetitionGuard:
   span: Any = 50
 
   def apply(self, logits_BV: jax.Array, tokens_BW: jax.Array, end: jax.Array) -> jax.Array:
-    """Penalised logits; the last tokens are the `span` columns of `tokens_BW` before `end`."""
+    """Lowers the logits of tokens that were drawn lately.
+
+    Args:
+      logits_BV: Logits of the next token, float32 [B, V].
+      tokens_BW: Tokens of the window, int32 [B, W].
+      end: Position of the next token in the window, int32 scalar; the `span` columns before it
+        are looked at.
+
+    Returns:
+      Penalised logits, float32 [B, V].
+    """
     column_W = jnp.arange(tokens_BW.shape[1])
     recent_W = ((column_W < end) & (column_W >= end - self.span)).astype(jnp.float32)
     count = jax.vmap(lambda tokens: jnp.zeros(logits_BV.shape[1]).at[tokens].add(recent_W))
@@ -157,11 +135,12 @@ class Conditions:
   """What steers every token; shapes are static, values may change from chunk to chunk.
 
   Attributes:
-    style_tokens: int32 [B, levels]; for `fill` also [B, S, levels], one style a read.
-    guidance_scale: scalar or [B]: logits = c + (scale - 1)(c - u) with u the logits under
-      `negative_style` (Ho & Salimans, arXiv 2207.12598). None: one row an item, no guidance.
-    negative_style: int32 [B, levels] to move away from; None: the learned "no style".
-    guard: optional repetition guard.
+    style_tokens: Style tokens, int32 [B, levels]; for `fill` also [B, S, levels], one style for
+      each read.
+    guidance_scale: Guidance, scalar or [B]: logits = c + (scale - 1)(c - u) with u the logits under
+      `negative_style` (Ho & Salimans, arXiv 2207.12598). None: no guidance, one row an item.
+    negative_style: Style to move away from, int32 [B, levels]; None: the learned "no style".
+    guard: Guard against repetition; None: none.
   """
 
   style_tokens: jax.Array
@@ -177,9 +156,10 @@ class Reads:
   All may be traced, S is static. A new piece is needed only where the style changes.
 
   Attributes:
-    begin, end: int32 [S], positions in the window.
-    style: int32 [S], which of the styles holds there.
-    count: int32 scalar, how many of the S are real.
+    begin: First position of each piece in the window, int32 [S].
+    end: Position after its last one, int32 [S].
+    style: Index of the style that holds there, int32 [S].
+    count: Number of the S pieces that are real, int32 scalar.
   """
 
   begin: Any
@@ -191,7 +171,7 @@ class Reads:
 def fill(
   model: lm.SemanticLM,
   params: Any,
-  sampler: Sampler,
+  sampler: TokenSampler,
   keys: jax.Array,
   conditions: Conditions,
   reads: Reads,
@@ -202,18 +182,18 @@ def fill(
   """Draws the unknown tokens of one window, each given all that lies before it there.
 
   Args:
-    model: the LM (static).
-    params: its parameters.
-    sampler: the rule.
-    keys: one PRNG key an item [B].
-    conditions: style tokens ([B, levels], or [B, S, levels], one style a read), guidance, guard.
-    reads: which positions; they cover the unknown ones and begin after known ones only.
-    tokens_BW: int32, the known tokens; anything elsewhere.
-    known_BW: bool, tokens that stay as they are.
-    first_index_B: int32, index of the window's first token in the piece: it names the draws.
+    model: The LM (static).
+    params: Parameters of the LM.
+    sampler: Rule that draws tokens.
+    keys: One random key for each item, [B].
+    conditions: Style tokens ([B, levels], or [B, S, levels], one style a read), guidance, guard.
+    reads: Positions to draw; they cover the unknown ones and begin after known ones only.
+    tokens_BW: Known tokens, int32 [B, W]; anything elsewhere.
+    known_BW: Tokens that stay as they are, bool [B, W].
+    first_index_B: Index of the window's first token in the piece, int32 [B]: it names the draws.
 
   Returns:
-    tokens int32 [B, W], and the number of network passes (int32).
+    Tokens int32 [B, W], and the number of network passes, int32 scalar.
   """
 
   def read(s, carry):
@@ -231,38 +211,42 @@ def fill(
   return jax.lax.fori_loop(0, reads.count, read, (tokens_BW, jnp.zeros((), jnp.int32)))
 
 
-def chunk_edges(window: int, n_chunks: int) -> list[int]:
-  """Where chunks of a quarter window begin and end: 0, 62, 125, 187, 250, ... at 250."""
-  return [k * window // CHUNKS_PER_WINDOW for k in range(n_chunks + 1)]
+def chunk_edges(window: int, chunks: int, count: int) -> list[int]:
+  """Where the first `count` chunks begin and end, of which a window holds `chunks`.
+
+  Quarters of 250 tokens: 0, 62, 125, 187, 250, ...
+  """
+  return [k * window // chunks for k in range(count + 1)]
 
 
 def generate(
   model: lm.SemanticLM,
   params: Any,
-  sampler: Sampler,
+  sampler: TokenSampler,
   keys: jax.Array,
   conditions: Conditions,
   n_tokens: int,
+  chunks: int = 4,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws `n_tokens` (static) tokens an item in one program, from the beginning of a piece.
 
   Args:
-    model: the LM (static).
-    params: its parameters.
-    sampler: the rule.
-    keys: one PRNG key an item [B].
-    conditions: style tokens [B, levels], guidance, guard.
-    n_tokens: how many tokens; a shorter call yields a prefix of a longer one's tokens.
+    model: The LM (static).
+    params: Parameters of the LM.
+    sampler: Rule that draws tokens.
+    keys: One random key for each item, [B].
+    conditions: Style tokens [B, levels], guidance, guard.
+    n_tokens: Number of tokens; a shorter call yields a prefix of a longer one's tokens.
+    chunks: Number of chunks in a window, by one of which it moves.
 
   Returns:
-    tokens int32 [B, n_tokens], and the number of network passes (int32).
+    Tokens int32 [B, n_tokens], and the number of network passes, int32 scalar.
   """
   w = model.config.window_tokens
-  n_chunks = max(-(-n_tokens * CHUNKS_PER_WINDOW // w), CHUNKS_PER_WINDOW)
-  edges = chunk_edges(w, n_chunks)
-  # The first window in one go, then quarter by quarter.
-  ends = jnp.asarray(edges[CHUNKS_PER_WINDOW:])
-  begins = jnp.asarray([0, *edges[CHUNKS_PER_WINDOW:-1]])
+  edges = chunk_edges(w, chunks, max(-(-n_tokens * chunks // w), chunks))
+  # The first window in one go, then chunk by chunk.
+  ends = jnp.asarray(edges[chunks:])
+  begins = jnp.asarray([0, *edges[chunks:-1]])
   tokens = jnp.zeros((keys.shape[0], edges[-1]), jnp.int32)
   known = jnp.zeros((keys.shape[0], w), bool)
 
@@ -289,10 +273,13 @@ def _draw(model, params, sampler, keys, conditions, tokens_BW, known_BW, begin, 
   Returns the window's tokens and the number of passes.
   """
   c = model.config
+  # One pass over everything before `begin` fills the cache; after that a token is one row.
   logits, cache = _read(model, params, conditions, tokens_BW, begin)
   layerwise = lm.unstack_layers(params)
 
   def draw(p, logits, tokens):
+    # The key knows the token's index in the piece, not in the window: sliding the window, or
+    # drawing a batch in other pieces, gives the same music.
     draw_keys = jax.vmap(jax.random.fold_in)(keys, first_index_B + p)
     if conditions.guard is not None:
       logits = conditions.guard.apply(logits, tokens, p)

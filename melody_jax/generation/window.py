@@ -1,15 +1,15 @@
 """The one compiled program: from style tokens to a waveform, for one window of music.
 
-LM, diffusion and decoder of a window (10 s) run in one XLA program, without a look at the host
-in between. What makes text, continuation, inpainting, variation and streaming differ is its
-arguments: which semantic tokens and which latents are known, and from how much noise a frame
-starts. Longer music is the same program again, a quarter window further on, with three quarters
-known (SPEC section 6).
+LM, diffusion and decoder of a window (10 s) run in one XLA program; nothing returns to the host in
+between. Text, continuation, inpainting, variation and streaming differ in its arguments alone:
+which semantic tokens and which latents are known, and from how much noise a frame starts. Longer
+music is the same program again, a chunk further on, with all but the last chunk known
+(docs/spec.md, section 6).
 
-An item's draws depend on its seed and their place in the piece alone: a result does not depend on
-the batch it travels in.
+The random draws of an item depend on its seed and on their place in the piece, on nothing else: a
+result does not depend on the batch that it travels in.
 
-Shape letters: B items, W tokens and L frames of a window, D latent channels, C chunks (quarters)
+Shape letters: B items, W tokens and L frames of a window, D latent channels, C chunks
 of a window, T most denoising steps.
 """
 
@@ -25,13 +25,14 @@ from melody_jax import diffusion
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.generation import token_sampler
-from melody_jax.generation.request import MAX_STEPS, Settings
-from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW
+from melody_jax.generation.options import MAX_STEPS
+from melody_jax.generation.request import Settings
+from melody_jax.generation.schedules import angle_schedule
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
 
-SEMANTIC_RATE = 25  # tokens a second; SPEC section 1
+SEMANTIC_RATE = 25  # tokens a second (docs/spec.md, section 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,9 @@ class Networks:
   """The three models of the program, without their parameters (static).
 
   Attributes:
-    lm, dpd: modules.
-    codec: sizes of the VAE.
+    lm: Module of the semantic LM.
+    dpd: Module of the dual-path diffusion model.
+    codec: Sizes of the VAE.
   """
 
   lm: lm_model.SemanticLM
@@ -49,23 +51,28 @@ class Networks:
 
   @property
   def tokens(self) -> int:
-    """W."""
+    """W, semantic tokens of a window."""
     return self.lm.config.window_tokens
 
   @property
   def seconds(self) -> float:
-    """Length of a window."""
+    """Length of a window in seconds."""
     return self.tokens / SEMANTIC_RATE
 
   @property
   def frames(self) -> int:
-    """L."""
+    """L, latent frames of a window."""
     return round(self.seconds * SAMPLE_RATE) // self.codec.hop_length
 
   @property
+  def chunks(self) -> int:
+    """C, chunks of a window, as in the DPD's training; a window moves by one of them."""
+    return self.dpd.config.chunks
+
+  @property
   def chunk_frames(self) -> int:
-    """Frames of a quarter window, by which windows move."""
-    return self.frames // CHUNKS_PER_WINDOW
+    """Frames of a chunk, by which windows move."""
+    return self.frames // self.chunks
 
   def token_of(self, frame: int) -> int:
     """The semantic token that a frame lies in."""
@@ -85,18 +92,19 @@ class Window:
   """What is known of a batch of windows, and where in their pieces they lie.
 
   Attributes:
-    seeds: uint32 [B].
-    start_frame, first_token: int32 [B], the window's first frame and token in the piece.
-    style_tokens: int32 [B, C, levels].
-    negative_style: int32 [B, levels]; "no style" where nothing is to be avoided.
-    reads: where the LM draws (`plan_reads`).
-    tokens: int32 [B, W].
-    tokens_known: bool [B, W].
-    latents: [B, L, D], in [-1, 1].
-    known: float [B, L]: 1 keeps a frame, 0 makes it from pure noise, in between it starts from
-      its latent with noise of the angle (1 - known) pi/2.
-    end_frame: int32 [B]; frames from here on are decoded as `latents` has them, whatever was made
-      of them: after the end of a changed piece the decoder hears the silence that the codec hears.
+    seeds: Seed of each item, uint32 [B].
+    start_frame: First frame of the window in the piece, int32 [B].
+    first_token: First semantic token of the window in the piece, int32 [B].
+    style_tokens: Style of each chunk, int32 [B, C, levels].
+    negative_style: Style to avoid, int32 [B, levels]; "no style" where nothing is to be avoided.
+    reads: Where the LM draws (`plan_reads`).
+    tokens: Semantic tokens, int32 [B, W]; anything where they are not known.
+    tokens_known: Which tokens stay as they are, bool [B, W].
+    latents: Latents in [-1, 1], float32 [B, L, D]; anything where they are not known.
+    known: Share of each frame that is known, float32 [B, L]: 1 keeps it, 0 makes it from pure
+      noise, in between it starts from its latent with noise of the angle (1 - known) pi/2.
+    end_frame: End of a changed piece, int32 [B]. Frames from here on are decoded as `latents` has
+      them, whatever was made of them: the decoder then hears the silence that the codec hears.
   """
 
   seeds: Any
@@ -114,21 +122,24 @@ class Window:
 
 @flax.struct.dataclass
 class Controls:
-  """`Settings` as arguments of the program; None switches something off and out of it.
+  """`Settings` as arguments of the program.
+
+  Numbers may change without a new compilation. None switches a part off and leaves it out of the
+  program, so a change between None and a number compiles anew.
 
   Attributes:
-    sampler: of tokens.
-    lm_guidance_scale: scalar.
-    guard: against repetition.
-    omegas: float32 [T], angle steps, then zeros.
-    n_steps: int32.
-    second_order: 0 or 1.
-    guidance_scale: of the DPD.
-    guidance_angles: float32 [2], the angles between which guidance acts; None: all.
-    guidance_rescale: in [0, 1].
+    sampler: Rule that draws tokens.
+    lm_guidance_scale: Guidance of the LM, float32 scalar.
+    guard: Guard against repetition.
+    omegas: Angle steps, then zeros, float32 [T].
+    n_steps: Number of steps taken, int32 scalar.
+    second_order: Order of the solver, float32 scalar: 1 for the second, 0 for the first.
+    guidance_scale: Guidance of the DPD, float32 scalar.
+    guidance_angles: Angles between which guidance acts, float32 [2]; None: everywhere.
+    guidance_rescale: Share of rescaling in [0, 1], float32 scalar.
   """
 
-  sampler: token_sampler.Sampler
+  sampler: token_sampler.TokenSampler
   lm_guidance_scale: Any
   guard: token_sampler.RepetitionGuard | None
   omegas: Any
@@ -144,8 +155,10 @@ class Made:
   """What the program gives.
 
   Attributes:
-    tokens: int32 [B, W], latents: float32 [B, L, D], audio: float32 [B, L hop].
-    nfe: int32, network passes of LM and DPD; a guided pass is one.
+    tokens: Semantic tokens, int32 [B, W].
+    latents: Clean latents in [-1, 1], float32 [B, L, D].
+    audio: Waveform at 24 kHz, float32 [B, L hop].
+    nfe: Network passes of LM and DPD, int32 scalar; a guided pass counts as one.
   """
 
   tokens: jax.Array
@@ -156,16 +169,18 @@ class Made:
 
 def controls(settings: Settings) -> Controls:
   """The program's arguments for these settings."""
+  # Always MAX_STEPS long, so that another number of steps is another number and no other program.
   omegas = np.zeros(MAX_STEPS, np.float32)
-  omegas[: settings.steps] = diffusion.angle_schedule(settings.schedule, settings.steps)
+  omegas[: settings.steps] = angle_schedule(settings.schedule, settings.steps)
   guided, interval = settings.guidance_scale != 1, settings.guidance_interval
+  # A scale of 1 adds nothing, but as a number it would double the network's rows all the same.
   guard = None
   if settings.repetition_penalty:
     guard = token_sampler.RepetitionGuard(
       np.float32(settings.repetition_penalty), np.int32(settings.repetition_span)
     )
   return Controls(
-    sampler=token_sampler.make_sampler(settings.temperature, settings.top_k, settings.top_p),
+    sampler=token_sampler.make_token_sampler(settings.temperature, settings.top_k, settings.top_p),
     lm_guidance_scale=None
     if settings.lm_guidance_scale == 1
     else np.float32(settings.lm_guidance_scale),
@@ -186,10 +201,16 @@ def plan_reads(tokens_known_BW: np.ndarray, style_BxCxN: np.ndarray) -> token_sa
 
   A piece begins at the first unknown token of a chunk in any item and goes on over the next
   chunks for as long as all items keep their style.
+
+  Args:
+    tokens_known_BW: Which tokens are known, bool [B, W].
+    style_BxCxN: Style tokens of each chunk, int32 [B, C, levels].
   """
-  edges = token_sampler.chunk_edges(tokens_known_BW.shape[1], CHUNKS_PER_WINDOW)
+  # Every piece begins with one pass over all that lies before it: the fewer the better.
+  chunks = style_BxCxN.shape[1]
+  edges = token_sampler.chunk_edges(tokens_known_BW.shape[1], chunks, chunks)
   pieces: list[list[int]] = []
-  for c in range(CHUNKS_PER_WINDOW):
+  for c in range(chunks):
     wanted = np.flatnonzero(~tokens_known_BW[:, edges[c] : edges[c + 1]].all(axis=0))
     if not len(wanted):
       continue
@@ -199,7 +220,8 @@ def plan_reads(tokens_known_BW: np.ndarray, style_BxCxN: np.ndarray) -> token_sa
       pieces[-1][1] = end
     else:
       pieces.append([begin, end, c])
-  padded = np.zeros((CHUNKS_PER_WINDOW, 3), np.int32)
+  # As many rows as there can be pieces: one program, however many there are.
+  padded = np.zeros((chunks, 3), np.int32)
   padded[: len(pieces)] = np.reshape(pieces, (-1, 3))
   return token_sampler.Reads(
     begin=padded[:, 0], end=padded[:, 1], style=padded[:, 2], count=np.int32(len(pieces))
@@ -210,11 +232,15 @@ def run(networks: Networks, params: dict[str, Any], window: Window, how: Control
   """The program; pure, to be compiled with `networks` fixed.
 
   Args:
-    networks: the models.
-    params: their parameters, {"lm", "dpd", "vae"}.
-    window: what is known.
-    how: the settings.
+    networks: The models (static).
+    params: Their parameters, {"lm", "dpd", "vae"}.
+    window: What is known of B windows.
+    how: The settings.
+
+  Returns:
+    Tokens [B, W], latents [B, L, D], audio [B, L hop] and the passes taken.
   """
+  # The LM draws with fold 0 of an item's key, the noise with fold 1: neither disturbs the other.
   keys_B = jax.vmap(jax.random.key)(window.seeds)
   tokens, lm_passes = token_sampler.fill(
     networks.lm,
@@ -234,17 +260,20 @@ def run(networks: Networks, params: dict[str, Any], window: Window, how: Control
   latents, dpd_passes = _denoise(networks, params["dpd"], how, tokens, noise, window)
   frames_BL = window.start_frame[:, None] + jnp.arange(networks.frames)[None]
   heard = jnp.where((frames_BL < window.end_frame[:, None])[..., None], latents, window.latents)
-  audio = decode_latents(networks.codec, params["vae"], heard)
+  audio = decode_latents(networks.codec, params["vae"], heard, window.start_frame)
   return Made(tokens, latents, audio.astype(jnp.float32), lm_passes + dpd_passes)
 
 
 def _noise(networks: Networks, keys_B: jax.Array, start_frame_B: jax.Array) -> jax.Array:
-  """N(0, I) of every frame of the windows [B, L, D]; a frame's draw depends on its place alone."""
+  """Noise N(0, I) of the windows' frames [B, L, D]; a frame's draw depends on its place alone.
+
+  Drawn chunk by chunk of the piece, so that a window that begins elsewhere sees the same noise.
+  """
   length, chunk = networks.frames, networks.chunk_frames
 
-  def of_item(key, start):
-    # A window that begins inside a chunk reaches into a fifth one.
-    indices = start // chunk + jnp.arange(CHUNKS_PER_WINDOW + 1)
+  def item_noise(key, start):
+    # A window that begins inside a chunk reaches into one more.
+    indices = start // chunk + jnp.arange(networks.chunks + 1)
     draw = jax.vmap(
       lambda index: jax.random.normal(
         jax.random.fold_in(key, index), (chunk, networks.dpd.config.latent_dim)
@@ -253,7 +282,7 @@ def _noise(networks: Networks, keys_B: jax.Array, start_frame_B: jax.Array) -> j
     noise = draw(indices).reshape(-1, networks.dpd.config.latent_dim)
     return jax.lax.dynamic_slice_in_dim(noise, start % chunk, length)
 
-  return jax.vmap(of_item)(keys_B, start_frame_B)
+  return jax.vmap(item_noise)(keys_B, start_frame_B)
 
 
 def _denoise(networks, params, how: Controls, tokens, noise, window: Window):
@@ -273,6 +302,7 @@ def _denoise(networks, params, how: Controls, tokens, noise, window: Window):
     if how.guidance_angles is None:
       return guided(z, delta)
     low, high = how.guidance_angles
+    # Outside the interval one network row an item is enough, and the other half is not computed.
     inside = (low <= angle) & (angle <= high)
     return jax.lax.cond(inside, guided, lambda z, delta: apply(z, delta, tokens), z, delta)
 

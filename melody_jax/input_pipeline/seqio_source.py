@@ -9,7 +9,7 @@ two integers. A resumed run builds the epoch again and skips the batches already
 reads again what the epoch had read.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import functools
 from typing import Any
 
@@ -23,13 +23,10 @@ from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import Feature
 from melody_jax.input_pipeline.array_source import TEXT_FEATURES
 from melody_jax.input_pipeline.tfds_records import TfdsDataset, check_split, open_dataset
-from melody_jax.task import WindowFeature
+from melody_jax.task import Tokenize, WindowFeature
 
-Tokenize = Callable[[str], tuple[np.ndarray, np.ndarray]]
-
-_SHUFFLE_WINDOWS = 256  # rows in the shuffle buffer, about 250 MB of float audio
-_VOCABULARY_SIZES = {"semantic_tokens": 1024, "style_tokens": 1024}
-_NO_CAPTION = "music"  # true of every clip, where a record has no caption
+_SHUFFLE_WINDOWS = 256  # about 250 MB of float audio
+_NO_CAPTION = "music"
 
 
 class DirectorySource(seqio.DataSource):
@@ -85,7 +82,7 @@ class CaptionVocabulary(seqio.Vocabulary):
     size: Number of tokens, by default that of the uncased English BERT.
   """
 
-  def __init__(self, tokenize: Tokenize, size: int = 30_522):
+  def __init__(self, tokenize: Tokenize, size: int):
     super().__init__(extra_ids=0)
     self.tokenize = tokenize
     self._size = size
@@ -247,8 +244,8 @@ def _output_features(
     dtype, rank = tf.dtypes.as_dtype(spec.dtype), len(spec.shape)
     if name == "text_ids":
       described[name] = seqio.Feature(vocabulary, add_eos=False, dtype=dtype, rank=rank)
-    elif name in _VOCABULARY_SIZES:
-      tokens = seqio.PassThroughVocabulary(_VOCABULARY_SIZES[name])
+    elif spec.vocabulary is not None:
+      tokens = seqio.PassThroughVocabulary(spec.vocabulary)
       described[name] = seqio.Feature(tokens, add_eos=False, dtype=dtype, rank=rank)
     else:
       described[name] = seqio.ContinuousFeature(dtype=dtype, rank=rank)
@@ -289,9 +286,11 @@ def add_task(
       f"TFDS dataset {name} lacks {', '.join(missing)}: it has {', '.join(dataset.features)};"
       " encode it with python -m melody_jax.encode, then python -m data.encoded"
     )
-  vocabulary = CaptionVocabulary(tokenize) if tokenize and len(stored) < len(wanted) else None
-  if vocabulary is None and len(stored) < len(wanted):
-    raise ValueError("features ask for text but no tokenizer was given")
+  vocabulary = None
+  if "text_ids" in wanted:
+    if tokenize is None or wanted["text_ids"].vocabulary is None:
+      raise ValueError("features ask for text: give a tokenizer, and the vocabulary of text_ids")
+    vocabulary = CaptionVocabulary(tokenize, wanted["text_ids"].vocabulary)
   preprocessor = functools.partial(
     cut_windows, features={key: dataset.features[key] for key in stored}, wanted=wanted,
     window_seconds=window_seconds, random_starts=random_starts, vocabulary=vocabulary,
@@ -358,17 +357,22 @@ class SeqioSource:
       check_split(dataset, split)
       add_task(config.data.tfds_dir, name, features, config.window_seconds, shuffle, tokenize)
       counts.append(windows_in_split(dataset, split, config.window_seconds))
-    if not sum(counts):
+    self._windows = sum(counts)
+    if not self._windows:
       raise UserError(
         f"no record of {config.data.path}, split {split}, is as long as a window of"
         f" {config.window_seconds} s"
       )
     weights = [float(w) for w in config.data.weights.split(",") if w] or [float(n) for n in counts]
     self._provider = self._provide(names, weights, shuffle)
-    # In order there is no new epoch: seqio repeats the same one, and the position runs on.
-    self._epoch_batches = max(1, sum(counts) // batch_size) if shuffle else 0
+    self._epoch_batches = max(1, self._windows // batch_size) if shuffle else 0
     self._epoch, self._position = 0, 0
     self._iterator: Iterator[dict[str, np.ndarray]] | None = None
+
+  @property
+  def windows(self) -> int:
+    """How many windows fit end to end in the records of the split."""
+    return self._windows
 
   def _provide(self, names: list[str], weights: list[float], shuffle: bool):
     suffix = "" if shuffle else ".in_order"

@@ -1,23 +1,18 @@
 """Makes the input source that a training config names."""
 
 from collections.abc import Iterator
+import math
 from typing import Any, Protocol
 
 import jax
 import ml_collections
 import numpy as np
 
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
-from melody_jax.input_pipeline.array_source import TEXT_FEATURES, ArraySource
+from melody_jax.input_pipeline.array_source import ArraySource
 from melody_jax.multihost import session
-from melody_jax.task import WindowFeature
-
-
-class NeedsFeatures(Protocol):
-  """Anything that says what a batch must hold: a Task, or a smaller object."""
-
-  def input_features(self) -> dict[str, WindowFeature]: ...
+from melody_jax.task import Inputs
 
 
 class Source(Protocol, Iterator[dict[str, np.ndarray]]):
@@ -26,21 +21,18 @@ class Source(Protocol, Iterator[dict[str, np.ndarray]]):
   A batch is {feature: array [rows of this host, *shape]}, in numpy on the host.
   """
 
+  @property
+  def windows(self) -> int:
+    """How many windows it draws from, over all hosts."""
+
   def get_state(self) -> dict[str, Any]: ...
 
   def set_state(self, state: dict[str, Any]) -> None: ...
 
 
-def _tokenizer(config: ml_collections.ConfigDict):
-  # Imported here, since most models read no text.
-  from melody_jax import text
-
-  return text.load_tokenizer(config.model.text_length, config.model.text_init)
-
-
 def make_source(
   config: ml_collections.ConfigDict,
-  task: NeedsFeatures,
+  task: Inputs,
   split: str,
   shuffle: bool = True,
   part: tuple[int, int] | None = None,
@@ -60,15 +52,21 @@ def make_source(
   """
   features = task.input_features()
   host = part or (jax.process_index(), jax.process_count())
-  tokenize = _tokenizer(config) if any(name in features for name in TEXT_FEATURES) else None
+  tokenize = task.tokenizer()
+  check_choice("config.data.source", config.data.source, ("array", "seqio"))
   if not config.data.path:
     raise UserError(
       "config.data.path is empty: name an array dataset (or a seqio mixture with"
       " config.data.source=seqio); README, 'Train', makes one"
     )
   if config.data.source == "array":
-    weights = [float(w) for w in config.data.weights.split(",") if w] or None
+    weights = _weights(config.data.weights)
     datasets = [ArrayDataset(path, split) for path in config.data.path.split(",")]
+    if weights and len(weights) != len(datasets):
+      raise UserError(
+        f"config.data.weights has {len(weights)} numbers for {len(datasets)} datasets: give one"
+        " each"
+      )
     source = ArraySource(
       datasets,
       features,
@@ -83,9 +81,18 @@ def make_source(
     # A host without data would leave all others waiting in the first step.
     session.every_host_has_data(source.windows, f"windows of split {split}")
     return source
-  if config.data.source == "seqio":
-    # TensorFlow takes seconds to import and need not be installed.
-    from melody_jax.input_pipeline.seqio_source import SeqioSource
+  from melody_jax.input_pipeline.seqio_source import SeqioSource
 
-    return SeqioSource(config, features, split, shuffle, host, tokenize)
-  raise UserError(f"config.data.source is {config.data.source!r}: it must be 'array' or 'seqio'")
+  return SeqioSource(config, features, split, shuffle, host, tokenize)
+
+
+def _weights(text: str) -> list[float] | None:
+  try:
+    weights = [float(w) for w in text.split(",") if w.strip()]
+  except ValueError as e:
+    raise UserError(
+      f"config.data.weights is {text!r}; it takes numbers with commas, as in 0.7,0.3"
+    ) from e
+  if any(not 0 <= w < math.inf for w in weights) or (weights and not any(weights)):
+    raise UserError(f"config.data.weights is {text!r}: weights are 0 or more, and not all 0")
+  return weights or None

@@ -12,8 +12,8 @@ Models call `sru`. On TPUs and GPUs it runs one fused kernel (`sru_pallas`), els
 `sru_reference` has the same maths as one plain scan; the tests compare the other two with it.
 
 Only c must be computed step by step. `sru_scan` therefore scans f and c alone, and computes r and h
-for all k at once. Its gradient does not differentiate the scan. Once c is known, so is every f_k, and
-the gradient d of c follows a LINEAR recurrence with known coefficients:
+for all k at once. Its gradient does not differentiate the scan. Once c is known, so is every f_k,
+and the gradient d of c follows a LINEAR recurrence with known coefficients:
 
     d_{k-1} = g_{k-1} + a_k d_k,     a_k = f_k + (c_{k-1} - u_c[k]) f_k (1 - f_k) v_f
 

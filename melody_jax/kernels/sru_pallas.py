@@ -45,7 +45,7 @@ class Options:
   Attributes:
     backend: Platform of the kernel.
     interpret: Whether to run it as plain JAX operations.
-    hidden: H, the features of one direction.
+    hidden: H, the features of one direction over all shards.
     layout: How the arrays lie over the mesh; None for one device.
   """
 

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 
 # The rows of the vectors [V, 1, C] are v_f, v_r, b_f, b_r and the direction: 0 forward, 1 reverse.
 DIRECTION = 4
-N_VECTORS = 5
 N_GRADIENTS = 4  # the first four have a gradient, the direction has none
 
 Ref = Any  # Pallas has no public type for its references

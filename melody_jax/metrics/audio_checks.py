@@ -1,4 +1,4 @@
-"""Is a generated waveform music at all? Silence, clipping and constancy."""
+"""Faults of a waveform that are found without a reference: silence, clipping, constant sound."""
 
 import dataclasses
 
@@ -7,15 +7,18 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class AudioChecks:
-  """What is plainly wrong with a waveform; see `check_audio`.
+  """Measures and verdicts of `check_audio` on one waveform.
 
   Attributes:
-    rms_db: root mean square over the whole clip, dB relative to full scale.
-    peak: largest absolute sample.
-    clipped_share: share of samples in runs of three or more at the ceiling.
-    level_range_db: spread between the 95th and 5th percentile of 50 ms levels, dB.
-    spectral_change_db: mean change of the log spectrum between 0.5 s blocks, dB.
-    finite, silent, clipped, constant: the verdicts.
+    rms_db: Root mean square over the whole clip, in dB relative to full scale.
+    peak: Largest absolute sample.
+    clipped_share: Share of the samples that lie in runs of three or more at full scale.
+    level_range_db: Distance between the 95th and the 5th percentile of 50 ms levels, in dB.
+    spectral_change_db: Mean change of the log spectrum between blocks of 0.5 s, in dB.
+    finite: Whether no sample is NaN or infinite.
+    silent: Whether the level is too low.
+    clipped: Whether too many samples are clipped.
+    constant: Whether neither level nor spectrum changes.
   """
 
   rms_db: float
@@ -30,7 +33,7 @@ class AudioChecks:
 
   @property
   def ok(self) -> bool:
-    """Finite, and neither silent, clipped nor constant."""
+    """Whether the clip is finite and neither silent, clipped nor constant."""
     return self.finite and not (self.silent or self.clipped or self.constant)
 
 
@@ -38,6 +41,7 @@ def _clipped_share(audio_S: np.ndarray, ceiling: float) -> float:
   """Share of samples in runs of >= 3 consecutive samples of one sign at the ceiling."""
   share = 0
   for at_ceiling in (audio_S >= ceiling, audio_S <= -ceiling):
+    # Single samples at full scale are normal in loud music; a flat top of three is not.
     edges = np.diff(np.concatenate([[0], at_ceiling.astype(np.int8), [0]]))
     runs = np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
     share += int(runs[runs >= 3].sum())
@@ -47,6 +51,7 @@ def _clipped_share(audio_S: np.ndarray, ceiling: float) -> float:
 def _block_levels_db(audio_S: np.ndarray, block: int) -> np.ndarray:
   n = max(1, len(audio_S) // block)
   blocks = audio_S[: n * block].reshape(n, -1)
+  # 1e-12 is -120 dB: silence gets a finite level.
   return 10.0 * np.log10(np.mean(np.square(blocks), axis=-1) + 1e-12)
 
 
@@ -57,6 +62,7 @@ def _spectral_change_db(audio_S: np.ndarray, sample_rate: int) -> float:
   if n < 2:
     return 0.0
   power = np.square(np.abs(np.fft.rfft(audio_S[: n * block].reshape(n, block), axis=-1)))
+  # Bands, not bins: the bins of noise change all the time, its bands do not.
   edges = np.unique(np.geomspace(20, power.shape[1] - 1, 25).astype(int))
   bands = np.add.reduceat(power, edges, axis=-1)[:, :-1]
   levels = 10.0 * np.log10(bands / block**2 + 1e-12)
@@ -71,31 +77,33 @@ def check_audio(
   clipped_share: float = 1e-3,
   constant_db: float = 0.5,
 ) -> AudioChecks:
-  """Tests a mono waveform for the faults that need no reference.
+  """Tests a mono waveform for faults that are found without a reference.
 
   Args:
-    audio_S: [samples], nominal range [-1, 1].
-    sample_rate: Hz.
-    silent_db: silent if the RMS level is below this (dB full scale).
-    ceiling: absolute value that counts as full scale.
-    clipped_share: clipped if more than this share of samples lies in runs of three or
-      more at the ceiling.
-    constant_db: constant (a drone of unchanging level and spectrum, or DC) if both the
-      level range and the spectral change stay under this many dB.
+    audio_S: Waveform [samples], nominally in [-1, 1].
+    sample_rate: Sample rate in Hz.
+    silent_db: The clip is silent if its RMS level is below this, in dB relative to full scale.
+    ceiling: Absolute value that counts as full scale.
+    clipped_share: The clip is clipped if more than this share of its samples lies in runs of three
+      or more at the ceiling.
+    constant_db: The clip is constant (a drone, or DC) if its level range and its spectral change
+      are both under this many dB.
 
   Returns:
     The measures and verdicts.
 
   Raises:
-    ValueError: the waveform is empty or not 1-D.
+    ValueError: if the waveform is empty or not one-dimensional.
   """
   audio = np.asarray(audio_S, np.float64)
   if audio.ndim != 1 or not audio.size:
     raise ValueError(f"check_audio needs a non-empty 1-D waveform, got shape {audio.shape}")
   finite = bool(np.isfinite(audio).all())
+  # The other measures must still be numbers, to be written as JSON.
   audio = np.nan_to_num(audio, nan=0.0, posinf=1.0, neginf=-1.0)
   rms_db = float(10.0 * np.log10(np.mean(np.square(audio)) + 1e-12))
   share = _clipped_share(audio, ceiling)
+  # Blocks of 50 ms: shorter than a note, longer than a period of the lowest tone.
   levels = _block_levels_db(audio, max(1, sample_rate // 20))
   level_range = float(np.percentile(levels, 95) - np.percentile(levels, 5))
   change = _spectral_change_db(audio, sample_rate)

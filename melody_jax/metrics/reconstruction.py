@@ -1,4 +1,4 @@
-"""How close a reconstructed waveform is to its original (SPEC section 8)."""
+"""Distances between a reconstructed waveform and its original (docs/spec.md, section 8)."""
 
 import numpy as np
 
@@ -12,15 +12,17 @@ def si_sdr(reference_S: np.ndarray, estimate_S: np.ndarray) -> float:
       SI-SDR = 10 log10(|a reference|^2 / |a reference - estimate|^2)
 
   Args:
-    reference_S: the original, [samples]; its mean is not removed.
-    estimate_S: the reconstruction, same shape.
+    reference_S: Original [samples]; its mean is not removed.
+    estimate_S: Reconstruction [samples].
 
   Returns:
-    dB; inf for a scaled copy, -inf for an estimate orthogonal to the reference.
+    Ratio in dB. It is inf for a scaled copy and -inf for an estimate that is orthogonal to the
+    reference.
 
   Raises:
-    ValueError: shapes differ, or the reference is all zeros (the ratio is undefined).
+    ValueError: if the shapes differ, or the reference is all zeros and the ratio is undefined.
   """
+  # float64: sums over minutes of audio, and differences of nearly equal signals.
   reference = np.asarray(reference_S, np.float64)
   estimate = np.asarray(estimate_S, np.float64)
   if reference.shape != estimate.shape or reference.ndim != 1:
@@ -49,25 +51,25 @@ def log_spectral_distance(
   hop: int = 512,
   floor_db: float = -100.0,
 ) -> float:
-  """Root mean square over bins, mean over frames, of the difference of log powers, in dB.
+  """Log-spectral distance in dB: root mean square over bins, then mean over frames.
 
       LSD = mean_t sqrt(mean_f (10 log10 P(t, f) - 10 log10 Q(t, f))^2)
 
-  P and Q are periodograms in which a full-scale sine reads 0 dB, and are floored at
-  `floor_db` so that bins that are empty in both (band-limited sources) count as equal.
+  P and Q are periodograms in which a sine at full scale reads 0 dB. Both have the floor `floor_db`,
+  so that bins that are empty in both signals (band-limited sources) count as equal.
 
   Args:
-    reference_S: the original, [samples].
-    estimate_S: the reconstruction, same shape.
-    n_fft: frame length in samples; shorter signals are zero-padded to one frame.
-    hop: samples between frames.
-    floor_db: floor of both spectra, dB relative to a full-scale sine.
+    reference_S: Original [samples].
+    estimate_S: Reconstruction [samples].
+    n_fft: Frame length in samples. A shorter signal is padded with zeros to one frame.
+    hop: Samples between frames.
+    floor_db: Floor of both spectra, in dB relative to a sine at full scale.
 
   Returns:
-    dB, 0 for equal spectra.
+    Distance in dB; 0 for equal spectra.
 
   Raises:
-    ValueError: shapes differ.
+    ValueError: if the shapes differ.
   """
   if np.shape(reference_S) != np.shape(estimate_S) or np.ndim(reference_S) != 1:
     raise ValueError(

@@ -7,16 +7,18 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-  """Scores of one set of queries over one set of candidates; see `recall_at_k`.
+  """Scores of a set of queries over a set of candidates; see `recall_at_k`.
 
   Attributes:
-    recall: mean over queries of |relevant in the first k| / |relevant|.
-    recall_chance: the same for a random order: exactly k / candidates.
-    recall_best: the same for a perfect order (below 1 where more than k are relevant).
-    hit_rate: share of queries with at least one relevant candidate in the first k.
-    hit_rate_chance: the same for a random order.
-    k, n_queries, n_candidates: sizes.
-    mean_relevant: mean number of relevant candidates per query.
+    recall: Mean over queries of |relevant in the first k| / |relevant|.
+    recall_chance: Recall of a random order, exactly k / candidates.
+    recall_best: Recall of a perfect order. It is below 1 where more than k are relevant.
+    hit_rate: Share of the queries with at least one relevant candidate in the first k.
+    hit_rate_chance: Hit rate of a random order.
+    k: Number of candidates that are looked at.
+    n_queries: Number of queries.
+    n_candidates: Number of candidates.
+    mean_relevant: Mean number of relevant candidates per query.
   """
 
   recall: float
@@ -31,32 +33,33 @@ class Retrieval:
 
   @property
   def over_chance(self) -> float:
-    """Recall divided by chance."""
+    """Recall divided by the recall of a random order."""
     return self.recall / self.recall_chance
 
 
 def _miss_probability(n: int, relevant: int, k: int) -> float:
   """P(no relevant among k drawn without replacement) = C(n - relevant, k) / C(n, k)."""
+  # As a product of k ratios: the binomials themselves overflow.
   draws = np.arange(k)
   return float(np.prod(np.maximum(n - relevant - draws, 0) / (n - draws)))
 
 
 def recall_at_k(similarity_QxC: np.ndarray, relevant_QxC: np.ndarray, k: int) -> Retrieval:
-  """Recall and hit rate in the first k candidates, with the chance level of the same rule.
+  """Recall and hit rate in the first k candidates, each with the level that chance would reach.
 
-  Several candidates may be right for a query (clips that bear the same caption). Recall
-  is the share of them that the first k hold, whose expectation under a random order is
-  k / C however many are right, so that sharing captions neither helps nor harms. The hit rate
-  asks for any one of them; its chance level, 1 - C(C - r, k) / C(C, k), grows with r.
-  Candidates of equal similarity are taken in random order, in expectation.
+  Several candidates may be right for a query, for example clips with the same caption. Recall is
+  the share of them that lies in the first k. A random order reaches k / C, however many are right;
+  so shared captions neither help nor harm. The hit rate asks for at least one of them; a random
+  order reaches 1 - C(C - r, k) / C(C, k), which grows with their number r. Candidates of equal
+  similarity count as if they came in random order.
 
   Args:
-    similarity_QxC: larger is closer.
-    relevant_QxC: bool; every row has at least one True.
-    k: candidates looked at, 1 <= k <= C.
+    similarity_QxC: Similarity of every query and candidate [Q, C]; larger is closer.
+    relevant_QxC: Which candidates are right, bool [Q, C]; at least one in every row.
+    k: Number of candidates that are looked at, 1 <= k <= C.
 
   Raises:
-    ValueError: k out of range, or a query with nothing relevant.
+    ValueError: if k is out of range, or a query has no relevant candidate.
   """
   similarity = np.asarray(similarity_QxC, np.float64)
   relevant = np.asarray(relevant_QxC, bool)
@@ -66,6 +69,7 @@ def recall_at_k(similarity_QxC: np.ndarray, relevant_QxC: np.ndarray, k: int) ->
   counts = relevant.sum(axis=1)
   if not counts.all():
     raise ValueError(f"query {int(np.argmin(counts))} has no relevant candidate")
+  # By threshold instead of argsort, which would decide ties by position.
   kth = np.sort(similarity, axis=1)[:, n - k][:, None]
   above, tied = similarity > kth, similarity == kth
   # Of the tied candidates only k - |above| fit in; each is in with that share.
@@ -98,18 +102,21 @@ def recall_at_k(similarity_QxC: np.ndarray, relevant_QxC: np.ndarray, k: int) ->
 
 @dataclasses.dataclass(frozen=True)
 class RankTest:
-  """Rank of the right class for each item, tested against permuted labels.
+  """Ranks of the right classes, tested against permuted labels; see `rank_test`.
 
   Attributes:
-    mean_rank: mean rank of the right class, 1 is best.
-    mean_rank_chance: (classes + 1) / 2.
-    mrr, mrr_chance: mean reciprocal rank, and its value under a random order.
-    top: {k: (share of items whose right class ranks in the first k, k / classes)}.
-    margin: (chance - mean_rank) / chance: 0 at chance, towards 1 when perfect.
-    p_value: share of label permutations (the true one included) whose mean rank is as
-      small or smaller; groups keep their items together.
-    null_std: standard deviation of the mean rank under permutation.
-    n_items, n_classes, n_permutations: sizes.
+    mean_rank: Mean rank of the right class; 1 is best.
+    mean_rank_chance: Mean rank in a random order, (classes + 1) / 2.
+    mrr: Mean reciprocal rank of the right class.
+    mrr_chance: Mean reciprocal rank in a random order.
+    top: {k: (share of the items whose right class ranks in the first k, k / classes)}.
+    margin: (mean_rank_chance - mean_rank) / mean_rank_chance: 0 at chance, near 1 when perfect.
+    p_value: Share of the permutations (the true labels included) whose mean rank is as small as
+      the true one, or smaller.
+    null_std: Standard deviation of the mean rank over the permutations.
+    n_items: Number of items.
+    n_classes: Number of classes.
+    n_permutations: Number of permutations.
   """
 
   mean_rank: float
@@ -126,7 +133,8 @@ class RankTest:
 
 
 def ranks_of_classes(scores_IxC: np.ndarray) -> np.ndarray:
-  """Rank of every class for every item, 1 for the largest score; ties share the mean rank."""
+  """Rank of every class for every item [I, C]: 1 for the largest score; ties get the mean rank."""
+  # All pairs at once: C is the number of prompts, some dozens.
   larger = (scores_IxC[:, None, :] > scores_IxC[:, :, None]).sum(axis=-1)
   equal = (scores_IxC[:, None, :] == scores_IxC[:, :, None]).sum(axis=-1)
   return larger + (equal + 1) / 2.0
@@ -141,21 +149,21 @@ def rank_test(
 ) -> RankTest:
   """Tests whether items score their own class higher than the other classes.
 
-  Items of one class (the seeds of one prompt) are not independent, so the null
-  hypothesis permutes classes as wholes: class c's items are given the label of
-  another class, the same for all of them.
+  Items of one class (the seeds of one prompt) are not independent. So a permutation moves whole
+  classes: all items of a class get the label of one other class.
 
   Args:
-    scores_IxC: score of every class for every item, larger is better.
-    labels_I: right class of every item, integers in [0, C).
-    rng: source of the permutations.
-    ks: ranks at which the share of items is reported.
-    n_permutations: number of random permutations.
+    scores_IxC: Score of every class for every item [I, C]; larger is better.
+    labels_I: Right class of every item [I], integers in [0, C).
+    rng: Source of the permutations.
+    ks: Ranks at which the share of items is reported.
+    n_permutations: Number of random permutations.
   """
   ranks_IxC = ranks_of_classes(np.asarray(scores_IxC, np.float64))
   labels_I = np.asarray(labels_I)
   n_items, n_classes = ranks_IxC.shape
-  # summed_CxC[a, b]: sum of ranks if the items of class a were labelled b.
+  # summed_CxC[a, b]: sum of ranks if the items of class a were labelled b. With it a permutation
+  # costs C additions instead of a pass over all items.
   summed_CxC = np.zeros((n_classes, n_classes))
   np.add.at(summed_CxC, labels_I, ranks_IxC)
   own = ranks_IxC[np.arange(n_items), labels_I]
@@ -177,6 +185,7 @@ def rank_test(
     mrr_chance=float(np.mean(1.0 / np.arange(1, n_classes + 1))),
     top={k: (float(np.mean(own <= k)), k / n_classes) for k in ks},
     margin=(chance - mean_rank) / chance,
+    # The true labels count as one permutation, so that p is never 0.
     p_value=float((1 + (null <= mean_rank + 1e-9).sum()) / (1 + n_permutations)),
     null_std=float(null.std()),
     n_items=n_items,

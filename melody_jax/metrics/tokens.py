@@ -1,4 +1,4 @@
-"""How a vocabulary is used: entropies and counts of discrete tokens."""
+"""Use of a vocabulary: entropy and counts of discrete tokens."""
 
 import dataclasses
 
@@ -7,14 +7,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class TokenUse:
-  """Statistics of a bag of tokens.
+  """Statistics of a set of tokens.
 
   Attributes:
-    n_tokens: tokens counted.
-    used: distinct values that occur at least once.
-    entropy: unigram entropy of the empirical distribution, nats per token.
-    perplexity: exp(entropy), the effective vocabulary.
-    repeat_rate: share of tokens equal to the one before them in their row.
+    n_tokens: Number of tokens.
+    used: Number of distinct values among them.
+    entropy: Unigram entropy of their frequencies, in nats per token.
+    perplexity: exp(entropy), the effective size of the vocabulary.
+    repeat_rate: Share of the tokens that equal the token before them in their row.
   """
 
   n_tokens: int
@@ -25,17 +25,17 @@ class TokenUse:
 
 
 def token_use(tokens_BxT: np.ndarray, vocabulary: int) -> TokenUse:
-  """Counts the tokens of rows of one stream.
+  """Counts the tokens of a stream, given as rows.
 
-  The entropy is the plug-in estimate, which is biased low on few tokens; comparing a
-  language model's cross-entropy with it is therefore conservative.
+  The entropy is that of the observed frequencies, which is too low where tokens are few. So a
+  language model that beats it has earned that.
 
   Args:
-    tokens_BxT: integers in [0, vocabulary), [rows, time].
-    vocabulary: number of possible values.
+    tokens_BxT: Tokens [rows, time], integers in [0, vocabulary).
+    vocabulary: Number of possible values.
 
   Raises:
-    ValueError: no tokens, or one outside the vocabulary.
+    ValueError: if there are no tokens, or one lies outside the vocabulary.
   """
   tokens = np.asarray(tokens_BxT)
   if tokens.ndim != 2 or not tokens.size:
@@ -43,8 +43,10 @@ def token_use(tokens_BxT: np.ndarray, vocabulary: int) -> TokenUse:
   if tokens.min() < 0 or tokens.max() >= vocabulary:
     raise ValueError(f"tokens lie in [{tokens.min()}, {tokens.max()}], vocabulary is {vocabulary}")
   counts = np.bincount(tokens.reshape(-1).astype(np.int64), minlength=vocabulary)
+  # 0 log 0 is 0: unused values are left out.
   p = counts[counts > 0] / counts.sum()
   entropy = float(-(p * np.log(p)).sum())
+  # Within rows only: the end of one window and the start of another are no neighbours.
   repeats = float(np.mean(tokens[:, 1:] == tokens[:, :-1])) if tokens.shape[1] > 1 else 0.0
   return TokenUse(
     int(counts.sum()), int((counts > 0).sum()), entropy, float(np.exp(entropy)), repeats

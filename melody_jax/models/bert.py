@@ -22,17 +22,17 @@ class BertConfig:
   """Sizes of a BERT encoder.
 
   Attributes:
-    vocab_size: rows of the word table.
-    width: D.
-    layers: transformer layers.
-    heads: attention heads.
-    mlp_size: inner size of the feed-forward layers.
-    max_positions: longest text.
-    type_vocab: rows of the segment table; only row 0 is used.
-    pooler: has the dense + tanh layer over the first token.
-    dropout: of the encoder's residual branches.
-    remat: recompute blocks in the backward pass.
-    dtype: of computation.
+    vocab_size: Rows of the word table.
+    width: Width D.
+    layers: Transformer layers.
+    heads: Attention heads.
+    mlp_size: Inner size of the feed-forward layers.
+    max_positions: Length of the longest text, in tokens.
+    type_vocab: Rows of the segment table; only row 0 is used.
+    pooler: Whether there is the dense + tanh layer over the first token.
+    dropout: Dropout rate of the encoder's residual branches.
+    remat: Whether to recompute blocks in the backward pass.
+    dtype: Dtype of computation.
   """
 
   vocab_size: int
@@ -49,7 +49,7 @@ class BertConfig:
 
 
 class Bert(nn.Module):
-  """Token ids and mask to hidden states.
+  """The text encoder: token ids and mask to hidden states.
 
   Call: `text_ids_BxN` int32, `text_mask_BxN` bool (true on real tokens) -> hidden states
   [B, N, D] and, where the config has a pooler, pooled [B, D] (else None). Hidden states of
@@ -133,14 +133,14 @@ def params_from_safetensors(path: str | os.PathLike, config: BertConfig) -> dict
   """Parameters of `Bert(config)` from a public safetensors checkpoint.
 
   Args:
-    path: a `model.safetensors` with the tensor names of BERT (with or without a "bert." prefix).
-    config: sizes; the checkpoint may hold more layers (the first ones are taken).
+    path: File `model.safetensors` with the tensor names of BERT (with or without a "bert." prefix).
+    config: Sizes; of a checkpoint with more layers the first ones are taken.
 
   Returns:
     Nested dict of float32 numpy arrays, the tree that `Bert.init` makes under "params".
 
   Raises:
-    UserError: if the file is missing or damaged, lacks a tensor, or has another size.
+    UserError: The file is missing or damaged, lacks a tensor, or has another size.
   """
   from safetensors import SafetensorError, safe_open
 

@@ -27,20 +27,20 @@ class ConformerConfig:
   """Sizes of a conformer encoder.
 
   Attributes:
-    width: D.
-    n_layers: blocks.
-    n_heads: H; divides width into an even head size.
-    mlp_width: inner size of each of the two feed-forward layers.
-    kernel_size: taps of the depthwise convolution, odd.
-    positions: "rotary" turns queries and keys (RoFormer); "rotary_input" turns the input of
-      the query and key projections instead, as fairseq's and transformers' conformers do;
-      "relative" is Transformer-XL's learned relative scores.
-    conv_norm: norm after the depthwise convolution. "layer" is per frame; "batch" is a batch
+    width: Width D.
+    n_layers: Number of blocks.
+    n_heads: Number of heads H; divides width into an even head size.
+    mlp_width: Inner size of each of the two feed-forward layers.
+    kernel_size: Taps of the depthwise convolution, odd.
+    positions: Form of the positions. "rotary" turns queries and keys (RoFormer); "rotary_input"
+      turns the input of the query and key projections instead, as fairseq's and transformers'
+      conformers do; "relative" is Transformer-XL's learned relative scores.
+    conv_norm: Norm after the depthwise convolution. "layer" is per frame; "batch" is a batch
       norm with frozen statistics, which are parameters (`mean`, `var`) that do not train.
       In neither case does a frame depend on other rows of the batch.
-    dropout: rate after every sub-layer and on attention weights.
-    remat: recompute blocks in the backward pass, to save memory.
-    dtype: dtype of computation.
+    dropout: Dropout rate after every sub-layer and on attention weights.
+    remat: Whether to recompute blocks in the backward pass, to save memory.
+    dtype: Dtype of computation.
   """
 
   width: int

@@ -21,16 +21,19 @@ class DiscriminatorConfig:
   """Sizes of the discriminators.
 
   Attributes:
-    periods: periods of the multi-period discriminator (HiFi-GAN's 2, 3, 5, 7, 11).
-    period_channels: channels of its strided convolutions.
+    periods: Periods of the multi-period discriminator (HiFi-GAN's 2, 3, 5, 7, 11).
+    period_channels: Channels of its strided convolutions.
     resolutions: FFT sizes of the spectrogram discriminators; hop is a quarter.
-    resolution_channels: channels of their convolutions.
+    resolution_channels: Channels of their convolutions.
+    bands: Number of discriminators over log magnitudes, one a band; read where the codec has no
+      phase.
   """
 
   periods: tuple[int, ...] = (2, 3, 5, 7, 11)
   period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
   resolutions: tuple[int, ...] = (2048, 1024, 512)
   resolution_channels: int = 32
+  bands: int = 4
   dtype: str = "float32"
 
 
@@ -60,7 +63,10 @@ class Conv2d(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-  """Folds [B, T] to [B, T / period, period] and convolves along time only."""
+  """Discriminator of one period: waveform [B, T] -> (logits, feature maps).
+
+  The waveform is folded to [B, T / period, period] and convolved along time only.
+  """
 
   period: int
   config: DiscriminatorConfig
@@ -80,26 +86,55 @@ class PeriodDiscriminator(nn.Module):
     return logits.astype(jnp.float32), features
 
 
+def _judge_spectrum(config: DiscriminatorConfig, log_magnitude_BxFxN: jax.Array) -> Judgement:
+  """Convolutions that stride over frequency; called in a module's compact method."""
+  x = log_magnitude_BxFxN[..., None]
+  features = []
+  for i, (kernel, stride) in enumerate(
+    (((3, 9), (1, 1)), ((3, 9), (1, 2)), ((3, 9), (1, 2)), ((3, 9), (1, 2)), ((3, 3), (1, 1)))
+  ):
+    x = Conv2d(config.resolution_channels, kernel, stride, config.dtype, name=f"conv_{i}")(x)
+    x = nn.leaky_relu(x, 0.1)
+    features.append(x)
+  logits = Conv2d(1, (3, 3), dtype=config.dtype, name="head")(x)
+  return logits.astype(jnp.float32), features
+
+
 class SpectrogramDiscriminator(nn.Module):
-  """Convolves a log-magnitude spectrogram, striding over frequency."""
+  """Discriminator of log-magnitude spectrograms: waveform [B, T] -> (logits, feature maps)."""
 
   n_fft: int
   config: DiscriminatorConfig
 
   @nn.compact
   def __call__(self, audio_BT) -> Judgement:
-    x = jnp.log(stft_magnitude(audio_BT, self.n_fft, self.n_fft // 4) + 1e-3)[..., None]
-    features = []
-    for i, (kernel, stride) in enumerate(
-      (((3, 9), (1, 1)), ((3, 9), (1, 2)), ((3, 9), (1, 2)), ((3, 9), (1, 2)), ((3, 3), (1, 1)))
-    ):
-      x = Conv2d(
-        self.config.resolution_channels, kernel, stride, self.config.dtype, name=f"conv_{i}"
-      )(x)
-      x = nn.leaky_relu(x, 0.1)
-      features.append(x)
-    logits = Conv2d(1, (3, 3), dtype=self.config.dtype, name="head")(x)
-    return logits.astype(jnp.float32), features
+    spectrum = jnp.log(stft_magnitude(audio_BT, self.n_fft, self.n_fft // 4) + 1e-3)
+    return _judge_spectrum(self.config, spectrum)
+
+
+class BandDiscriminator(nn.Module):
+  """Discriminator of one band: log magnitudes [B, F, N] -> (logits, feature maps)."""
+
+  config: DiscriminatorConfig
+
+  @nn.compact
+  def __call__(self, log_magnitude_BxFxN) -> Judgement:
+    return _judge_spectrum(self.config, log_magnitude_BxFxN)
+
+
+class SpectrumDiscriminators(nn.Module):
+  """Discriminators of a codec without phase: log magnitudes [B, F, N] -> a judgement of each band.
+
+  Each sees an equal part of the bins, with kernels of its own: what is texture among the cymbals
+  is an error among the lowest partials.
+  """
+
+  config: DiscriminatorConfig
+
+  @nn.compact
+  def __call__(self, log_magnitude_BxFxN) -> list[Judgement]:
+    bands = jnp.array_split(log_magnitude_BxFxN, self.config.bands, axis=-1)
+    return [BandDiscriminator(self.config, name=f"band_{i}")(band) for i, band in enumerate(bands)]
 
 
 class Discriminators(nn.Module):

@@ -1,8 +1,8 @@
-"""Dual-path diffusion (MeLoDy, arXiv 2305.15719, section 4; SPEC section 6): the velocity network.
+"""Dual-path diffusion (docs/spec.md, section 6): the velocity network.
 
-Latents are cut into half-overlapping segments. A coarse path attends across segments, on
-columns merged from neighbouring frames; a fine path runs a recurrence inside segments. N
-blocks alternate the two.
+Latents are cut into half-overlapping segments (`segments`). A coarse path attends across segments,
+on columns merged from neighbouring frames; a fine path runs a recurrence inside segments. N blocks
+alternate the two.
 
 Shape letters: B batch, L latent frames, D latent size, T semantic tokens, S segments, K
 frames per segment, C merged columns (K_i of the paper), W width, A heads, E head size.
@@ -34,6 +34,15 @@ from melody_jax.models.layers import (
   param_with_axes,
   rotary_angles,
 )
+from melody_jax.models.segments import (
+  column_positions,
+  merge_columns,
+  merge_factor,
+  overlap_add,
+  repeat_columns,
+  segment,
+  segment_count,
+)
 
 NORMS = ("sums", "inputs")
 
@@ -43,30 +52,32 @@ class DPDConfig:
   """Sizes of the network.
 
   Attributes:
-    latent_dim: D.
-    vocab_size: semantic vocabulary.
-    frames_per_token: latent frames per semantic token; aligns the two in cross-attention.
-    chunks: M, chunks of a training window with angles of their own.
-    segment_size: K, even.
-    n_blocks: N.
-    width: W.
-    n_heads: attention heads; W / n_heads must be even.
+    latent_dim: Latent size D.
+    vocab_size: Size of the semantic vocabulary.
+    frames_per_token: Latent frames per semantic token; aligns the two in cross-attention.
+    chunks: Chunks M of a training window, with angles of their own; music longer than a window
+      goes on by one of them.
+    segment_size: Frames of a segment K, even.
+    n_blocks: Number of blocks N.
+    width: Width W.
+    n_heads: Number of attention heads; W / n_heads must be even.
     coarse_layers: RoFormer layers per coarse path.
-    ffn_width: inner size of their feed-forward layers.
-    sru_layers: bidirectional SRU layers per fine path.
-    sru_width: hidden size of one direction of an SRU layer.
-    film_width: inner size of FiLM's MLPs.
-    angle_width: size of e_start and e_end.
-    latent_std: spread s of the clean latents that the network is preconditioned for
+    ffn_width: Inner size of their feed-forward layers.
+    sru_layers: Bidirectional SRU layers per fine path.
+    sru_width: Hidden size of one direction of an SRU layer.
+    film_width: Inner size of FiLM's MLPs.
+    angle_width: Size of e_start and e_end.
+    latent_std: Spread s of the clean latents that the network is preconditioned for
       (`diffusion.preconditioning`); 1 is the paper's plain form.
-    norms: "sums" puts a norm on every sum of a block, as the paper does; "inputs" leaves the sums
-      alone (a residual stream) and puts norms in front of both paths, which learns faster.
-    edge_kernel: taps over time of the first and last layer, odd; the paper's have one.
-    filter_taps: taps of a linear filter over time, a channel and an angle at a time, whose output
+    norms: Place of the norms. "sums" puts one on every sum of a block, as the paper does; "inputs"
+      leaves the sums alone (a residual stream) and puts norms in front of both paths, which learns
+      faster.
+    edge_kernel: Taps over time of the first and last layer, odd; the paper's have one.
+    filter_taps: Taps of a linear filter over time, a channel and an angle at a time, whose output
       is added to the network's; odd, or 0 for none. It is the linear part of denoising, which
       the network then need not learn.
-    remat: recompute each block in the backward pass.
-    dtype: of computation.
+    remat: Whether to recompute each block in the backward pass.
+    dtype: Dtype of computation.
   """
 
   latent_dim: int
@@ -105,12 +116,13 @@ class DPDConfig:
 
 @flax.struct.dataclass
 class Condition:
-  """What the blocks hear of the semantic tokens, and which rows hear it.
+  """Semantic tokens as the blocks hear them, and the rows that do.
 
   Attributes:
-    tokens_BxTxW: embedded tokens; None: no row hears any.
-    rows_B: bool [B], the rows that do; None: all, or those of `first`.
-    first: how many of the first rows do, where the others' work is to be spared; None: no such cut.
+    tokens_BxTxW: Embedded tokens; None: no row hears any.
+    rows_B: Rows that hear them, bool [B]; None: all, or those of `first`.
+    first: Number of first rows that hear them, where the others' work is to be spared; None: no
+      such cut.
   """
 
   tokens_BxTxW: jax.Array | None
@@ -118,74 +130,19 @@ class Condition:
   first: int | None = flax.struct.field(default=None, pytree_node=False)
 
 
-def segment_count(length: int, segment_size: int) -> int:
-  """S = ceil(2 L / K) + 1: every frame lies in exactly two segments."""
-  return -(-2 * length // segment_size) + 1
-
-
-def merge_factor(block: int, n_blocks: int) -> int:
-  """2^min(i, N - i + 1) for block i = 1..N: columns merged into one."""
-  return 2 ** min(block, n_blocks - block + 1)
-
-
-def segment(x_BxLxW: jax.Array, segment_size: int) -> jax.Array:
-  """Cuts into half-overlapping segments, ends padded with zeros: [K, B, S, W]."""
-  batch, length, width = x_BxLxW.shape
-  half, count = segment_size // 2, segment_count(length, segment_size)
-  tail = (count + 1) * half - half - length
-  x = jnp.pad(x_BxLxW, ((0, 0), (half, tail), (0, 0)))
-  x = x.reshape(batch, count + 1, half, width).transpose(2, 0, 1, 3)
-  return jnp.concatenate([x[:, :, :-1], x[:, :, 1:]], axis=0)
-
-
-def overlap_add(h_KxBxSxW: jax.Array, length: int) -> jax.Array:
-  """Sum of the two segments that hold each frame: [B, L, W]; twice the input of `segment`."""
-  segment_size, batch, count, width = h_KxBxSxW.shape
-  half = segment_size // 2
-  first = jnp.pad(h_KxBxSxW[:half], ((0, 0), (0, 0), (0, 1), (0, 0)))
-  second = jnp.pad(h_KxBxSxW[half:], ((0, 0), (0, 0), (1, 0), (0, 0)))
-  x = (first + second).transpose(1, 2, 0, 3).reshape(batch, (count + 1) * half, width)
-  return x[:, half : half + length]
-
-
-def merge_columns(h_KxBxSxW: jax.Array, factor: int) -> jax.Array:
-  """MergeSegments: means of `factor` neighbouring columns, [B, C, S, W], C = ceil(K / factor)."""
-  k, batch, s, width = h_KxBxSxW.shape
-  columns = -(-k // factor)
-  x = jnp.pad(h_KxBxSxW, ((0, columns * factor - k), (0, 0), (0, 0), (0, 0)))
-  x = jnp.sum(x.reshape(columns, factor, batch, s, width), axis=1)
-  members = np.minimum(factor, k - factor * np.arange(columns))
-  return (x / members.astype(x.dtype)[:, None, None, None]).transpose(1, 0, 2, 3)
-
-
-def repeat_columns(c_BxCxSxW: jax.Array, segment_size: int, factor: int) -> jax.Array:
-  """RepeatSegments: each column `factor` times, [K, B, S, W]."""
-  batch, columns, s, width = c_BxCxSxW.shape
-  x = c_BxCxSxW.transpose(1, 0, 2, 3)[:, None]
-  x = jnp.broadcast_to(x, (columns, factor, batch, s, width))
-  return x.reshape(columns * factor, batch, s, width)[:segment_size]
-
-
-def column_positions(
-  count: int, segment_size: int, factor: int, frames_per_token: float
-) -> np.ndarray:
-  """Where each merged column of each segment lies in time, in semantic tokens: [C, S]."""
-  columns = -(-segment_size // factor)
-  starts = np.minimum(factor * np.arange(columns), segment_size)
-  ends = np.minimum(starts + factor, segment_size)
-  frames = (starts + ends)[:, None] / 2 + segment_size / 2 * (np.arange(count)[None, :] - 1)
-  return (frames / frames_per_token).astype(np.float32)
-
-
-BRANCH_SCALE = 0.2  # of what a branch adds at birth, against a stream of unit power
+BRANCH_SCALE = 0.2  # size of a branch's sum at birth, against a stream of unit power
 ALIGNMENT = 2.5  # length of the bias of a rotary pair, see `_aligned_bias_init`
 branch_init = nn.initializers.variance_scaling(BRANCH_SCALE**2, "fan_in", "truncated_normal")
 
 
 class MLP(nn.Module):
-  """MLP(x) = RMSNorm(W2 GELU(W1 x + b1) + b2), over the last axis.
+  """MLP(x) = RMSNorm(W2 GELU(W1 x + b1) + b2), over the last axis: [..., in] -> [..., features].
 
-  `scale` is that of the norm at birth.
+  Attributes:
+    inner: Inner size.
+    features: Output size.
+    dtype: Dtype of computation.
+    scale: Scale of the norm at birth.
   """
 
   inner: int
@@ -401,7 +358,7 @@ class Block(nn.Module):
 
 
 class DPD(nn.Module):
-  """v_hat(z_delta; semantic tokens, delta)."""
+  """The velocity v_hat(z_delta; semantic tokens, delta): noisy latents [B, L, D] -> [B, L, D]."""
 
   config: DPDConfig
 
@@ -412,16 +369,17 @@ class DPD(nn.Module):
     semantic_tokens_BxT: jax.Array | None,
     conditional_B: jax.Array | None = None,
   ) -> jax.Array:
-    """Predicts the velocity.
+    """The predicted velocity.
 
     Args:
-      z_BxLxD: noisy latents; any L.
-      delta_BxL: noise angle of each frame in radians, 0 clean, pi/2 noise.
-      semantic_tokens_BxT: int32, about L / frames_per_token of them; None: no row has a condition.
-      conditional_B: bool [B], rows that have their condition; None: all of them.
+      z_BxLxD: Noisy latents; any L.
+      delta_BxL: Noise angle of each frame in radians, 0 clean, pi/2 noise.
+      semantic_tokens_BxT: Tokens, int32, T about L / frames_per_token; None: no row has a
+        condition.
+      conditional_B: Rows that have their condition, bool [B]; None: all of them.
 
     Returns:
-      v_hat float32 [B, L, D].
+      Velocity, float32 [B, L, D].
     """
     return self._velocity(z_BxLxD, delta_BxL, semantic_tokens_BxT, conditional_B)
 

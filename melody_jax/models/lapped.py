@@ -36,7 +36,7 @@ def mdct_basis(bins: int) -> np.ndarray:
 
 
 def overlap_add(frames_BLW: jax.Array, hop: int) -> jax.Array:
-  """Sums frames of width 2 * hop at spacing hop: [B, L, 2 hop] -> [B, (L + 1) hop]."""
+  """Sum of frames of width 2 * hop at spacing hop: [B, L, 2 hop] -> [B, (L + 1) hop]."""
   first, second = jnp.split(frames_BLW, 2, axis=-1)
   first = jnp.pad(first, ((0, 0), (0, 1), (0, 0)))
   second = jnp.pad(second, ((0, 0), (1, 0), (0, 0)))
@@ -47,7 +47,7 @@ def band_matrix(edges: tuple[int, ...]) -> np.ndarray:
   """Means over bands: float32 [F, G]; band g holds bins edges[g] to edges[g + 1] - 1.
 
   Raises:
-    ValueError: for edges that do not rise from 0.
+    ValueError: Edges do not rise from 0.
   """
   if len(edges) < 2 or edges[0] != 0 or any(b <= a for a, b in pairwise(edges)):
     raise ValueError(f"band edges {edges} must rise from 0")

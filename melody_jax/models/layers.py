@@ -12,6 +12,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from melody_jax.config import DTYPES
+from melody_jax.errors import UserError, check_choice, check_range
+
 Dtype = Any
 Initializer = Callable[..., jax.Array]
 
@@ -21,7 +24,21 @@ default_kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated
 def param_with_axes(
   module: nn.Module, name: str, init: Initializer, shape: Sequence[int], axes: Sequence[str]
 ) -> jax.Array:
-  """Creates a float32 parameter of `module` whose dimensions are named by `axes`."""
+  """A new float32 parameter of `module`, or the one that it was given.
+
+  Args:
+    module: Module that owns the parameter, in its compact method or setup.
+    name: Name of the parameter.
+    init: Function of (key, shape, dtype) that draws it.
+    shape: Its shape.
+    axes: Logical name of each dimension, see `sharding`.
+
+  Returns:
+    The parameter, of that shape.
+
+  Raises:
+    ValueError: Axes and shape differ in length, or the parameter given has another shape.
+  """
   if len(axes) != len(shape):
     raise ValueError(f"{name}: {len(shape)} dimensions, axes {tuple(axes)}")
   if module.has_variable("params", name):
@@ -38,8 +55,8 @@ class Dense(nn.Module):
   """y = x W + b over the last axis: [..., in] -> [..., features].
 
   Attributes:
-    features: output size.
-    axes: logical names of the kernel's (input, output) dimensions.
+    features: Output size.
+    axes: Logical names of the kernel's (input, output) dimensions.
   """
 
   features: int
@@ -156,10 +173,12 @@ class Embed(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """Root-mean-square norm over the last axis (Zhang & Sennrich, 2019), computed in float32.
+  """Root-mean-square norm over the last axis (Zhang & Sennrich, 2019): [..., D] -> [..., D].
+
+  Computed in float32.
 
   Attributes:
-    initial_scale: of the output at birth; it is learned.
+    initial_scale: Scale of the output at birth; it is learned.
   """
 
   epsilon: float = 1e-6
@@ -176,7 +195,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """Layer norm over the last axis, computed in float32."""
+  """Layer norm over the last axis, computed in float32: [..., D] -> [..., D]."""
 
   epsilon: float = 1e-5
   dtype: Dtype = jnp.float32
@@ -201,7 +220,7 @@ def rotary_angles(positions_T: jax.Array, head_size: int, base: float = 10_000.0
 
 
 def apply_rotary(x_BTHK: jax.Array, angles_TC: jax.Array) -> jax.Array:
-  """Rotates the two halves of each head (the LLaMA / GPT-NeoX pairing of dimensions)."""
+  """Heads [B, T, H, K] with their two halves rotated (the LLaMA / GPT-NeoX pairing)."""
   cos, sin = jnp.cos(angles_TC)[None, :, None, :], jnp.sin(angles_TC)[None, :, None, :]
   x32 = x_BTHK.astype(jnp.float32)
   first, second = jnp.split(x32, 2, axis=-1)
@@ -209,22 +228,46 @@ def apply_rotary(x_BTHK: jax.Array, angles_TC: jax.Array) -> jax.Array:
   return rotated.astype(x_BTHK.dtype)
 
 
-def config_from(cls: type, values: Any) -> Any:
-  """Builds the frozen model config `cls` from a ConfigDict or mapping.
+# Endings of the names of sizes that no network can have at 0.
+_AT_LEAST_ONE = ("width", "heads", "size", "dim", "vocab")
 
-  Lists become tuples, so that the result hashes.
+
+def _check_field(field: dataclasses.Field, value: Any) -> None:
+  """Refuses sizes and dtypes that would fail much later, deep inside a network."""
+  if field.name == "dtype":
+    check_choice("dtype", value, DTYPES)
+  numbers = value if isinstance(value, tuple) else (value,)
+  # A default of 0 means that the field may switch something off.
+  low = int(field.name.endswith(_AT_LEAST_ONE) and field.default != 0)
+  for number in numbers:
+    if isinstance(number, int) and not isinstance(number, bool):
+      check_range(field.name, number, low, float("inf"))
+
+
+def config_from(cls: type, values: Any) -> Any:
+  """The frozen model config `cls` from a ConfigDict or mapping.
+
+  This is the one gate between what a user writes and a network: whatever the config's own checks
+  raise leaves it as a UserError. Lists become tuples, so that the result hashes.
 
   Raises:
-    TypeError: for a key that `cls` lacks (a misspelt size never passes silently).
+    UserError: `cls` lacks a key (a misspelt size never passes silently), a size or dtype cannot
+      be, or sizes do not go together.
   """
-  known = {f.name for f in dataclasses.fields(cls)}
-  unknown = sorted(set(values) - known)
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  unknown = sorted(set(values) - set(fields))
   if unknown:
-    raise TypeError(
-      f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+    raise UserError(
+      f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(fields))}"
     )
 
   def freeze(value: Any) -> Any:
     return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value
 
-  return cls(**{key: freeze(value) for key, value in values.items()})
+  frozen = {key: freeze(value) for key, value in values.items()}
+  try:
+    for key, value in frozen.items():
+      _check_field(fields[key], value)
+    return cls(**frozen)
+  except (TypeError, ValueError, ArithmeticError, UserError) as e:
+    raise UserError(f"{cls.__name__}: {e}") from e

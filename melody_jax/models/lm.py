@@ -1,6 +1,6 @@
 """The semantic language model: a LLaMA-style decoder over style and semantic tokens.
 
-SPEC section 5; MeLoDy (arXiv 2305.15719) section 4; LLaMA (arXiv 2302.13971). A sequence is
+docs/spec.md, section 5; LLaMA (arXiv 2302.13971). A sequence is
 [style tokens, one per RVQ level | semantic tokens, 25 a second]. One embedding table serves
 both: every RVQ level owns a block of rows and so does the semantic vocabulary.
 
@@ -37,27 +37,30 @@ class LMConfig:
   """Sizes and switches of the semantic LM.
 
   Attributes:
-    n_layers: decoder layers.
-    width: model width D.
-    n_heads: attention heads; they divide `width`.
-    mlp_width: inner size of the SwiGLU.
-    style_levels: style tokens in front (RVQ levels).
-    style_vocab: entries of one RVQ level.
-    semantic_vocab: semantic tokens (k-means centres).
-    window_tokens: semantic tokens of one window (10 s); longer music slides it.
-    head: "all": logits over the whole table, as the paper's LM; "semantic": over the
-      semantic vocabulary only, which is all that is ever predicted.
-    rope_base: base of the rotary angles.
-    norm_epsilon: epsilon of the RMS norms.
-    fixed_styles: the style rows of the table stay as they were born (from the RVQ's codebooks:
-      `rows_from_codebooks`) and a learned linear map reads them. In a small corpus most of
-      12 x 1024 learned rows would see a handful of clips each; this way clips share the map.
-    dropout: rate on the embedding and on both residual branches of a layer.
-    attention: in passes without a cache: "auto", the call that suits the backend
+    n_layers: Number of decoder layers.
+    width: Model width D.
+    n_heads: Number of attention heads; divides `width`.
+    mlp_width: Inner size of the SwiGLU.
+    style_levels: Style tokens in front (RVQ levels).
+    style_vocab: Entries of one RVQ level.
+    semantic_vocab: Semantic tokens (k-means centres).
+    window_tokens: Semantic tokens of one window (10 s); longer music slides it.
+    head: Vocabulary of the logits. "all": over the whole table, as the paper's LM; "semantic": over
+      the semantic vocabulary only, which is all that is ever predicted.
+    rope_base: Base of the rotary angles.
+    norm_epsilon: Epsilon of the RMS norms.
+    fixed_styles: Whether the style rows of the table stay as they were born (from the RVQ's
+      codebooks: `rows_from_codebooks`) and a learned linear map reads them. In a small corpus most
+      of 12 x 1024 learned rows would see a handful of clips each; this way clips share the map.
+    summed_styles: Whether, with `fixed_styles`, the position of level n carries the sum of the
+      codewords up to n, as the RVQ adds up: the last one is the clip's whole embedding, and what
+      clips or texts have in common lies in common directions.
+    dropout: Dropout rate on the embedding and on both residual branches of a layer.
+    attention: Attention in passes without a cache: "auto", the call that suits the backend
       (`kernels.attention`), or "xla", plain matmuls and a softmax on all of them.
-    remat: what the forward pass stores for the backward pass: "none" (everything), "dots"
+    remat: Arrays that the forward pass stores for the backward pass: "none" (everything), "dots"
       (outputs of matmuls), "full" (inputs of layers).
-    dtype: dtype of computation; parameters are float32.
+    dtype: Dtype of computation; parameters are float32.
   """
 
   n_layers: int
@@ -72,6 +75,7 @@ class LMConfig:
   rope_base: float = 10_000.0
   norm_epsilon: float = 1e-5
   fixed_styles: bool = False
+  summed_styles: bool = False
   dropout: float = 0.0
   attention: str = "auto"
   remat: str = "none"
@@ -80,6 +84,8 @@ class LMConfig:
   def __post_init__(self):
     if self.width % (2 * self.n_heads):
       raise ValueError(f"width {self.width} must be a multiple of 2 * n_heads = {2 * self.n_heads}")
+    if self.summed_styles and not self.fixed_styles:
+      raise ValueError("summed_styles needs fixed_styles: only codewords add up")
     if self.head not in ("all", "semantic"):
       raise ValueError(f'head is {self.head!r}; it must be "all" or "semantic"')
     if self.attention not in ATTENTION:
@@ -146,7 +152,7 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x, last_columns: int | None = None):
-    """Args: x; last_columns: only that many last columns of W are multiplied."""
+    """Product [..., features], or with `last_columns` of that many last columns of W alone."""
     kernel = layers.param_with_axes(
       self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.axes
     )
@@ -182,14 +188,15 @@ class Attention(nn.Module):
     """[B, T, D] -> ([B, T, D], (keys, values)).
 
     Args:
-      x_BTD: normalised input.
-      angles_TC: rotary angles of its positions.
-      cache: (keys, values) of this layer, [B, H, S, K] each, when T = 1 continues a sequence;
+      x_BTD: Normalised input.
+      angles_TC: Rotary angles of its positions.
+      cache: Keys and values of this layer, [B, H, S, K] each, when T = 1 continues a sequence;
         None: `x` is the whole sequence.
-      position: int scalar, position of `x` in the cache.
+      position: Position of `x` in the cache, an int scalar.
 
     Returns:
-      the output; with a cache its update, without one this call's keys and values [B, T, H, K].
+      The output [B, T, D]; with a cache its update, without one this call's keys and values
+      [B, T, H, K].
     """
     c = self.config
     b, t, _ = x_BTD.shape
@@ -285,15 +292,21 @@ class TokenEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, ids_BT, n_style: int):
-    """Args: rows; n_style: how many of the first columns are style tokens (static)."""
+    """Embeddings [B, T, D]; `n_style`, static: number of first columns that are style tokens."""
     c = self.config
     x = layers.Embed(c.vocab_size, c.width, dtype=c.dtype, name="table")(ids_BT)
     if not (c.fixed_styles and n_style):
       return x
     ids, style = ids_BT[:, :n_style], x[:, :n_style]
     is_null = ids % (c.style_vocab + 1) == c.null_style
-    style = jnp.where(is_null[:, :, None], style, jax.lax.stop_gradient(style))
-    style = Projection(c.width, ("embed", "embed_out"), c.dtype, name="style")(style)
+    project = Projection(c.width, ("embed", "embed_out"), c.dtype, name="style")
+    if c.summed_styles:
+      codewords = jnp.where(is_null[:, :, None], 0.0, jax.lax.stop_gradient(style))
+      # A hidden level adds nothing to the sum and says so with its own learned row.
+      unknown = jnp.where(is_null[:, :, None], style, 0.0)
+      style = project(jnp.cumsum(codewords, axis=1)) + unknown
+    else:
+      style = project(jnp.where(is_null[:, :, None], style, jax.lax.stop_gradient(style)))
     return jnp.concatenate([style, x[:, n_style:]], axis=1)
 
 
@@ -301,25 +314,30 @@ def rows_from_codebooks(config: LMConfig, rng: jax.Array, codebooks: jax.Array) 
   """Table rows of the style tokens that keep the geometry of an RVQ.
 
   Args:
-    config: the LM's sizes.
-    rng: key of the random map from codebook width to model width.
-    codebooks: float [levels, style_vocab, C].
+    config: Sizes of the LM.
+    rng: Random key of the map from codebook width to model width.
+    codebooks: Codebooks of the RVQ, float [levels, style_vocab, C].
 
   Returns:
-    float32 [levels (style_vocab + 1), D], every level of RMS 0.02; "no style" rows are 0.
+    float32 [levels (style_vocab + 1), D]. Every level has an RMS of 0.02, or, where rows are to be
+    summed, the codewords' own size, a unit embedding having an RMS of 0.02. "No style" rows are
+    random of that RMS: zeros in front of a norm would have gradients without bounds.
 
   Raises:
-    ValueError: if the codebooks are not those of `config.style_levels` x `config.style_vocab`.
+    ValueError: The codebooks are not those of `config.style_levels` x `config.style_vocab`.
   """
   codebooks = jnp.asarray(codebooks, jnp.float32)
   if codebooks.shape[:2] != (config.style_levels, config.style_vocab):
     raise ValueError(
       f"codebooks {codebooks.shape[:2]}, the LM has {(config.style_levels, config.style_vocab)}"
     )
-  rows = codebooks @ jax.random.normal(rng, (codebooks.shape[2], config.width))
-  rms = jnp.sqrt(jnp.mean(jnp.square(rows), axis=(1, 2), keepdims=True))
-  rows = jnp.pad(0.02 * rows / jnp.maximum(rms, 1e-12), ((0, 0), (0, 1), (0, 0)))
-  return rows.reshape(-1, config.width)
+  map_rng, null_rng = jax.random.split(rng)
+  rows = 0.02 * codebooks @ jax.random.normal(map_rng, (codebooks.shape[2], config.width))
+  if not config.summed_styles:
+    rms = jnp.sqrt(jnp.mean(jnp.square(rows), axis=(1, 2), keepdims=True))
+    rows = 0.02 * rows / jnp.maximum(rms, 1e-12)
+  null = 0.02 * jax.random.normal(null_rng, (config.style_levels, 1, config.width))
+  return jnp.concatenate([rows, null], axis=1).reshape(-1, config.width)
 
 
 class SemanticLM(nn.Module):
@@ -340,11 +358,12 @@ class SemanticLM(nn.Module):
     """Table rows [B, T] -> (logits, keys and values).
 
     Args:
-      ids_BT: rows of the embedding table (`sequence_ids`).
-      last: int scalar; only this column gets logits, [B, V]. None: all do, [B, T, V].
-      deterministic: no dropout (otherwise pass an rng named "dropout").
-      semantic_only: logits over the semantic vocabulary, whatever `config.head` is.
-      keep_memory: also return (keys, values), [L, B, T, H, K] each; otherwise None.
+      ids_BT: Rows of the embedding table (`sequence_ids`).
+      last: The only column that gets logits, [B, V], an int scalar. None: all do, [B, T, V].
+      deterministic: Whether there is no dropout (otherwise pass an rng named "dropout").
+      semantic_only: Whether logits cover the semantic vocabulary alone, whatever `config.head`
+        is.
+      keep_memory: Whether to return keys and values, [L, B, T, H, K] each; otherwise None.
     """
     c = self.config
     x = TokenEmbedding(c, name="embed")(ids_BT, c.style_levels)
@@ -377,11 +396,11 @@ def forward(
   """Logits that predict every semantic token from those before it, teacher-forced.
 
   Args:
-    model: the LM.
-    params: its parameters.
-    style_tokens: int [B, levels]; `config.null_style` where a level is unknown.
-    semantic_tokens: int [B, T].
-    dropout_rng: key of dropout; None: none.
+    model: The LM.
+    params: Its parameters.
+    style_tokens: Style tokens, int [B, levels]; `config.null_style` where a level is unknown.
+    semantic_tokens: Semantic tokens, int [B, T].
+    dropout_rng: Random key of dropout; None: no dropout.
 
   Returns:
     float32 [B, T, V]; row t is the prediction of semantic_tokens[:, t]. V is the table
@@ -401,14 +420,14 @@ def prefill(
   """One pass over a prefix: makes the cache, predicts the token after it.
 
   Args:
-    model: the LM.
-    params: its parameters.
-    ids_BP: table rows, right-padded to a static P.
-    length: int scalar, how many of the P columns are real.
-    capacity: positions S of the cache (static, at least P).
+    model: The LM.
+    params: Its parameters.
+    ids_BP: Table rows, int32 [B, P], right-padded to a static P.
+    length: Number of the P columns that are real, an int scalar.
+    capacity: Number of positions S of the cache (static, at least P).
 
   Returns:
-    logits over the semantic vocabulary [B, semantic_vocab], and the cache.
+    Logits over the semantic vocabulary, float32 [B, semantic_vocab], and the cache.
   """
   logits, memory = model.apply(
     {"params": params}, ids_BP, length - 1, semantic_only=True, keep_memory=True
@@ -441,14 +460,14 @@ def decode_step(
   """One pass over one new token a row.
 
   Args:
-    model: the LM.
-    params: its parameters, better after `unstack_layers`.
-    ids_B: table rows of the tokens.
-    position: int scalar, their position; all positions before it are in the cache.
-    cache: what `prefill` and earlier steps returned.
+    model: The LM.
+    params: Its parameters, better after `unstack_layers`.
+    ids_B: Table rows of the tokens, int32 [B].
+    position: Their position, an int scalar; all positions before it are in the cache.
+    cache: The cache that `prefill` or the step before returned.
 
   Returns:
-    logits over the semantic vocabulary [B, semantic_vocab], and the cache.
+    Logits over the semantic vocabulary, float32 [B, semantic_vocab], and the cache.
   """
   c = model.config
   params = unstack_layers(params)

@@ -1,4 +1,4 @@
-"""MuLan: music and text in one joint space (Huang et al., 2022; SPEC.md section 3).
+"""MuLan: music and text in one joint space (Huang et al., 2022; docs/spec.md, section 3).
 
 The music tower is a spectrogram transformer (AST, Gong et al., 2021): log-mel, 16 x 16
 patches, a pre-norm ViT encoder. The text tower is a BERT encoder and a head. Both end in
@@ -20,6 +20,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from melody_jax import text
 from melody_jax.models.bert import Bert, BertConfig, params_from_safetensors
@@ -36,27 +37,29 @@ class MuLanConfig:
   """Sizes of both towers.
 
   Attributes:
-    joint_size: C.
-    init_temperature: of the contrastive loss, learned from there.
-    sample_rate: Hz.
-    window_samples: length of a clip that the music tower sees at once.
-    n_mels, n_fft, win_length, hop_length: the log-mel front end, in bands and samples.
-    mel_mean, mel_std: what the log-mel is standardised by.
-    patch: side of a patch, in frames and in bands.
-    patch_keep: share of patches a training step sees (1: all).
+    joint_size: Joint-space features C.
+    init_temperature: Temperature of the contrastive loss at birth; it is learned.
+    sample_rate: Sample rate in Hz.
+    window_samples: Length in samples of a clip that the music tower sees at once.
+    n_mels, n_fft, win_length, hop_length: The log-mel front end, in bands and samples.
+    mel_mean, mel_std: Mean and standard deviation that the log-mel is standardised by.
+    patch: Side of a patch, in frames and in bands.
+    patch_keep: Share of patches a training step sees (1: all).
     time_masks, time_mask_frames, mel_masks, mel_mask_bands: SpecAugment; number of masks
       and the longest one.
-    music_width, music_layers, music_heads, music_mlp: the music tower's encoder.
-    music_pooling: "cls" or "mean".
-    text_length: N.
+    music_width, music_layers, music_heads, music_mlp: The music tower's encoder.
+    music_pooling: Pooling of the music tower: "cls" or "mean".
+    text_length: Token positions N.
     text_vocab, text_width, text_layers, text_heads, text_mlp, text_positions: BERT's sizes.
-    text_pooling: "pooler" (BERT's tanh layer over the first token), "cls" or "mean".
-    text_hidden: inner size of the text head; 0 makes the head linear.
-    text_init: "" (random), "minilm", or a directory with a BERT-shaped model.safetensors.
-    text_frozen: the text encoder is not trained; needs `text_init`.
-    dropout: in both towers and in the text head.
-    remat: recompute encoder blocks in the backward pass.
-    dtype: of computation.
+    text_pooling: Pooling of the text tower: "pooler" (BERT's tanh layer over the first token),
+      "cls" or "mean".
+    text_hidden: Inner size of the text head; 0 makes the head linear.
+    text_init: Start of the text encoder: "" (random), "minilm", or a directory with a BERT-shaped
+      model.safetensors.
+    text_frozen: Whether the text encoder is not trained; needs `text_init`.
+    dropout: Dropout rate in both towers and in the text head.
+    remat: Whether to recompute encoder blocks in the backward pass.
+    dtype: Dtype of computation.
   """
 
   joint_size: int
@@ -100,6 +103,10 @@ class MuLanConfig:
       raise ValueError(f"music_pooling {self.music_pooling!r}: it must be 'cls' or 'mean'")
     if self.text_pooling not in ("pooler", "cls", "mean"):
       raise ValueError(f"text_pooling {self.text_pooling!r}: it must be 'pooler', 'cls' or 'mean'")
+    for tower in ("music", "text"):
+      width, heads = getattr(self, f"{tower}_width"), getattr(self, f"{tower}_heads")
+      if width % heads:
+        raise ValueError(f"{tower}_width {width} must be a multiple of {tower}_heads = {heads}")
     if self.text_frozen and not self.text_init:
       raise ValueError("text_frozen keeps random weights: name a checkpoint in text_init")
 
@@ -120,7 +127,7 @@ class MuLanConfig:
 
 
 def l2_normalise(x: jax.Array) -> jax.Array:
-  """Unit vectors along the last axis, in float32."""
+  """Unit vectors along the last axis: [..., C] -> float32 [..., C]."""
   x = x.astype(jnp.float32)
   return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
@@ -153,7 +160,16 @@ def patchify(x_BxFxM: jax.Array, patch: int) -> jax.Array:
 
 
 def keep_patches(rng: jax.Array, x_BxPxD: jax.Array, share: float) -> jax.Array:
-  """A random subset of each row's patches (patchout, Koutini et al., 2022)."""
+  """A random subset of each row's patches (patchout, Koutini et al., 2022).
+
+  Args:
+    rng: Random key.
+    x_BxPxD: Patches.
+    share: Share of them to keep, at least one.
+
+  Returns:
+    [B, round(share P), D].
+  """
   batch, patches, _ = x_BxPxD.shape
   kept = max(1, round(share * patches))
   if kept == patches:
@@ -285,9 +301,9 @@ def init_params(
   """Parameters, boxed with logical axis names.
 
   Args:
-    rng: key.
-    config: sizes.
-    with_body: include the text encoder's body; None: unless it is frozen.
+    rng: Random key.
+    config: Sizes.
+    with_body: Whether to include the text encoder's body; None: unless it is frozen.
   """
   model = MuLan(config)
   audio = jnp.zeros((1, config.window_samples))
@@ -302,7 +318,7 @@ def text_body_params(config: MuLanConfig) -> dict[str, Any]:
   """The public checkpoint that `text_init` names, as the text encoder's parameters (numpy).
 
   Raises:
-    UserError: if it is not installed, missing, or of other sizes.
+    UserError: The checkpoint is not installed, missing, or of other sizes.
   """
   return params_from_safetensors(
     text.encoder_dir(config.text_init) / "model.safetensors", config.bert
@@ -313,9 +329,18 @@ def with_text_body(params: dict[str, Any], config: MuLanConfig) -> dict[str, Any
   """`params` with the frozen text encoder's body added where a bundle left it out.
 
   Raises:
-    UserError: if the public checkpoint is not installed.
+    UserError: The public checkpoint is not installed.
   """
   return params if TEXT_BODY in params else {**params, TEXT_BODY: text_body_params(config)}
+
+
+def fill_window(audio_T: Any, window: int) -> Any:
+  """A clip [..., T] shorter than a window, repeated until it fills one: [..., window].
+
+  Repeated, because the towers never heard half a window of silence in training; a longer clip is
+  cut. JAX arrays stay JAX arrays, numpy's stay numpy's.
+  """
+  return audio_T[..., np.arange(window) % audio_T.shape[-1]]
 
 
 def windows_of(audio_BxT: jax.Array, window: int) -> jax.Array:
@@ -326,8 +351,7 @@ def windows_of(audio_BxT: jax.Array, window: int) -> jax.Array:
   """
   samples = audio_BxT.shape[1]
   if samples < window:
-    repeats = -(-window // samples)
-    return jnp.tile(audio_BxT, (1, repeats))[:, None, :window]
+    return fill_window(audio_BxT, window)[:, None]
   starts = list(range(0, samples - window + 1, window // 2))
   if starts[-1] != samples - window:
     starts.append(samples - window)
@@ -338,9 +362,9 @@ def embed_music(params: dict[str, Any], config: MuLanConfig, audio_BxT: jax.Arra
   """Unit embeddings of clips.
 
   Args:
-    params: the model's parameters (other entries, such as codebooks, are ignored).
-    config: sizes.
-    audio_BxT: mono at `config.sample_rate`, any length (the mean over its windows).
+    params: Parameters of the model (other entries, such as codebooks, are ignored).
+    config: Sizes.
+    audio_BxT: Audio, mono at `config.sample_rate`, any length (the mean over its windows).
 
   Returns:
     float32 [B, C].
@@ -359,10 +383,10 @@ def embed_text(
   """Unit embeddings of texts.
 
   Args:
-    params: the model's parameters, the text body among them (`with_text_body`).
-    config: sizes.
-    text_ids: int32 [B, N].
-    text_mask: bool [B, N], true on real tokens.
+    params: Parameters of the model, the text body among them (`with_text_body`).
+    config: Sizes.
+    text_ids: Token ids, int32 [B, N].
+    text_mask: Mask, bool [B, N], true on real tokens.
 
   Returns:
     float32 [B, C].

@@ -1,9 +1,9 @@
 """K-means and residual vector quantisation, as pure functions on arrays.
 
-Two users. Semantic tokens (SPEC.md section 4) are the nearest of 1,024 k-means centres,
+Two users. Semantic tokens (docs/spec.md, section 4) are the nearest of 1,024 k-means centres,
 fitted by mini-batches with dead-centre re-seeding: `kmeans_init`, `kmeans_update`,
-`kmeans_assign`. Style tokens (SPEC.md section 3) are 12 levels of residual k-means
-fitted on music embeddings: `fit_rvq`, `rvq_encode`, `rvq_decode`, `rvq_report`.
+`kmeans_assign`. Style tokens (docs/spec.md, section 3) are 12 levels of residual k-means
+fitted on music embeddings: `fit_rvq`, `rvq_encode`, `rvq_report`.
 
 Letters in names: N points, C features of a point, K centres, Q levels.
 """
@@ -23,8 +23,8 @@ class KMeansState(NamedTuple):
   """A k-means fit in progress.
 
   Attributes:
-    centroids: float32 [K, C].
-    counts: float32 [K], points each centre has collected, older ones decayed.
+    centroids: Centres, float32 [K, C].
+    counts: Points that each centre has collected, older ones decayed, float32 [K].
   """
 
   centroids: jax.Array
@@ -44,8 +44,8 @@ def kmeans_assign(centroids: jax.Array, points: jax.Array) -> jax.Array:
   """Index of the nearest centre.
 
   Args:
-    centroids: float32 [K, C].
-    points: [..., C].
+    centroids: Centres, float32 [K, C].
+    points: Points, [..., C].
 
   Returns:
     int32 [...]; ties go to the lowest index, so the answer is deterministic.
@@ -76,9 +76,9 @@ def kmeans_init(rng: jax.Array, points: jax.Array, n_centres: int) -> KMeansStat
   """k-means++ seeding (Arthur and Vassilvitskii 2007) on a sample of the data.
 
   Args:
-    rng: key.
-    points: [N, C]; a few times `n_centres` of them are enough.
-    n_centres: K.
+    rng: Random key.
+    points: Points, [N, C]; a few times `n_centres` of them are enough.
+    n_centres: Number of centres K.
 
   Returns:
     A state whose counts are zero: the first update forgets nothing.
@@ -117,15 +117,15 @@ def kmeans_update(
   it has to earn points to stay and yields quickly to them.
 
   Args:
-    state: from `kmeans_init` or a previous update.
-    points: [N, C], N at least a few K.
-    rng: key, for re-seeding only.
-    decay: weight of the past.
-    dead_share: fraction of an equal share of points under which a centre is dead.
+    state: State, from `kmeans_init` or a previous update.
+    points: Points, [N, C], N at least a few K.
+    rng: Random key, for re-seeding only.
+    decay: Weight of the past.
+    dead_share: Fraction of an equal share of points under which a centre is dead.
 
   Returns:
-    (state, {"distortion": mean squared distance before the step,
-             "used": centres that took a point, "reseeded": centres moved}).
+    The new state, and a report of scalars: "distortion", the mean squared distance before the
+    step; "used", the number of centres that took a point; "reseeded", the number moved.
   """
   points_NxC = points.astype(jnp.float32)
   n, n_centres = points_NxC.shape[0], state.centroids.shape[0]
@@ -205,14 +205,14 @@ def fit_rvq(
   """Residual k-means: level q is fitted on what levels before q leave over.
 
   Args:
-    embeddings: float [N, C], unit vectors; N should be several times `n_centres`.
-    rng: key.
-    n_levels: Q.
-    n_centres: K.
-    iterations: passes of Lloyd's algorithm per level.
+    embeddings: Unit vectors, float [N, C]; N should be several times `n_centres`.
+    rng: Random key.
+    n_levels: Number of levels Q.
+    n_centres: Number of centres K.
+    iterations: Passes of Lloyd's algorithm per level.
 
   Returns:
-    (codebooks float32 [Q, K, C], report): see `rvq_report`, on these embeddings.
+    Codebooks, float32 [Q, K, C], and the report of `rvq_report` on these embeddings.
   """
   residual = np.asarray(embeddings, np.float32)
   codebooks = []
@@ -237,8 +237,8 @@ def rvq_encode(codebooks: jax.Array, embeddings: jax.Array) -> jax.Array:
   """Style tokens of embeddings: greedy, level by level.
 
   Args:
-    codebooks: float32 [Q, K, C].
-    embeddings: [..., C].
+    codebooks: Codebooks, float32 [Q, K, C].
+    embeddings: Embeddings, [..., C].
 
   Returns:
     int32 [..., Q], each in [0, K).
@@ -253,30 +253,17 @@ def rvq_encode(codebooks: jax.Array, embeddings: jax.Array) -> jax.Array:
   return jnp.moveaxis(tokens, 0, -1)
 
 
-def rvq_decode(codebooks: jax.Array, tokens: jax.Array) -> jax.Array:
-  """Sum of the chosen centres.
+def rvq_report(codebooks: np.ndarray, embeddings: np.ndarray) -> dict[str, Any]:
+  """Fit of codebooks to embeddings, level by level.
 
   Args:
-    codebooks: float32 [Q, K, C].
-    tokens: int32 [..., q]; fewer than Q levels decode coarsely.
+    codebooks: Codebooks, float32 [Q, K, C].
+    embeddings: Embeddings, float [N, C].
 
   Returns:
-    float32 [..., C], not normalised.
-  """
-  codebooks = jnp.asarray(codebooks, jnp.float32)
-  levels = jnp.arange(tokens.shape[-1])
-  levels = jnp.expand_dims(levels, tuple(range(tokens.ndim - 1)))
-  return jnp.sum(codebooks[levels, tokens], axis=-2)
-
-
-def rvq_report(codebooks: np.ndarray, embeddings: np.ndarray) -> dict[str, Any]:
-  """How well codebooks describe embeddings, level by level.
-
-  Returns:
-    {"utilisation": Q fractions of centres used at least once,
-     "reconstruction_cosine": Q mean cosines between embeddings and their decoding from
-        levels up to and with this one,
-     "squared_error": Q mean squared errors of the same, "embeddings": N}.
+    A report. "utilisation" holds Q fractions of centres used at least once;
+    "reconstruction_cosine" Q mean cosines between embeddings and their decoding from levels up to
+    and with this one; "squared_error" Q mean squared errors of the same; "embeddings" is N.
   """
   encode = jax.jit(rvq_encode)
   x = np.asarray(embeddings, np.float32)

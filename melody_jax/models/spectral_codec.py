@@ -12,7 +12,7 @@ Shape letters: B batch, T samples, L latent frames, F frames of the STFT (a whol
 frame), N bins, S stacked bins of a latent frame, D latent channels.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from flax import linen as nn
 import jax
@@ -23,9 +23,6 @@ from melody_jax.models.convnext import ConvNextBlock
 from melody_jax.models.layers import Dense, LayerNorm, param_with_axes
 from melody_jax.spectral import frame
 
-if TYPE_CHECKING:
-  from melody_jax.models.vae import VAEConfig
-
 # Magnitudes under this are silence: 2e-5 of full scale under a window whose sum is about 1,260.
 FLOOR = 0.02
 # A full-scale tone has 6.4; what a network says beyond is an accident.
@@ -34,6 +31,58 @@ MOMENTUM = 0.99  # of fast Griffin-Lim (Perraudin et al., 2013)
 TILT_HZ = 1500.0  # bins above weigh less: there are more of them than ears tell apart
 # Of the posterior at birth, in spreads of a latent: small enough that faint lines stay.
 _LOG_VARIANCE = -5.0
+
+
+class SpectralSizes(Protocol):
+  """Fields that this form reads of `vae.VAEConfig`.
+
+  A protocol, because vae imports this page and cannot be imported here.
+  """
+
+  @property
+  def decoder_blocks(self) -> int: ...
+
+  @property
+  def decoder_width(self) -> int: ...
+
+  @property
+  def dtype(self) -> str: ...
+
+  @property
+  def encoder_blocks(self) -> tuple[int, ...]: ...
+
+  @property
+  def encoder_widths(self) -> tuple[int, ...]: ...
+
+  @property
+  def kernel_size(self) -> int: ...
+
+  @property
+  def latent_dim(self) -> int: ...
+
+  @property
+  def mlp_ratio(self) -> int: ...
+
+  @property
+  def n_fft(self) -> int: ...
+
+  @property
+  def phase_iterations(self) -> int: ...
+
+  @property
+  def remat(self) -> bool: ...
+
+  @property
+  def sample_rate(self) -> int: ...
+
+  @property
+  def stacked_bins(self) -> int: ...
+
+  @property
+  def stft_hop(self) -> int: ...
+
+  @property
+  def window_std(self) -> float: ...
 
 
 def gaussian_window(n_fft: int, std: float) -> np.ndarray:
@@ -62,7 +111,7 @@ def stft(audio_BxT: jax.Array, window: np.ndarray, hop: int) -> jax.Array:
 
 
 def _overlap_add(frames_BxFxK: jax.Array, hop: int) -> jax.Array:
-  """Sums frames at spacing `hop`: [B, F, K] -> [B, about F hop + K]."""
+  """Sum of frames at spacing `hop`: [B, F, K] -> [B, about F hop + K]."""
   batch, frames, k = frames_BxFxK.shape
   blocks = -(-k // hop)
   x = jnp.pad(frames_BxFxK, ((0, 0), (0, 0), (0, blocks * hop - k)))
@@ -83,7 +132,7 @@ def istft(spectra_BxFxN: jax.Array, window: np.ndarray, hop: int) -> jax.Array:
   return audio[:, begin : begin + frames * hop]
 
 
-def log_magnitudes(audio_BxT: jax.Array, config: "VAEConfig") -> jax.Array:
+def log_magnitudes(audio_BxT: jax.Array, config: SpectralSizes) -> jax.Array:
   """Natural logs of the STFT's magnitudes over a floor: float32 [B, F, N]."""
   spectra = stft(audio_BxT, gaussian_window(config.n_fft, config.window_std), config.stft_hop)
   power = jnp.square(spectra.real) + jnp.square(spectra.imag)
@@ -91,7 +140,7 @@ def log_magnitudes(audio_BxT: jax.Array, config: "VAEConfig") -> jax.Array:
 
 
 def find_phase(
-  log_magnitudes_BxFxN: jax.Array, config: "VAEConfig", start_B: jax.Array | None = None
+  log_magnitudes_BxFxN: jax.Array, config: SpectralSizes, start_B: jax.Array | None = None
 ) -> jax.Array:
   """A waveform that has these magnitudes: fast Griffin-Lim (Perraudin et al., 2013).
 
@@ -100,9 +149,9 @@ def find_phase(
   window to either side: what lies further away than all of them (`vae.decoder_reach`) is not heard.
 
   Args:
-    log_magnitudes_BxFxN: as `log_magnitudes` gives them.
-    config: sizes; `phase_iterations` of them are done.
-    start_B: int32 [B], first frame (of the STFT) of each row in its piece; None is 0.
+    log_magnitudes_BxFxN: Log magnitudes, as `log_magnitudes` gives them.
+    config: Sizes, and the number of iterations.
+    start_B: First frame (of the STFT) of each row in its piece, int32 [B]; None is 0.
 
   Returns:
     float32 [B, F hop].
@@ -138,7 +187,7 @@ def _axes_init(rng: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax
 class SpectralEncoder(nn.Module):
   """Waveform [B, T] -> posterior mean and log-variance, each [B, L, D]."""
 
-  config: "VAEConfig"
+  config: SpectralSizes
 
   @nn.compact
   def __call__(self, audio_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -168,7 +217,7 @@ class SpectralEncoder(nn.Module):
 class SpectralDecoder(nn.Module):
   """Latents [B, L, D] -> log magnitudes [B, F, N]; `find_phase` makes them a waveform."""
 
-  config: "VAEConfig"
+  config: SpectralSizes
 
   @nn.compact
   def __call__(self, latents_BxLxD: jax.Array) -> jax.Array:

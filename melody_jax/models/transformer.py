@@ -19,15 +19,15 @@ class EncoderConfig:
   """Sizes of an encoder stack.
 
   Attributes:
-    width: D.
-    layers: number of blocks.
-    heads: attention heads; must divide `width`.
-    mlp_size: inner size of the feed-forward layers.
-    pre_norm: norms before attention and feed-forward (ViT) instead of after (BERT).
-    epsilon: of the layer norms.
-    dropout: on what attention and feed-forward add to the residual stream.
-    remat: recompute each block in the backward pass.
-    dtype: of computation.
+    width: Width D.
+    layers: Number of blocks.
+    heads: Number of attention heads; divides `width`.
+    mlp_size: Inner size of the feed-forward layers.
+    pre_norm: Whether norms stand before attention and feed-forward (ViT), not after (BERT).
+    epsilon: Epsilon of the layer norms.
+    dropout: Dropout rate of what attention and feed-forward add to the residual stream.
+    remat: Whether to recompute each block in the backward pass.
+    dtype: Dtype of computation.
   """
 
   width: int
@@ -76,7 +76,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-  """Attention and feed-forward with residuals; returns (x, None), the shape `nn.scan` asks for."""
+  """Attention and feed-forward with residuals: [B, T, D] -> ([B, T, D], None), for `nn.scan`."""
 
   config: EncoderConfig
   deterministic: bool
@@ -99,7 +99,10 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-  """`layers` blocks under one scan; parameters are stacked along a leading "layers" axis."""
+  """`layers` blocks under one scan: [B, T, D] -> [B, T, D].
+
+  Parameters are stacked along a leading "layers" axis.
+  """
 
   config: EncoderConfig
 

@@ -1,4 +1,4 @@
-"""The VAE of the VAE-GAN: waveform to latents and back (SPEC section 7; MeLoDy section 4.3).
+"""The VAE of the VAE-GAN: waveform to latents and back (docs/spec.md, section 7).
 
 Encoder: strided convolutions with ConvNeXt-like blocks between. Decoders: HiFi-GAN
 (Kong et al., 2020), and one at frame rate whose head is a learned lapped transform, so
@@ -23,34 +23,37 @@ from melody_jax.models.convnext import ConvNextBlock
 from melody_jax.models.layers import Conv1d, Dense, LayerNorm, param_with_axes
 from melody_jax.models.spectral_codec import SpectralDecoder, SpectralEncoder, find_phase
 
+DECODERS = ("frame", "hifigan", "spectral")
+
 
 @dataclasses.dataclass(frozen=True)
 class VAEConfig:
   """Sizes of the VAE.
 
   Attributes:
-    latent_dim: D.
-    encoder_strides: strides of the encoder's convolutions; their product is the hop.
-    encoder_widths: channels after each of them.
-    encoder_blocks: residual blocks after each of them.
-    gain_edges: band edges, in bins, of the gains handed to the first latent channels; they rise
+    latent_dim: Latent channels D.
+    encoder_strides: Strides of the encoder's convolutions; their product is the hop.
+    encoder_widths: Channels after each of them.
+    encoder_blocks: Residual blocks after each of them.
+    gain_edges: Band edges, in bins, of the gains handed to the first latent channels; they rise
       from 0 to the hop. Empty: neither gains nor shapes.
-    shape_bins: bins whose shape is handed to the channels after the gains.
-    decoder: "frame" (overlap-add head), "hifigan", or "spectral" (with an encoder of its own).
-    decoder_width: channels of the frame or spectral decoder, or HiFi-GAN's first channels.
-    decoder_blocks: blocks of the frame or spectral decoder.
-    n_fft: samples of the spectral form's window.
-    window_std: standard deviation of its Gaussian, in samples.
-    stft_hop: samples between its spectra; divides the hop.
-    phase_iterations: iterations that find the phase after the spectral decoder.
-    sample_rate: in Hz; the spectral form weighs its bins by frequency.
+    shape_bins: Bins whose shape is handed to the channels after the gains.
+    decoder: Form of the decoder: "frame" (overlap-add head), "hifigan", or "spectral" (with an
+      encoder of its own).
+    decoder_width: Channels of the frame or spectral decoder, or HiFi-GAN's first channels.
+    decoder_blocks: Blocks of the frame or spectral decoder.
+    n_fft: Samples of the spectral form's window.
+    window_std: Standard deviation of its Gaussian, in samples.
+    stft_hop: Samples between its spectra; divides the hop.
+    phase_iterations: Iterations that find the phase after the spectral decoder.
+    sample_rate: Sample rate in Hz; the spectral form weighs its bins by frequency.
     upsample_rates: HiFi-GAN's transposed convolutions; their product is the hop.
-    resblock_kernels: kernels of HiFi-GAN's multi-receptive-field fusion.
-    resblock_dilations: dilations of each residual block.
-    kernel_size: taps of the depthwise convolutions.
-    mlp_ratio: inner size of a block's MLP over its width.
-    remat: recompute each residual block in the backward pass.
-    dtype: dtype of computation.
+    resblock_kernels: Kernels of HiFi-GAN's multi-receptive-field fusion.
+    resblock_dilations: Dilations of each residual block.
+    kernel_size: Taps of the depthwise convolutions.
+    mlp_ratio: Inner size of a block's MLP over its width.
+    remat: Whether to recompute each residual block in the backward pass.
+    dtype: Dtype of computation.
   """
 
   latent_dim: int
@@ -76,6 +79,12 @@ class VAEConfig:
   dtype: str = "float32"
 
   def __post_init__(self):
+    if self.decoder not in DECODERS:
+      raise ValueError(f"decoder is {self.decoder!r}: one of {', '.join(DECODERS)}")
+    if not len(self.encoder_strides) == len(self.encoder_widths) == len(self.encoder_blocks):
+      raise ValueError("encoder_strides, encoder_widths and encoder_blocks differ in length")
+    if self.decoder == "hifigan" and math.prod(self.upsample_rates) != self.hop_length:
+      raise ValueError(f"upsample_rates {self.upsample_rates} do not multiply to {self.hop_length}")
     if self.spectral:
       self._check_spectral()
     if not self.gain_edges:
@@ -262,7 +271,7 @@ class TransposedConv1d(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-  """HiFi-GAN's residual block: pairs of dilated and plain convolutions."""
+  """HiFi-GAN's residual block, dilated and plain convolutions: [B, T, C] -> [B, T, C]."""
 
   kernel_size: int
   dilations: tuple[int, ...]
@@ -313,15 +322,6 @@ class VAE(nn.Module):
 
   def setup(self):
     decoders = {"frame": FrameDecoder, "hifigan": HifiGanDecoder, "spectral": SpectralDecoder}
-    if self.config.decoder not in decoders:
-      raise ValueError(f"decoder is {self.config.decoder!r}: one of {', '.join(decoders)}")
-    if (
-      self.config.decoder == "hifigan"
-      and math.prod(self.config.upsample_rates) != self.config.hop_length
-    ):
-      raise ValueError(
-        f"upsample_rates {self.config.upsample_rates} do not multiply to {self.config.hop_length}"
-      )
     self.encoder = (SpectralEncoder if self.config.spectral else Encoder)(self.config)
     self.decoder = decoders[self.config.decoder](self.config)
 
@@ -347,7 +347,16 @@ class VAE(nn.Module):
     return self.decoder(latents_BLD)
 
   def __call__(self, audio_BT, noise_BLD):
-    """What training compares: (waveform, or log magnitudes [B, F, N]; mean; log-variance)."""
+    """Everything that the loss compares, from audio and the noise of the latents.
+
+    Args:
+      audio_BT: Audio, float32 [B, T]; T is a multiple of the hop.
+      noise_BLD: Standard normal noise, [B, L, D].
+
+    Returns:
+      The waveform [B, T] or, in the spectral form, log magnitudes [B, F, N]; mean and
+      log-variance of the posterior, [B, L, D] each.
+    """
     mean, log_variance = self.encode(audio_BT)
     latents = mean + jnp.exp(0.5 * log_variance) * noise_BLD
     return self.decoder(latents), mean, log_variance
@@ -356,18 +365,18 @@ class VAE(nn.Module):
 def scale_latents(mean_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
   """Posterior means -> the DPD's clean latents clip((mean - center) / (3 sigma), -1, 1).
 
-  SPEC section 7, with the corpus mean of each channel taken off first (choice).
+  docs/spec.md, section 7, with the corpus mean of each channel taken off first (choice).
   """
   return jnp.clip((mean_BLD - center_D[None, None, :]) / (3.0 * sigma_D)[None, None, :], -1.0, 1.0)
 
 
 def unscale_latents(latents_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
-  """The DPD's latents -> what the decoder takes."""
+  """The DPD's latents [B, L, D] -> unscaled latents [B, L, D], which the decoder takes."""
   return latents_BLD * (3.0 * sigma_D)[None, None, :] + center_D[None, None, :]
 
 
 def decoder_reach(config: VAEConfig) -> int:
-  """How many latent frames on either side a frame's samples depend on, at most."""
+  """Largest number of latent frames on either side that a frame's samples depend on."""
   hop = config.hop_length
   if config.spectral:
     phase = config.phase_iterations * config.n_fft + config.n_fft // 2

@@ -1,6 +1,6 @@
 """Semantic tokeniser: wav2vec 2.0 with conformer blocks, k-means on a middle layer.
 
-SPEC section 4; wav2vec 2.0 is Baevski et al. (2020), its tokens for music MeLoDy section 4
+docs/spec.md, section 4; wav2vec 2.0 is Baevski et al. (2020), its tokens for music MeLoDy section 4
 (arXiv 2305.15719). Strided convolutions turn 24 kHz audio into frames at 25 Hz; a conformer
 reads them with spans hidden; the hidden frames' quantised features are the targets. After
 training, the nearest k-means centre of a middle layer's output is a frame's token.
@@ -34,28 +34,28 @@ class Wav2VecConfig:
   """Sizes of the tokeniser.
 
   Attributes:
-    sample_rate: Hz.
-    conv_channels, conv_kernels, conv_strides: the feature encoder, layer by layer; the
+    sample_rate: Sample rate in Hz.
+    conv_channels, conv_kernels, conv_strides: Sizes of the feature encoder, layer by layer; the
       product of the strides is the hop of a frame.
-    front: the first layer. "conv" is convolution, norm, GELU as in wav2vec 2.0; "gabor" reads
-      its channels as learned quadrature filters, starting as windowed sinusoids on a mel
+    front: Form of the first layer. "conv" is convolution, norm, GELU as in wav2vec 2.0; "gabor"
+      reads its channels as learned quadrature filters, starting as windowed sinusoids on a mel
       scale, and hands on log magnitudes. It spares a small model the discovery of spectra.
       "constant_q" is the same with centres a quarter tone apart and windows long enough to tell
       them apart, as far as the kernel allows: with it a small model hears harmony.
-    front_pool: frames of the first layer that "gabor" and "constant_q" average power over
+    front_pool: Frames of the first layer that "gabor" and "constant_q" average power over
       (Hann-weighted).
-    teacher_size: values a frame that the musical teacher asks for (`losses.musical_teacher`);
-      0 is no teacher.
-    tokens_from: "block" reads features for tokens after `tokens_layer` blocks; "teacher" reads
-      what the teacher's head says after all blocks.
+    teacher_size: Values of a frame that the musical teacher asks for
+      (`losses.musical_teacher`); 0: no teacher.
+    tokens_from: Source of the features for tokens: "block", the output of `tokens_layer` blocks;
+      "teacher", the output of the teacher's head after all blocks.
     width, n_layers, n_heads, mlp_width, kernel_size, positions, conv_norm, dropout, remat:
-      of the conformer, see ConformerConfig.
-    n_groups, n_codes: Gumbel quantiser, G codebooks of V codes each.
-    code_size: size of a quantised vector, all groups together.
-    projection_size: size of the vectors that the contrastive loss compares.
-    tokens_layer: blocks that run before features are read for tokens (1 .. n_layers).
-    n_tokens: k-means centres.
-    dtype: dtype of computation; the quantiser and the losses stay in float32.
+      Sizes and switches of the conformer, see ConformerConfig.
+    n_groups, n_codes: Codebooks G of the Gumbel quantiser, and codes V of each.
+    code_size: Size of a quantised vector, all groups together.
+    projection_size: Size of the vectors that the contrastive loss compares.
+    tokens_layer: Number of blocks that run before features are read for tokens (1 .. n_layers).
+    n_tokens: Number of k-means centres.
+    dtype: Dtype of computation; the quantiser and the losses stay in float32.
   """
 
   conv_channels: tuple[int, ...]
@@ -98,6 +98,7 @@ class Wav2VecConfig:
       raise ValueError(f"tokens_layer {self.tokens_layer} is not in 1..{self.n_layers}")
     if self.code_size % self.n_groups:
       raise ValueError(f"code_size {self.code_size} is not a multiple of {self.n_groups} groups")
+    _ = self.conformer  # its sizes are checked here, not when the network is built
 
   @property
   def hop(self) -> int:
@@ -138,7 +139,7 @@ def constant_q_kernel(n_filters: int, kernel_size: int, sample_rate: int) -> np.
   between a sixteenth of the kernel and all of it. Answers are scaled as in `gabor_kernel`.
 
   Raises:
-    ValueError: if the filters reach the Nyquist frequency.
+    ValueError: The filters reach the Nyquist frequency.
   """
   hz = LOWEST_HZ * 2.0 ** (np.arange(n_filters) / QUARTER_TONES)
   if hz[-1] >= sample_rate / 2:
@@ -268,12 +269,12 @@ class GumbelQuantizer(nn.Module):
   def __call__(
     self, x_BxTxC: jax.Array, temperature: jax.Array, rng: jax.Array | None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Quantises.
+    """Quantised features, their codes, and the probabilities of all codes.
 
     Args:
-      x_BxTxC: features.
-      temperature: of the Gumbel softmax.
-      rng: key of the Gumbel noise; None takes the most probable code.
+      x_BxTxC: Features.
+      temperature: Temperature of the Gumbel softmax, a scalar.
+      rng: Random key of the Gumbel noise; None takes the most probable code.
 
     Returns:
       (vectors [B, T, code_size], codes int32 [B, T, G], probabilities [B, T, G, V]).
@@ -321,8 +322,8 @@ class Wav2Vec(nn.Module):
   """The whole network of training; `features` alone is what tokens need.
 
   Attributes:
-    config: sizes.
-    deterministic: no dropout.
+    config: Sizes.
+    deterministic: Whether there is no dropout.
   """
 
   config: Wav2VecConfig
@@ -348,7 +349,7 @@ class Wav2Vec(nn.Module):
     self.target_projection = layers.Dense(c.projection_size, ("embed", "embed_out"))
 
   def features(self, audio_BxS: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """What tokens are made of, with nothing hidden: [B, T, D].
+    """Features that tokens are made of, with nothing hidden: [B, T, D].
 
     The output of the last block before the final norm, or the teacher's [B, T, teacher_size].
     """
@@ -368,11 +369,11 @@ class Wav2Vec(nn.Module):
     """Everything that the loss compares.
 
     Args:
-      audio_BxS: [B, T hop].
-      lengths_B: int32, valid frames of each row.
-      hidden_BxT: bool, frames that the context network must guess.
-      temperature: of the Gumbel softmax.
-      rng: key of the Gumbel noise, or None.
+      audio_BxS: Audio, [B, T hop].
+      lengths_B: Valid frames of each row, int32.
+      hidden_BxT: Mask, true on frames that the context network must guess.
+      temperature: Temperature of the Gumbel softmax, a scalar.
+      rng: Random key of the Gumbel noise, or None.
 
     Returns:
       "context" and "targets" [B, T, projection_size], "codes" int32 [B, T, G],
@@ -406,16 +407,16 @@ def semantic_features(
   """Features that become tokens: the output of block `config.tokens_layer`, or the teacher's.
 
   Args:
-    params: of Wav2Vec, without logical-axis boxes; further entries are ignored.
-    config: sizes.
-    audio_BxS: float [B, S] in [-1, 1]; a rest shorter than one frame is dropped.
-    lengths: int [B], valid samples of each row; None means all. Values beyond are ignored.
+    params: Parameters of Wav2Vec, without logical-axis boxes; further entries are ignored.
+    config: Sizes.
+    audio_BxS: Audio, float [B, S] in [-1, 1]; a rest shorter than one frame is dropped.
+    lengths: Valid samples of each row, int [B]; None means all. Values beyond are ignored.
 
   Returns:
     float32 [B, S // hop, D]; frames from lengths // hop on are zero.
 
   Raises:
-    ValueError: if the audio is shorter than one frame.
+    ValueError: The audio is shorter than one frame.
   """
   n_frames = audio_BxS.shape[1] // config.hop
   if n_frames == 0:
@@ -443,8 +444,9 @@ def semantic_tokens(
   """Semantic tokens: the nearest k-means centre of each frame's whitened features.
 
   Args:
-    params: of Wav2Vec, with "kmeans" {"centroids" [n_tokens, D], "mean" [D], "std" [D]}.
-    config, audio_BxS, lengths: as in `semantic_features`.
+    params: Parameters of Wav2Vec, and "kmeans": {"centroids" [n_tokens, D], "mean" [D],
+      "std" [D]}.
+    config, audio_BxS, lengths: Arguments as in `semantic_features`.
 
   Returns:
     int32 [B, S // hop] in [0, n_tokens); -1 on padding frames.
@@ -459,6 +461,9 @@ def semantic_tokens(
 
 
 def whiten(features: jax.Array, mean_D: jax.Array, std_D: jax.Array) -> jax.Array:
-  """(features - mean) / std over the last axis, so that no dimension rules the distances."""
+  """Whitened features (features - mean) / std: [..., D] -> [..., D].
+
+  No dimension then rules the distances to the k-means centres.
+  """
   shape = features.shape
   return (features - jnp.broadcast_to(mean_D, shape)) / jnp.broadcast_to(std_D, shape)

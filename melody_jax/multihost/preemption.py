@@ -1,4 +1,4 @@
-"""Notices that the machine is about to be taken away, on all hosts at the same step."""
+"""Notices that the machine will be taken away, on all hosts at the same step."""
 
 import signal
 import threading
@@ -10,16 +10,17 @@ from jax.experimental import multihost_utils
 
 
 class PreemptionNotice:
-  """True from the step at which every host should save and stop.
+  """Says at which step all hosts should save and stop.
 
-  Schedulers announce a preemption by SIGTERM, often to one host only. One process remembers the
-  signal; several agree on a step through JAX's coordination service, which
-  `jax.distributed.initialize` sets listening for the signal.
+  Schedulers announce a preemption with SIGTERM, often to one host only. A process that runs alone
+  remembers the signal. Several processes agree on a step through JAX's coordination service, which
+  listens for the signal since `jax.distributed.initialize`.
 
-  Use as a context manager: the former handler returns at its end.
+  Use it as a context manager; at its end the former signal handler is restored.
   """
 
   def __init__(self) -> None:
+    # An event, because a signal may come at any instruction.
     self._noticed = threading.Event()
     self._former: Any = None
     self._listening = False
@@ -41,7 +42,8 @@ class PreemptionNotice:
     self._noticed.set()
 
   def reached(self, step: int) -> bool:
-    """Whether to save and stop after `step`; call it at every step, on every host."""
+    """Whether to save and stop after `step`. Call it at every step, on every host."""
+    # A step of its own choice on each host would leave the others waiting in a collective.
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._noticed.is_set()

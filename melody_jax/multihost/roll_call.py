@@ -1,10 +1,11 @@
-"""Every process of a run reports to process 0 before JAX connects them.
+"""All processes of a run report to process 0 before JAX connects them.
 
-JAX's own meeting ends in an abort from C++ that names nobody. This one says who is missing, who
-disagrees about the number of processes, and who claims an id twice; to all of them.
+Where a process is missing, JAX's own start ends in an abort from C++ that names no process. The
+roll call tells all processes which ones are missing, which ones were started with another number of
+processes, and which id was given twice.
 
-One TCP connection a process, one line of JSON each way: {"id", "count", "host"} up, and
-{"hosts": [...]} or {"error": "..."} down.
+Protocol: one TCP connection per process and one line of JSON in each direction. A process sends
+{"id", "count", "host"}; process 0 answers {"hosts": [...]} or {"error": "..."}.
 """
 
 import json
@@ -15,20 +16,26 @@ import time
 
 from melody_jax.errors import UserError
 
-_POLL = 0.5  # s
-_TELL_EVERY = 30.0  # s between lines about who is missing
-_MAX_LINE = 1 << 22
+_POLL = 0.5  # s between two looks at the connections, and between two attempts to connect
+_TELL_EVERY = 30.0  # s between two lines that say who is missing
+_MAX_LINE = 1 << 22  # bytes; a stranger on the port must not fill the memory
 
 
 def roll_call(address: str, count: int, process_id: int, timeout: float) -> list[str]:
-  """Meets the other processes at `address` (host:port of process 0).
+  """Waits until all processes of the run have reported.
+
+  Args:
+    address: host:port of process 0.
+    count: Number of processes of the run.
+    process_id: Id of this process.
+    timeout: Seconds to wait.
 
   Returns:
-    The host name of every process, by id.
+    Host names of all processes, in the order of their ids.
 
   Raises:
-    UserError: the same on every process that came, if they are not all there in `timeout`
-      seconds, or do not fit together.
+    UserError: with the same message on all processes that came, if they are not complete after
+      `timeout` seconds or do not fit together.
   """
   host, port = address.rsplit(":", 1)
   me = {"id": process_id, "count": count, "host": socket.gethostname()}
@@ -43,10 +50,10 @@ def _tell(text: str) -> None:
 
 
 def _listen(port: int) -> socket.socket:
-  """A socket on every interface of this host.
+  """A listening socket on all interfaces of this host.
 
   Raises:
-    UserError: the port is taken.
+    UserError: if the port is taken.
   """
   try:
     dual = socket.has_dualstack_ipv6()
@@ -60,7 +67,7 @@ def _listen(port: int) -> socket.socket:
 
 
 class _Present:
-  """Who has reported: {id: (connection, host name)}."""
+  """The processes that have reported: their connections and host names by id."""
 
   def __init__(self, me: dict):
     self.count = me["count"]
@@ -72,7 +79,7 @@ class _Present:
     return [i for i in range(self.count) if i not in self.hosts]
 
   def report(self, said: dict, connection: socket.socket) -> None:
-    """Notes a process; UserError if it does not fit."""
+    """Notes a process; raises UserError if it does not fit the others."""
     who, count, host = int(said["id"]), int(said["count"]), str(said["host"])
     if count != self.count or not 0 <= who < count:
       raise UserError(
@@ -87,23 +94,25 @@ class _Present:
     self.hosts[who], self.connections[who] = host, connection
 
   def forget(self, connection: socket.socket) -> None:
-    """A process that hung up before all were there: it may come again."""
+    """Removes a process that hung up before all were there; it may come again."""
     for i, known in list(self.connections.items()):
       if known is connection:
         del self.hosts[i], self.connections[i]
 
   def answer(self, message: dict) -> None:
-    """Sends `message` to all, and waits until they hang up."""
+    """Sends `message` to all processes, and waits until they hang up."""
     data = json.dumps(message).encode() + b"\n"
     for connection in self.connections.values():
       try:
+        # One process that died meanwhile must not keep the others from their answer.
         connection.settimeout(5)
         connection.sendall(data)
       except OSError:
         continue
     for connection in self.connections.values():
       try:
-        # Whoever hangs up first keeps the port busy for a while; that must not be this side.
+        # TCP keeps the port of the side that hangs up first busy for a while (TIME_WAIT). JAX needs
+        # this port next, so the other side has to be first.
         connection.settimeout(1)
         connection.recv(1)
       except OSError:
@@ -114,6 +123,7 @@ class _Present:
 def _lead(address: str, port: int, me: dict, deadline: float, timeout: float) -> list[str]:
   present = _Present(me)
   with _listen(port) as server, selectors.DefaultSelector() as selector:
+    # One thread for all: thousands of hosts may call at once.
     server.setblocking(False)
     selector.register(server, selectors.EVENT_READ, None)
     try:
@@ -121,13 +131,14 @@ def _lead(address: str, port: int, me: dict, deadline: float, timeout: float) ->
     except UserError as error:
       present.answer({"error": str(error)})
       raise
+    # In order of ids, as messages about a lost process look them up.
     hosts = [present.hosts[i] for i in range(present.count)]
     present.answer({"hosts": hosts})
   return hosts
 
 
 def _collect(server, selector, present: _Present, address, deadline, timeout) -> None:
-  """Accepts and reads until nobody is missing."""
+  """Accepts connections and reads from them until nobody is missing."""
   next_line = time.monotonic() + _TELL_EVERY
   while present.missing:
     now = time.monotonic()
@@ -153,7 +164,7 @@ def _collect(server, selector, present: _Present, address, deadline, timeout) ->
 
 
 def _read(selector, key, present: _Present) -> None:
-  """Reads what one connection has sent; strangers are hung up on."""
+  """Reads what came on one connection; hangs up on anything that is not a process of a run."""
   connection, heard = key.fileobj, key.data
   try:
     data = connection.recv(1 << 16)
@@ -164,6 +175,7 @@ def _read(selector, key, present: _Present) -> None:
     selector.unregister(connection)
     present.forget(connection)
     connection.close()
+  # TCP may deliver a line in pieces: only a whole one is read.
   elif heard.endswith(b"\n"):
     heard_line = bytes(heard)
     heard.clear()
@@ -189,7 +201,7 @@ def _follow(host: str, port: int, me: dict, deadline: float, timeout: float) -> 
     try:
       with socket.create_connection((host, port), timeout=5) as connection:
         connection.sendall(json.dumps(me).encode() + b"\n")
-        # Process 0 gives up first and says why.
+        # Longer than process 0 waits: it gives up first, and its answer says why.
         connection.settimeout(max(1.0, deadline + 15 - time.monotonic()))
         with connection.makefile("rb") as lines:
           answer = json.loads(lines.readline(_MAX_LINE) or b"null")
@@ -197,6 +209,7 @@ def _follow(host: str, port: int, me: dict, deadline: float, timeout: float) -> 
         return [str(h) for h in answer["hosts"]]
       if isinstance(answer, dict) and "error" in answer:
         raise UserError(str(answer["error"]))
+      # A dying run on the same port looks like this: trying again is right.
       reason = "it hung up"
     except socket.gaierror as error:
       reason = f"its name is not known here ({error.strerror})"

@@ -1,10 +1,10 @@
 """Turns the runtime's abort about a lost host into one line.
 
-When another host of a run dies, JAX's coordination service ends this process from C++: a status
-of several lines, a stack of addresses, SIGABRT. No hook runs before that (a Python callback for
-it cannot be given the status: it ends in std::bad_cast, jaxlib 0.10). So a small child process
-reads the standard error of a run of several hosts, passes everything on as it comes, and says
-what happened in the place of that abort.
+When another host of a run dies, JAX's coordination service ends this process from C++: it prints a
+status of several lines and a stack of addresses, then raises SIGABRT. No Python code can run before
+that: a Python callback cannot receive the status and ends in std::bad_cast (jaxlib 0.10). So a
+small child process reads the standard error of a run of several hosts. It passes everything on as
+it comes, and replaces the text of that abort by one line that says what happened.
 """
 
 import json
@@ -17,26 +17,30 @@ import sys
 
 _FATAL = re.compile(rb"Terminating process because the JAX distributed service|F\d{4} .*client\.h:")
 _STACK = b"*** Check failure stack trace"
-_PATIENCE = 1.0  # s that the lines of one abort may lie apart
+_PATIENCE = 1.0  # s; a longer silence inside the text of an abort means that the rest is lost
 
-_child: subprocess.Popen | None = None  # kept, so that it is not reaped while it still reads
+# Kept in a global: garbage collection of a running Popen warns, and polls the child.
+_child: subprocess.Popen | None = None
 
 
 def install(program: str, hosts: list[str]) -> None:
-  """Puts the filter between this process and its standard error; `hosts` are named by process id.
+  """Puts the filter between this process and its standard error. A second call does nothing.
 
-  A second call does nothing.
+  Args:
+    program: Name of the command, for the message.
+    hosts: Host names of all processes, in the order of their ids.
   """
   global _child
   if _child is not None:
     return
   sys.stderr.flush()
   reading, writing = os.pipe()
-  # Isolated and without site-packages: it starts in some 30 ms and imports nothing of ours.
+  # Isolated and without site-packages, the child starts in about 30 ms and imports nothing of ours.
   _child = subprocess.Popen(
     [sys.executable, "-I", "-S", os.path.abspath(__file__), program, json.dumps(hosts)],
     stdin=reading,
     stdout=subprocess.DEVNULL,
+    # A terminal sends Ctrl-C to the whole process group; the filter has to outlive the run.
     start_new_session=True,
   )
   os.close(reading)
@@ -45,7 +49,12 @@ def install(program: str, hosts: list[str]) -> None:
 
 
 def explain(status: str, hosts: list[str]) -> str:
-  """What the status text of the coordination service means, and what to do."""
+  """Says what a status of the coordination service means, and what to do.
+
+  Args:
+    status: Text of the status, of one or several lines.
+    hosts: Host names of all processes, in the order of their ids.
+  """
 
   def name(i: int) -> str:
     return f"process {i} ({hosts[i]})" if i < len(hosts) else f"process {i}"
@@ -53,11 +62,13 @@ def explain(status: str, hosts: list[str]) -> str:
   again = "Run the same command on all hosts again: training goes on from its last checkpoint"
   silent = re.search(r"stopped sending heartbeats\):?((?:\s*[\w:/ ]*?\d+\s*?\n)+)", status + "\n")
   if silent:
+    # Lines look like "/job:jax_worker/replica:0/task:3": the id comes last.
     ids = sorted(
       {int(line.split(":")[-1].split("/")[-1]) for line in silent[1].split("\n") if line}
     )
     who = ", ".join(name(i) for i in ids)
     return f"lost {who}: killed, out of memory, or its machine is gone; see its log. {again}"
+  # More exact reasons come first; the last ones match almost anything.
   if "RegisterTask" in status:
     return f"the hosts did not all connect to {name(0)}: {_first_line(status)}. {again}"
   if "Failed to send RPC" in status or "UNAVAILABLE" in status:
@@ -72,7 +83,12 @@ def _first_line(status: str) -> str:
 
 
 class Filter:
-  """The state of the child: passes bytes on until an abort begins."""
+  """State of the child process: passes bytes on until the text of an abort begins.
+
+  Args:
+    program: Name of the command, for the message.
+    hosts: Host names of all processes, in the order of their ids.
+  """
 
   def __init__(self, program: str, hosts: list[str]):
     self._program = program
@@ -83,11 +99,12 @@ class Filter:
 
   @property
   def waiting(self) -> bool:
-    """Whether an abort has begun whose end has not been seen."""
+    """Whether the text of an abort has begun and its end has not been seen."""
     return self._abort is not None and not self._told
 
   def feed(self, data: bytes) -> bytes:
-    """Takes what the run wrote; returns what to pass on."""
+    """Takes bytes that the run wrote; returns the bytes to pass on."""
+    # What follows the abort is a stack of addresses, of no use to a reader.
     if self._told:
       return b""
     if self._abort is not None:
@@ -99,14 +116,15 @@ class Filter:
       start = data.rfind(b"\n", 0, found.start()) + 1
       before, self._pending, self._abort = data[:start], b"", b""
       return before + self.feed(data[start:])
-    # Only a line that could be the abort's is held back: progress bars end in no newline.
+    # Only a line that may be the first of an abort is held back until it is complete. Other lines
+    # pass at once, because progress bars do not end in a newline.
     last = data[data.rfind(b"\n") + 1 :]
     held = last if re.match(rb"F\d{0,4}( |$)", last) else b""
     self._pending = held
     return data[: len(data) - len(held)]
 
   def finish(self) -> bytes:
-    """The line that says what the abort was about, or what was held back."""
+    """The line that replaces the text of the abort; without an abort, what was held back."""
     if self._told or self._abort is None:
       return self._pending
     self._told = True
@@ -116,8 +134,8 @@ class Filter:
 
 
 def _main(program: str, hosts: list[str]) -> None:
-  # Schedulers announce the end of a job to every process of it; this one stays until the run has
-  # closed its standard error, or the run's next line would fail.
+  # Schedulers send the signal that announces the end to every process of a job. This process has to
+  # outlive the run: without a reader, the run's next line on standard error would fail.
   for announced in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(announced, signal.SIG_IGN)
   state = Filter(program, hosts)

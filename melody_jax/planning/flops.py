@@ -6,37 +6,37 @@ from typing import Any
 
 import jax
 from jax.extend import core
-import ml_collections
 
-from melody_jax.task import make_task
+from melody_jax.task import Task
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
-  """Multiplications and additions of all matmuls and convolutions of one call.
+  """Counts the multiplications and additions of all matmuls and convolutions of one call.
 
-  Loops count as often as they run (`scan`; a `while_loop` of unknown length once), branches as
-  the costliest, and what `remat` computes again as often as it is computed.
+  The body of a `scan` counts once per iteration; the body of a `while_loop`, whose length is
+  unknown, counts once. Of several branches the costliest counts. What `remat` computes again counts
+  again.
 
   Args:
-    function: any traceable function.
-    arguments: arrays or ShapeDtypeStructs.
+    function: Function that JAX can trace.
+    arguments: Its arguments: arrays or ShapeDtypeStructs.
+
+  Returns:
+    Number of operations.
   """
   return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def useful_flops(config: ml_collections.ConfigDict, params: Any, batch: Any) -> float:
+def useful_flops(task: Task, params: Any, batch: Any) -> float:
   """Matmul operations of the loss and its gradients, nothing computed twice for lack of memory.
 
   Args:
-    config: of a training run; its remat settings make no difference.
+    task: The model in training; what it recomputes makes no difference.
     params: parameters, or their shapes.
     batch: all rows of a step, or their shapes.
   """
-  plain = config.copy_and_resolve_references()
-  if "remat" in plain.model:
-    plain.model.remat = "none" if isinstance(plain.model.remat, str) else False
   rng, step = jax.eval_shape(lambda: (jax.random.key(0), 0))
-  gradient = jax.grad(make_task(plain).loss, has_aux=True)
+  gradient = jax.grad(task.without_recomputation().loss, has_aux=True)
   return matmul_flops(gradient, params, batch, rng, step)
 
 
@@ -48,6 +48,7 @@ def _inner(parameters: dict[str, Any]) -> list[core.Jaxpr]:
   found = []
   for value in parameters.values():
     for item in value if isinstance(value, tuple | list) else (value,):
+      # Some primitives hold one jaxpr, some a tuple of them (branches), some with constants.
       if isinstance(item, core.ClosedJaxpr):
         found.append(item.jaxpr)
       elif isinstance(item, core.Jaxpr):
@@ -63,6 +64,7 @@ def _of_equation(equation: core.JaxprEqn) -> float:
   name, parameters = equation.primitive.name, equation.params
   if name == "dot_general":
     (contracted, _), _ = parameters["dimension_numbers"]
+    # Two operations, a product and a sum, for every contracted element of every result.
     depth = math.prod(_shape(equation.invars[0])[i] for i in contracted)
     return 2.0 * depth * math.prod(_shape(equation.outvars[0]))
   if name == "conv_general_dilated":
@@ -75,6 +77,7 @@ def _of_equation(equation: core.JaxprEqn) -> float:
       / math.prod(parameters["lhs_dilation"])
     )  # fmt: skip
   inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(parameters)]
+  # Elementwise work counts as nothing; a primitive with inner programs counts as they do.
   if name == "scan":
     return parameters["length"] * sum(inner)
   if name == "cond":

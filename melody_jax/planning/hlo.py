@@ -1,7 +1,7 @@
-"""Reads a compiled program's text: what it moves, loops counted as often as they run.
+"""Counts what a compiled program moves, from its text (HLO).
 
-XLA's own cost analysis visits a loop's body once, so that a scan over 24 layers counts as one.
-Here every instruction counts as often as the loops around it run.
+XLA's own cost analysis looks at the body of a loop once, so a scan over 24 layers counts as one
+layer. Here an instruction counts as often as it runs, loops included.
 """
 
 from collections import defaultdict
@@ -15,12 +15,12 @@ _BYTES = {
   "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16, "s4": 0.5, "u4": 0.5,
 }  # fmt: skip
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# They name memory, or are part of another instruction; nothing moves.
+# Instructions that move nothing: they name memory, or are part of another instruction.
 _FREE = {
   "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call",
   "after-all", "partition-id", "replica-id", "iota", "opt-barrier", "async-start",
 }  # fmt: skip
-_FREE_CALLS = {"AllocateBuffer", "ConcatBitcast"}  # likewise
+_FREE_CALLS = {"AllocateBuffer", "ConcatBitcast"}  # custom calls that move nothing
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT\s+)?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
@@ -28,13 +28,13 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of HLO.
+  """One instruction, a line of HLO.
 
   Attributes:
-    name: without %.
-    opcode: as in "fusion".
-    shape: text of the result's shape.
-    rest: operands and attributes.
+    name: Name without %.
+    opcode: Kind of instruction, for example "fusion".
+    shape: Text of the result's shape, for example "f32[2,3]{1,0}".
+    rest: Text of operands and attributes.
   """
 
   name: str
@@ -45,6 +45,7 @@ class Instruction:
   @property
   def operands(self) -> list[str]:
     """Names of the operands."""
+    # Operands end at the matching bracket; attributes after it name computations, not operands.
     depth, end = 1, len(self.rest)
     for i, character in enumerate(self.rest):
       depth += (character in "({") - (character in ")}")
@@ -54,7 +55,7 @@ class Instruction:
     return re.findall(r"%([\w.\-]+)", self.rest[:end])
 
   def called(self, attribute: str) -> list[str]:
-    """Computations that `attribute` (body, calls, to_apply, ...) names."""
+    """Names of the computations in an attribute such as body, calls or to_apply."""
     match = re.search(attribute + r"=(?:\{([^}]*)\}|%?([\w.\-]+))", self.rest)
     if not match:
       return []
@@ -62,15 +63,21 @@ class Instruction:
 
   @property
   def target(self) -> str:
-    """Of a custom call."""
+    """Target of a custom call; "" for any other instruction."""
     match = re.search(r'custom_call_target="([^"]+)"', self.rest)
     return match[1] if match and self.opcode == "custom-call" else ""
 
 
 def shape_bytes(shape: str, in_hbm_only: bool = False) -> float:
-  """Bytes of a shape or tuple of shapes; `in_hbm_only` leaves out what lies in another memory."""
+  """Bytes of a shape, or of a tuple of shapes.
+
+  Args:
+    shape: Text of the shape, for example "(f32[8]{0}, s32[])".
+    in_hbm_only: Leaves out arrays that lie in another memory of the chip.
+  """
   total = 0.0
   for kind, dimensions, layout in _ARRAY.findall(shape):
+    # S(1) and above in a layout are on-chip memories, S(0) or nothing is HBM.
     if kind not in _BYTES or (in_hbm_only and re.search(r"S\([1-9]", layout)):
       continue
     total += _BYTES[kind] * math.prod(int(d) for d in dimensions.split(",") if d)
@@ -81,7 +88,12 @@ class Program:
   """The computations of a compiled module.
 
   Args:
-    text: of `compiled.as_text()`.
+    text: Result of `compiled.as_text()`.
+
+  Attributes:
+    computations: {computation: {name: instruction}}.
+    roots: {computation: name of the instruction that is its result}.
+    entry: Name of the computation that runs first.
   """
 
   def __init__(self, text: str):
@@ -104,10 +116,10 @@ class Program:
           self.roots[here] = name
 
   def trips(self, loop: Instruction) -> int:
-    """How often a while loop runs; 1 where neither XLA nor its condition says.
+    """Number of iterations of a while loop; 1 where it cannot be found out.
 
-    XLA for CPUs annotates it. XLA for TPUs does not, but the loops of `lax.scan` count from 0 to
-    the constant in their condition.
+    XLA for CPUs writes the number down. XLA for TPUs does not, but the loops of `lax.scan` count
+    from 0 to the constant in their condition.
     """
     known = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', loop.rest)
     if known:
@@ -122,7 +134,15 @@ class Program:
     return 1
 
   def walk(self, into_fusions: bool) -> Iterator[tuple[str, Instruction, int]]:
-    """(computation, instruction, times it runs) of everything that is reached from the entry."""
+    """Visits everything that the entry reaches.
+
+    Args:
+      into_fusions: Visits the instructions inside fusions too. Leave them out to count traffic: a
+        fusion keeps what lies between them in registers.
+
+    Yields:
+      (name of the computation, instruction, number of times it runs).
+    """
     stack = [(self.entry, 1)]
     while stack:
       where, times = stack.pop()
@@ -131,20 +151,26 @@ class Program:
         if instruction.opcode == "while":
           stack += [(name, times * self.trips(instruction)) for name in instruction.called("body")]
         elif instruction.opcode == "conditional":
+          # Every branch counts, as it is not known which one is taken: an upper bound.
           branches = instruction.called("branch_computations") or (
             instruction.called("true_computation") + instruction.called("false_computation")
           )
           stack += [(name, times) for name in branches]
         elif instruction.opcode in ("call", "async-start"):
+          # CPUs and TPUs name the called computation differently.
           attribute = "calls" if "calls=" in instruction.rest else "to_apply"
           stack += [(name, times) for name in instruction.called(attribute)]
         elif instruction.opcode == "fusion" and into_fusions:
           stack += [(name, times) for name in instruction.called("calls")]
 
   def collectives(self) -> dict[str, dict[str, float]]:
-    """{kind: {"count", "bytes"}} by results, asynchronous pairs counted once."""
+    """Collectives as {kind: {"count", "bytes"}}.
+
+    Bytes are those of the results. A pair of start and done counts once.
+    """
     found: dict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "bytes": 0.0})
     for _, instruction, times in self.walk(into_fusions=True):
+      # The "-done" of a pair is no collective by this name, so a pair counts once.
       kind = instruction.opcode.removesuffix("-start")
       if kind not in COLLECTIVES:
         continue
@@ -157,7 +183,10 @@ class Program:
     return dict(found)
 
   def hbm_bytes(self) -> float:
-    """Bytes from and to HBM: operands and results of every instruction outside fusions."""
+    """Bytes read from and written to HBM: operands and results of all instructions.
+
+    A fusion counts as one instruction.
+    """
     total = 0.0
     for where, instruction, times in self.walk(into_fusions=False):
       if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
@@ -167,9 +196,13 @@ class Program:
     return total
 
   def _moved(self, here: dict[str, Instruction], instruction: Instruction) -> float:
-    """Bytes that one instruction reads from and writes to HBM; of windows, the windows."""
+    """Bytes that one instruction reads from and writes to HBM.
+
+    Where it reads or writes a slice of an array, only the slice counts.
+    """
     sizes = [shape_bytes(here[o].shape, True) for o in instruction.operands if o in here]
     written = shape_bytes(instruction.shape, in_hbm_only=True)
+    # Slices: a scan reads one layer of stacked parameters per iteration, not all of them.
     if instruction.opcode == "dynamic-slice":
       return min(sizes[0], shape_bytes(instruction.shape)) + written
     if instruction.opcode == "dynamic-update-slice":
@@ -184,7 +217,10 @@ class Program:
     return sum(sizes) + written
 
   def _read(self, fusion: str, parameter: int) -> float:
-    """Bytes of a parameter that a fusion reads: windows, where windows are all that it takes."""
+    """Bytes that a fusion reads of one parameter.
+
+    Infinite where anything but slices of it is used; the caller then takes the whole parameter.
+    """
     inner = self.computations[fusion]
     total, names = 0.0, [
       name for name, i in inner.items()
@@ -200,12 +236,13 @@ class Program:
             names.append(user.name)
           elif user.opcode == "fusion":
             total += self._read(user.called("calls")[0], position)
+          # Updated in place: the old values are not read.
           elif user.opcode != "dynamic-update-slice" or position != 0:
             return math.inf
     return total
 
   def _written(self, fusion: str, instruction: Instruction) -> float:
-    """Bytes of a fusion's results in HBM that are written: of updates in place, the updates."""
+    """Bytes that a fusion writes to HBM; of an array that is updated in place, the update only."""
     inner = self.computations[fusion]
     root = inner[self.roots[fusion]]
     results = root.operands if root.opcode == "tuple" else [root.name]
@@ -223,7 +260,7 @@ class Program:
     return total
 
   def custom_calls(self) -> dict[str, int]:
-    """{target: times it runs}."""
+    """Custom calls as {target: number of times it runs}."""
     found: dict[str, int] = defaultdict(int)
     for _, instruction, times in self.walk(into_fusions=True):
       if instruction.target:

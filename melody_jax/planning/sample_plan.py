@@ -1,11 +1,12 @@
-"""What the sampler's program needs on a chip that is not here, and how fast it could be there.
+"""Memory and least time of the sampler on a chip that is not at hand.
 
-Memory is what the real compiler says; the least time of a stage follows from its work.
+The memory is what the real compiler reports. The least time of a stage is computed from its work
+and the chip's peaks.
 
-Items of a batch do not depend on each other, so a slice samples as many times what one chip does;
-one chip is what is planned. Parameters are shapes only: no checkpoint is needed.
+One chip is planned: the items of a batch do not depend on each other, so a slice of n chips samples
+n times as many. Parameters are shapes only; no checkpoint is needed.
 
-Shape letters as in `generation.window`.
+Shape letters: see `generation.window`.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import numpy as np
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.generation import window as window_program
 from melody_jax.generation.request import Settings
-from melody_jax.generation.token_sampler import CHUNKS_PER_WINDOW, Reads
+from melody_jax.generation.token_sampler import Reads
 from melody_jax.generation.window import Networks
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
@@ -35,15 +36,15 @@ from melody_jax.sharding import MESH_AXES
 
 @dataclasses.dataclass
 class Stage:
-  """A stage of one window, for the whole batch.
+  """One stage of sampling a window, for the whole batch.
 
   Attributes:
     name: "lm", "dpd" or "decoder".
-    passes: of its network.
-    flops: matmul operations of all passes.
-    weight_bytes: read from memory in all passes, at least.
-    seconds: no less than this at the chip's peaks.
-    bound: "compute" or "hbm", what sets it.
+    passes: Number of passes of its network.
+    flops: Matmul operations of all passes.
+    weight_bytes: Bytes of weights that all passes read from memory, at least.
+    seconds: Least time of the stage at the chip's peaks.
+    bound: What sets that time: "compute" or "hbm".
   """
 
   name: str
@@ -56,19 +57,21 @@ class Stage:
 
 @dataclasses.dataclass
 class SamplePlan:
-  """One window of music for a batch on one chip. Sizes in bytes, times in seconds.
+  """Plan of one window of music for a batch on one chip. Sizes in bytes, times in seconds.
 
   Attributes:
-    chip: its name.
-    batch_size, steps, dtype: what was asked for.
-    parameter_bytes: of the three models.
-    peak_bytes: at the worst moment; where the compiler gave up, what it said it needs.
-    hbm_bytes: memory of the chip.
-    fits: whether one lies under the other.
-    largest_batch: that fits by this program's memory an item; None: unknown.
-    stages: in their order.
-    real_time_factor_bound: seconds of audio, all items together, per second, at most.
-    compile_seconds: of this machine.
+    chip: Name of the chip.
+    batch_size: Number of items that were asked for.
+    steps: Number of denoising steps.
+    dtype: Dtype of computation and of stored matrices.
+    parameter_bytes: Size of the parameters of all three models.
+    peak_bytes: Memory at the worst moment. Where the compiler gave up, what it said it needs.
+    hbm_bytes: Memory of the chip.
+    fits: Whether the peak fits the chip's memory.
+    largest_batch: Largest batch that fits, by the memory per item of this program; None: unknown.
+    stages: The stages in their order.
+    real_time_factor_bound: Seconds of audio (all items together) per second, at most.
+    compile_seconds: Time of the compilation on this machine.
   """
 
   chip: str
@@ -86,7 +89,14 @@ class SamplePlan:
 
 
 def networks_of(lm: Any, dpd: Any, vae: Any, dtype: str) -> Networks:
-  """The models of three training configs (`config.model` of each)."""
+  """The networks of three training configs.
+
+  Args:
+    lm: `config.model` of the semantic LM.
+    dpd: `config.model` of the DPD.
+    vae: `config.model` of the VAE.
+    dtype: Dtype of computation.
+  """
   return Networks(
     lm_model.SemanticLM(config_from(lm_model.LMConfig, lm)),
     dpd_model.DPD(config_from(dpd_model.DPDConfig, dpd)),
@@ -95,7 +105,7 @@ def networks_of(lm: Any, dpd: Any, vae: Any, dtype: str) -> Networks:
 
 
 def abstract_params(networks: Networks, dtype: str) -> dict[str, Any]:
-  """Shapes of the program's parameters; matrices in `dtype`, as `Melody` keeps them."""
+  """Shapes of the program's parameters; matrices have `dtype`, as in `Melody`."""
   key = jax.eval_shape(lambda: jax.random.key(0))
   d = networks.codec.latent_dim
 
@@ -112,6 +122,7 @@ def abstract_params(networks: Networks, dtype: str) -> dict[str, Any]:
     "vae": jax.eval_shape(vae, key),
   }
   shapes = nn.meta.unbox(shapes)
+  # Fitted after training, so no init makes it.
   scale = jax.ShapeDtypeStruct((d,), jnp.float32)
   shapes["vae"] = {**shapes["vae"], "latent_scale": {"center_D": scale, "sigma_D": scale}}
 
@@ -123,17 +134,17 @@ def abstract_params(networks: Networks, dtype: str) -> dict[str, Any]:
 
 
 def abstract_window(networks: Networks, batch: int) -> window_program.Window:
-  """Shapes of the program's input."""
+  """Shapes of the program's input for a batch of this many items."""
 
   def of(dtype, *shape):
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
-  levels, places = networks.lm.config.style_levels, of("int32", CHUNKS_PER_WINDOW)
+  levels, places = networks.lm.config.style_levels, of("int32", networks.chunks)
   return window_program.Window(
     seeds=of("uint32", batch),
     start_frame=of("int32", batch),
     first_token=of("int32", batch),
-    style_tokens=of("int32", batch, CHUNKS_PER_WINDOW, levels),
+    style_tokens=of("int32", batch, networks.chunks, levels),
     negative_style=of("int32", batch, levels),
     reads=Reads(places, places, places, of("int32")),
     tokens=of("int32", batch, networks.tokens),
@@ -158,6 +169,7 @@ def _stages(networks: Networks, params: Any, batch: int, settings: Settings) -> 
 
   c, w, length = networks.lm.config, networks.tokens, networks.frames
   rows = batch * (2 if settings.lm_guidance_scale != 1 else 1)
+  # The cache has its full size from the first token on: attention always runs over all of it.
   size = c.style_levels + w
   cache = of(c.dtype, rows, c.n_heads, size, c.head_size)
   caches = lm_model.KVCache((cache,) * c.n_layers, (cache,) * c.n_layers)
@@ -169,12 +181,11 @@ def _stages(networks: Networks, params: Any, batch: int, settings: Settings) -> 
     lambda p, ids, n: lm_model.prefill(networks.lm, p, ids, n, size),
     params["lm"], of("int32", rows, size), of("int32"),
   )  # fmt: skip
-  guided = settings.guidance_scale != 1
-  rows = 2 * batch if guided else batch
+  method = "with_and_without" if settings.guidance_scale != 1 else None
   step = matmul_flops(
-    lambda p, *inputs: networks.dpd.apply({"params": p}, *inputs, batch if guided else None),
-    params["dpd"], of("float32", rows, length, networks.codec.latent_dim),
-    of("float32", rows, length), of("int32", rows, w),
+    lambda p, *inputs: networks.dpd.apply({"params": p}, *inputs, method=method),
+    params["dpd"], of("float32", batch, length, networks.codec.latent_dim),
+    of("float32", batch, length), of("int32", batch, w),
   )  # fmt: skip
   decode = matmul_flops(
     lambda p, z: decode_latents(networks.codec, p, z),
@@ -183,6 +194,7 @@ def _stages(networks: Networks, params: Any, batch: int, settings: Settings) -> 
   # Looking up an embedding reads a row, not the table.
   lm_bytes = _bytes({k: v for k, v in params["lm"].items() if k != "embed"})
   return [
+    # One pass reads the prefix and gives the first token.
     Stage("lm", w, read + (w - 1) * token, w * lm_bytes),
     Stage("dpd", settings.steps, settings.steps * step, settings.steps * _bytes(params["dpd"])),
     Stage("decoder", 1, decode, _bytes(params["vae"])),
@@ -192,13 +204,13 @@ def _stages(networks: Networks, params: Any, batch: int, settings: Settings) -> 
 def plan_sampler(
   networks: Networks, batch: int, settings: Settings, topology: Topology
 ) -> SamplePlan:
-  """Compiles the very program of `generation.window` for one chip of `topology`.
+  """Compiles the program of `generation.window`, as it is, for one chip.
 
   Args:
-    networks: the models, in `settings.dtype`.
-    batch: items on the chip.
-    settings: steps, guidance, dtype.
-    topology: whose chip.
+    networks: The networks, in `settings.dtype`.
+    batch: Number of items on the chip.
+    settings: Steps, guidance and dtype.
+    topology: Slice whose first chip is planned for.
   """
   chip, params = topology.chip, abstract_params(networks, settings.dtype)
   stages = _stages(networks, params, batch, settings)
@@ -210,6 +222,7 @@ def plan_sampler(
     lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)),
     window_program.controls(settings),
   )
+  # A mesh of one chip: the compiler then knows the target, and nothing is partitioned.
   mesh = Mesh(np.asarray(topology.devices[:1]).reshape(1, 1, 1), MESH_AXES)
   everywhere = NamedSharding(mesh, PartitionSpec())
   began, peak, largest = time.monotonic(), 0.0, None
@@ -227,9 +240,11 @@ def plan_sampler(
     peak = needed
   else:
     memory: Any = compiled.memory_analysis()
+    # Arguments are mostly parameters, which do not grow with the batch.
     fixed = memory.argument_size_in_bytes + memory.generated_code_size_in_bytes
     items = memory.temp_size_in_bytes + memory.output_size_in_bytes
     peak = float(fixed + items)
+    # Items are assumed to cost the same at any batch size; the compiler may do a little better.
     largest = int((HBM_SHARE * chip.hbm_bytes - fixed) // (items / batch)) if items else None
   seconds = sum(stage.seconds for stage in stages)
   return SamplePlan(
@@ -242,7 +257,7 @@ def plan_sampler(
 
 
 def lines(plan: SamplePlan) -> list[str]:
-  """A report for people."""
+  """The plan as lines to print."""
   stages = [
     f"  {s.name:8s} {s.passes:4d} passes, {s.flops / 1e12:9.3f} TFLOP,"
     f" {s.weight_bytes / GIB:8.2f} GiB of weights: at least {1e3 * s.seconds:8.2f} ms ({s.bound})"

@@ -1,4 +1,4 @@
-"""Devices to compile for that need not be here: TPU slices by name, or virtual CPU devices."""
+"""Devices to compile for that are not at hand: TPU slices by name, or virtual CPU devices."""
 
 import dataclasses
 import math
@@ -20,13 +20,13 @@ class Chip:
   """What one chip can do, as its maker states it.
 
   Attributes:
-    name: as in a topology.
-    hbm_bytes: memory.
-    flops: bfloat16 matmul operations a second.
-    hbm_bandwidth: bytes a second from and to its memory.
-    ici_bandwidth: bytes a second to all its neighbours together.
-    dimensions: of a slice's torus.
-    megacore: its two cores act as one device, as on every slice that is rented today.
+    name: Name in a topology, for example "v5e".
+    hbm_bytes: Size of its memory (HBM) in bytes.
+    flops: Matmul operations per second in bfloat16.
+    hbm_bandwidth: Bytes per second from and to its memory.
+    ici_bandwidth: Bytes per second to all of its neighbours together.
+    dimensions: Number of dimensions of a slice's torus.
+    megacore: Whether its two cores act as one device, as on all slices that are rented today.
   """
 
   name: str
@@ -49,12 +49,13 @@ CHIPS = {
     Chip("v6e", 32 * GIB, 918e12, 1.640e12, 448e9, 2),
   )
 }
-# No claim about any CPU: for tests, and for looking at memory and collectives without libtpu.
+# These numbers describe no real CPU. They serve tests, and a look at memory and collectives without
+# libtpu.
 CPU = Chip("cpu", 16 * GIB, 1e11, 2e10, 1e10, 1)
 
 
-# What libtpu would ask the cloud's metadata server, and then complain about; and its leave to be
-# loaded by several processes, as no TPU is used.
+# Without the first three, libtpu asks the cloud's metadata server, waits, and complains. The last
+# one lets several processes load it at once, which is safe here as no TPU is used.
 LIBTPU_ENVIRONMENT = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -65,22 +66,28 @@ LIBTPU_ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice: its chips, and the devices that XLA compiles for."""
+  """A slice of chips.
+
+  Attributes:
+    name: Name of the slice, for example "v5e:16x16".
+    chip: Kind of its chips.
+    devices: Devices that XLA compiles for.
+  """
 
   name: str
   chip: Chip
   devices: list[jax.Device]
 
   def mesh(self, sizes: ml_collections.ConfigDict) -> Mesh:
-    """The run's mesh (`config.mesh`) over these devices."""
+    """Lays the mesh of a run (`config.mesh`) over these devices."""
     return sharding.make_mesh(sizes, self.devices)
 
 
 def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
-  """Chip and shape of a slice: v5e:16x16 -> (CHIPS["v5e"], (16, 16)), cpu:8 -> (CPU, (8,)).
+  """Parses the name of a slice: "v5e:16x16" -> (CHIPS["v5e"], (16, 16)), "cpu:8" -> (CPU, (8,)).
 
   Raises:
-    UserError: for a name that is no chip and shape.
+    UserError: if the name is not a chip, a colon and a shape.
   """
   match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
   chips = CHIPS | {"cpu": CPU}
@@ -96,19 +103,22 @@ def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
 
 
 def open_topology(name: str) -> Topology:
-  """The devices of a named slice; call it before anything else touches JAX's devices.
+  """Finds the devices of a slice. Call it before anything else touches JAX's devices.
 
   Raises:
-    UserError: unknown name, a slice that does not exist, or no libtpu for a TPU's.
+    UserError: if the name is unknown, no such slice exists, or libtpu is missing for a TPU.
   """
   chip, shape = parse(name)
   if chip is CPU:
+    # Virtual devices: their number can be set only until JAX has made its devices.
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", shape[0])
     return Topology(name, chip, jax.devices())
+  # Imported late: a plan for the CPU needs none of it.
   from jax.experimental import topologies
 
   for variable, value in LIBTPU_ENVIRONMENT.items():
+    # setdefault: what the user has set is meant.
     os.environ.setdefault(variable, value)
   try:
     cores = {"chip_config_name": "megacore"} if chip.megacore else {}

@@ -1,6 +1,6 @@
-"""What one training step needs on a slice: compiled by the real compiler, run by nobody."""
+"""What one training step needs on a slice of chips: compiled by the real compiler, never run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import re
 from typing import Any
@@ -20,36 +20,40 @@ from melody_jax.task import Task, make_task
 from melody_jax.training.state import TrainState, abstract_state, make_init, shardings_of_state
 from melody_jax.training.step import compile_train_step, make_train_step
 
-HBM_SHARE = 0.95  # of a chip's memory that a program may use; the runtime keeps some
+HBM_SHARE = 0.95  # share of a chip's memory that a program may use; the runtime keeps some
 
 
 @dataclasses.dataclass
-class Plan:
+class TrainPlan:
   """One compiled step, per device unless said otherwise. Sizes in bytes, times in seconds.
 
   Attributes:
-    topology: name of the slice.
-    devices: in it.
-    mesh: sizes by axis.
-    batch_size: rows of a step over all devices.
-    accumulate: parts of a batch.
-    fits: whether `peak_bytes` lies under the chip's memory.
-    parameters: of the model, whole.
-    parameter_bytes, optimizer_bytes, ema_bytes: of the state.
-    activation_bytes: all else that is alive at the worst moment.
-    peak_bytes: at the worst moment; where the compiler gave up, what it said it needs.
-    hbm_bytes: memory of the chip.
-    flops: matmul operations that run, recomputation included.
-    model_flops: the same without recomputation.
-    bytes_accessed: from and to HBM.
+    topology: Name of the slice.
+    devices: Number of devices in it.
+    mesh: {axis: size} of the mesh.
+    batch_size: Rows of a step over all devices.
+    accumulate: Number of parts that a batch is cut into.
+    fits: Whether `peak_bytes` fits the chip's memory.
+    parameters: Number of parameters of the whole model.
+    parameter_bytes: Size of the parameters on one device.
+    optimizer_bytes: Size of the optimiser's state on one device.
+    ema_bytes: Size of the averaged parameters on one device.
+    activation_bytes: Everything else that is in memory at the worst moment.
+    peak_bytes: Memory at the worst moment. Where the compiler gave up, what it said it needs.
+    hbm_bytes: Memory of the chip.
+    flops: Matmul operations that run, recomputation included.
+    model_flops: Matmul operations without recomputation.
+    bytes_accessed: Bytes read from and written to HBM.
     collectives: {kind: {"count", "bytes"}}.
-    custom_calls: {target: times}; kernels of our own among them.
-    compute_seconds, hbm_seconds, ici_seconds: each resource alone at its peak.
-    step_seconds: the largest of the three: no step can be faster.
-    mfu_bound: model_flops / step_seconds over the chip's peak.
-    binding: the resource that sets step_seconds.
-    compile_seconds: of this machine.
-    settings: overrides that led here, where the config itself did not fit.
+    custom_calls: {target: number of times it runs}; our own kernels are among them.
+    compute_seconds: Time of the matmuls alone, at the chip's peak.
+    hbm_seconds: Time of the memory traffic alone, at the chip's peak.
+    ici_seconds: Time of the collectives alone, at the chip's peak.
+    step_seconds: The largest of these three times; no step can be faster.
+    mfu_bound: Model FLOPs utilisation, at most: model_flops / step_seconds / the chip's peak.
+    binding: The resource that sets step_seconds.
+    compile_seconds: Time of the compilation on this machine.
+    settings: Overrides of the config that led to this plan, where the config itself did not fit.
   """
 
   topology: str
@@ -81,7 +85,7 @@ class Plan:
 
 
 def _shard_bytes(tree: Any) -> float:
-  """Bytes of one device's share of ShapeDtypeStructs with shardings."""
+  """Bytes of one device's share of a tree of ShapeDtypeStructs with shardings."""
 
   def size(leaf: Any) -> int:
     return int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)) * leaf.dtype.itemsize
@@ -90,11 +94,12 @@ def _shard_bytes(tree: Any) -> float:
 
 
 def abstract_batch(config: ml_collections.ConfigDict, task: Task, mesh: Mesh) -> dict[str, Any]:
-  """A batch's shapes, laid over the mesh.
+  """Shapes of a batch, laid over the mesh: {feature: ShapeDtypeStruct [rows, ...]}.
 
   Raises:
-    UserError: rows that do not divide over the data axes.
+    UserError: if the rows do not divide over the data axes.
   """
+  # The real run refuses this too, when it gives every host its rows.
   rows, lanes = config.train.batch_size, mesh.shape["data"] * mesh.shape["fsdp"]
   if rows % (lanes * config.train.accumulate):
     raise UserError(
@@ -108,9 +113,10 @@ def abstract_batch(config: ml_collections.ConfigDict, task: Task, mesh: Mesh) ->
   }
 
 
-def _measure(plan: Plan, compiled: Any, topology: Topology) -> None:
+def _measure(plan: TrainPlan, compiled: Any, topology: Topology) -> None:
   """Fills in what the compiled program tells."""
   chip, memory = topology.chip, compiled.memory_analysis()
+  # The old state's memory is reused for the new one (alias), so it counts once.
   arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes
   plan.peak_bytes = float(
     arguments - memory.alias_size_in_bytes
@@ -123,7 +129,7 @@ def _measure(plan: Plan, compiled: Any, topology: Topology) -> None:
   plan.collectives = program.collectives()
   plan.custom_calls = program.custom_calls()
   plan.bytes_accessed = program.hbm_bytes()
-  # A ring moves an all-reduce's bytes twice, the others' once.
+  # On a ring an all-reduce is a reduce-scatter and an all-gather: its bytes move twice.
   moved = sum(c["bytes"] * (2 if k == "all-reduce" else 1) for k, c in plan.collectives.items())
   plan.compute_seconds = plan.flops / chip.flops
   plan.hbm_seconds = plan.bytes_accessed / chip.hbm_bandwidth
@@ -138,21 +144,25 @@ def _measure(plan: Plan, compiled: Any, topology: Topology) -> None:
 
 
 def needed_bytes(error: Exception) -> float | None:
-  """Bytes that the compiler said a program needs, when it is out of memory; None: another error."""
+  """Bytes that a program needs, from the compiler's message that memory is short.
+
+  Returns:
+    Bytes; inf where the message does not say; None where the error has another cause.
+  """
   text = str(error)
   if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
     return None
   units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-  # The two ways in which libtpu says it.
+  # libtpu words it in two ways.
   match = re.search(r"(?:Used |HLO temporaries \()([\d.]+) ?([KMGT]?)i?B?(?: of|\))", text)
   return float(match[1]) * units[match[2]] if match else float("inf")
 
 
-def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
+def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> TrainPlan:
   """Compiles the very train step of `config` for the devices of `topology`.
 
   Raises:
-    UserError: a mesh or batch that does not fit the number of devices.
+    UserError: if the mesh or the batch does not fit the number of devices.
   """
   import time
 
@@ -163,10 +173,10 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
   state = abstract_state(init, shardings)
   batch = abstract_batch(config, task, mesh)
   step = make_train_step(config, task, optimizer)
-  plan = _without_program(config, task, topology, mesh, state)
+  plan = _without_program(config, topology, mesh, state)
   n = len(topology.devices)
   plan.flops = matmul_flops(step, state, batch) / n
-  plan.model_flops = useful_flops(config, state.params, batch) / n
+  plan.model_flops = useful_flops(task, state.params, batch) / n
   started = time.monotonic()
   try:
     compiled = compile_train_step(step, mesh, shardings).lower(state, batch).compile()
@@ -182,11 +192,10 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> Plan:
 
 
 def _without_program(
-  config: ml_collections.ConfigDict, task: Task, topology: Topology, mesh: Mesh, state: TrainState
-) -> Plan:
-  del task
+  config: ml_collections.ConfigDict, topology: Topology, mesh: Mesh, state: TrainState
+) -> TrainPlan:
   leaves = jax.tree.leaves(state.params)
-  return Plan(
+  return TrainPlan(
     topology=topology.name, devices=len(topology.devices), mesh=dict(mesh.shape),
     batch_size=config.train.batch_size, accumulate=config.train.accumulate, fits=False,
     parameters=sum(int(np.prod(leaf.shape)) for leaf in leaves),
@@ -197,10 +206,14 @@ def _without_program(
 
 
 def alternatives(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[dict[str, Any]]:
-  """Settings that need less memory, nearest first: same result, then sharded state, then less.
+  """Settings that need less memory, those that change the training least first.
 
-  More parts a batch leave the mathematics alone (except for losses over a whole batch); more
-  fsdp leaves it alone too; a smaller batch does not.
+  More parts per batch give the same result, except for losses over a whole batch. More fsdp
+  (sharded parameters and state) gives the same result too. A smaller batch comes last, because it
+  is another training.
+
+  Yields:
+    {config key: value}.
   """
   lanes = mesh.shape["data"] * mesh.shape["fsdp"]
   rows = config.train.batch_size // (lanes * config.train.accumulate)
@@ -211,6 +224,7 @@ def alternatives(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[dict
   fsdp = mesh.shape["fsdp"]
   for factor in (4, 16):
     if mesh.shape["data"] % factor == 0:
+      # Together with many parts: parts alone have been tried by now, and did not fit.
       best = max((p for p in (1, 2, 4, 8) if rows % p == 0), default=1)
       yield {"mesh.fsdp": fsdp * factor, "train.accumulate": config.train.accumulate * best}
   for divisor in (2, 4, 8, 16):
@@ -218,13 +232,15 @@ def alternatives(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[dict
       yield {"train.batch_size": config.train.batch_size // divisor, "train.accumulate": 1}
 
 
-def nearest_fit(config: ml_collections.ConfigDict, topology: Topology, report: Any) -> Plan | None:
+def nearest_fit(
+  config: ml_collections.ConfigDict, topology: Topology, progress: Callable[[str], None]
+) -> TrainPlan | None:
   """The first of `alternatives` that fits, compiled; None: none does."""
   mesh = topology.mesh(config.mesh)
   for settings in alternatives(config, mesh):
     changed = config.copy_and_resolve_references()
     changed.update_from_flattened_dict(settings)
-    report("trying " + " ".join(f"--config.{k}={v}" for k, v in settings.items()))
+    progress("trying " + " ".join(f"--config.{k}={v}" for k, v in settings.items()))
     plan = plan_step(changed, topology)
     plan.settings = settings
     if plan.fits:
@@ -232,7 +248,7 @@ def nearest_fit(config: ml_collections.ConfigDict, topology: Topology, report: A
   return None
 
 
-def lines(plan: Plan) -> list[str]:
+def lines(plan: TrainPlan) -> list[str]:
   """A report for people."""
   collectives = [
     f"  {kind:20s} {int(c['count']):6d} x, {c['bytes'] / 2**20:10.1f} MiB"

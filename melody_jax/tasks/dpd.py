@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from melody_jax import diffusion
+from melody_jax.errors import check_choice, check_range
 from melody_jax.metrics import diffusion as diffusion_metrics
 from melody_jax.models.dpd import DPD, DPDConfig, init
 from melody_jax.models.layers import config_from
@@ -21,16 +22,19 @@ class DPDTask(BaseTask):
     super().__init__(config)
     self.model_config: DPDConfig = config_from(DPDConfig, config.model)
     self.model = DPD(self.model_config)
-    if config.loss.weighting not in WEIGHTINGS:
-      raise ValueError(f"loss.weighting {config.loss.weighting!r}: one of {', '.join(WEIGHTINGS)}")
+    check_choice("config.loss.weighting", config.loss.weighting, WEIGHTINGS)
+    check_range("config.conditioning.drop", config.conditioning.drop, 0, 1)
     self.frames = round(config.window_seconds * config.latent_rate)
     self.tokens = round(self.frames / self.model_config.frames_per_token)
 
   def input_features(self) -> dict[str, WindowFeature]:
     return {
       "latents": WindowFeature((self.frames, self.model_config.latent_dim), "float32"),
-      "semantic_tokens": WindowFeature((self.tokens,), "int32"),
+      "semantic_tokens": WindowFeature((self.tokens,), "int32", self.model_config.vocab_size),
     }
+
+  def without_recomputation(self) -> "DPDTask":
+    return self.with_model(remat=False)
 
   def init(self, rng: jax.Array) -> Variables:
     return init(self.model_config, rng)
@@ -38,7 +42,7 @@ class DPDTask(BaseTask):
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
-    """Mean squared error of the velocity over all frames (SPEC section 6).
+    """Mean squared error of the velocity over all frames (docs/spec.md, section 6).
 
     With `config.loss.weighting` "unit" each frame's error is divided by what the best linear
     predictor leaves at its angle (`diffusion.preconditioning`): all angles count alike.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from melody_jax import bundle
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, check_range
 from melody_jax.models import layers, lm
 from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
 
@@ -21,19 +21,19 @@ def corrupt_style(
   truncation: float,
   token_dropout: float,
 ) -> jax.Array:
-  """Hides style tokens of training rows behind the "no style" token.
+  """Style tokens of training rows, some of them hidden behind the "no style" token.
 
   Twelve RVQ tokens all but name the clip they were computed from, and a prompt's text never
   yields exactly those of a training clip: without this the LM learns clips by heart.
 
   Args:
-    rng: key.
-    style_tokens: int32 [B, levels].
-    null_style: the "no style" token.
-    dropout: share of rows that lose all levels (classifier-free guidance).
-    truncation: share of rows that keep only the first n levels, n ~ U{1 .. levels - 1}; the
+    rng: Random key.
+    style_tokens: Style tokens, int32 [B, levels].
+    null_style: The "no style" token.
+    dropout: Share of rows that lose all levels (classifier-free guidance).
+    truncation: Share of rows that keep only the first n levels, n ~ U{1 .. levels - 1}; the
       first levels carry most of an embedding.
-    token_dropout: chance of each single level to be lost.
+    token_dropout: Chance of each single level to be lost.
 
   Returns:
     int32 [B, levels].
@@ -56,13 +56,18 @@ class LMTask(BaseTask):
     super().__init__(config)
     self.model_config: lm.LMConfig = layers.config_from(lm.LMConfig, config.model)
     self.model = lm.SemanticLM(self.model_config)
+    for share in ("style_dropout", "style_truncation", "style_token_dropout"):
+      check_range(f"config.conditioning.{share}", config.conditioning[share], 0, 1)
 
   def input_features(self) -> dict[str, WindowFeature]:
     c = self.model_config
     return {
-      "style_tokens": WindowFeature((c.style_levels,), "int32"),
-      "semantic_tokens": WindowFeature((c.window_tokens,), "int32"),
+      "style_tokens": WindowFeature((c.style_levels,), "int32", c.style_vocab),
+      "semantic_tokens": WindowFeature((c.window_tokens,), "int32", c.semantic_vocab),
     }
+
+  def without_recomputation(self) -> "LMTask":
+    return self.with_model(remat="none")
 
   def init(self, rng: jax.Array) -> Variables:
     """Random parameters; style rows from `config.conditioning.style_codebooks` if it is set."""
@@ -73,7 +78,10 @@ class LMTask(BaseTask):
       mulan, _ = bundle.load(path)
       if "rvq" not in mulan:
         raise UserError(f"{path} has no rvq/codebooks: run melody_jax.fit first")
-      rows = lm.rows_from_codebooks(c, jax.random.fold_in(rng, 1), mulan["rvq"]["codebooks"])
+      try:
+        rows = lm.rows_from_codebooks(c, jax.random.fold_in(rng, 1), mulan["rvq"]["codebooks"])
+      except ValueError as e:
+        raise UserError(f"config.conditioning.style_codebooks={path}: {e}") from e
       table = params["embed"]["table"]["embedding"]
       value = jax.lax.dynamic_update_slice(table.value, rows, (0, 0))
       params["embed"]["table"]["embedding"] = table.replace_boxed(value)

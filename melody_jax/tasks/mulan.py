@@ -1,4 +1,7 @@
-"""Training of MuLan's two towers by symmetric InfoNCE over the global batch (SPEC.md section 3)."""
+"""Training of MuLan's two towers by symmetric InfoNCE over the global batch.
+
+docs/spec.md, section 3.
+"""
 
 from typing import Any
 
@@ -7,10 +10,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from melody_jax import text
 from melody_jax.losses.contrastive import fingerprint, info_nce
 from melody_jax.models import mulan
 from melody_jax.models.layers import config_from
-from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
+from melody_jax.task import BaseTask, Batch, Metrics, Tokenize, Variables, WindowFeature
 
 _BUCKETS = (16, 24, 32, 48)  # token counts that short captions are padded to
 _ROWS = 16  # captions embedded at once
@@ -71,9 +75,15 @@ class MuLanTask(BaseTask):
     c = self.model_config
     return {
       "audio": WindowFeature((c.window_samples,), "float32"),
-      "text_ids": WindowFeature((c.text_length,), "int32"),
+      "text_ids": WindowFeature((c.text_length,), "int32", c.text_vocab),
       "text_mask": WindowFeature((c.text_length,), "bool"),
     }
+
+  def tokenizer(self) -> Tokenize:
+    return text.load_tokenizer(self.model_config.text_length, self.model_config.text_init)
+
+  def without_recomputation(self) -> "MuLanTask":
+    return self.with_model(remat=False)
 
   def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Adds the frozen text encoder's features to a host batch; others pass unchanged."""

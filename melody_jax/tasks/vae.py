@@ -8,8 +8,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from melody_jax.errors import UserError
 from melody_jax.losses import adversarial, spectral
-from melody_jax.models.discriminator import DiscriminatorConfig, Discriminators
+from melody_jax.models import spectral_codec
+from melody_jax.models.discriminator import (
+  DiscriminatorConfig,
+  Discriminators,
+  SpectrumDiscriminators,
+)
 from melody_jax.models.layers import config_from
 from melody_jax.models.vae import VAE, VAEConfig
 from melody_jax.task import BaseTask, WindowFeature
@@ -22,16 +28,21 @@ class VAETask(BaseTask):
     super().__init__(config)
     self.model_config = config_from(VAEConfig, config.model)
     self.model = VAE(self.model_config)
-    self.judges = Discriminators(config_from(DiscriminatorConfig, config.discriminator))
+    judges = config_from(DiscriminatorConfig, config.discriminator)
+    self.judges = (SpectrumDiscriminators if self.model_config.spectral else Discriminators)(judges)
     self.samples = round(config.window_seconds * config.sample_rate)
     if self.samples % self.model_config.hop_length:
-      raise ValueError(
-        f"window of {self.samples} samples is not a multiple of hop {self.model_config.hop_length}"
+      raise UserError(
+        f"config.window_seconds makes {self.samples} samples, which is not a multiple of the"
+        f" model's hop {self.model_config.hop_length}"
       )
     self.adversarial = config.loss.adversarial > 0
 
   def input_features(self):
     return {"audio": WindowFeature((self.samples,), "float32")}
+
+  def without_recomputation(self):
+    return self.with_model(remat=False)
 
   def init(self, rng):
     audio = jnp.zeros((1, self.samples))
@@ -41,7 +52,10 @@ class VAETask(BaseTask):
     generator_rng, judge_rng = jax.random.split(rng)
     params = {"generator": self.model.init(generator_rng, audio, noise)["params"]}
     if self.adversarial:
-      params["discriminator"] = self.judges.init(judge_rng, audio)["params"]
+      heard = audio
+      if self.model_config.spectral:
+        heard = spectral_codec.log_magnitudes(audio, self.model_config)
+      params["discriminator"] = self.judges.init(judge_rng, heard)["params"]
     return params
 
   def optimizer_labels(self, params):
@@ -65,26 +79,48 @@ class VAETask(BaseTask):
     noise = jax.random.normal(rng, shape)
     estimate, mean, log_variance = self.model.apply({"params": params["generator"]}, audio, noise)
     kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
-    mel = spectral.mel_loss(
-      audio, estimate, self.config.sample_rate, tuple(map(tuple, weights.mel_resolutions))
-    )
-    waveform = spectral.waveform_loss(audio, estimate)
-    total = weights.mel * mel + weights.waveform * waveform + weights.kl * kl
-    metrics = {
-      "mel": mel,
-      "waveform": waveform,
+    if self.model_config.spectral:
+      total, metrics, judged = self._spectral_errors(audio, estimate)
+    else:
+      total, metrics, judged = self._waveform_errors(audio, estimate)
+    total = total + weights.kl * kl
+    metrics |= {
       "kl": kl,
       "posterior_std": jnp.mean(jnp.exp(0.5 * log_variance)),
       "latent_std": jnp.std(mean),
     }
     if self.adversarial:
       adversarial_total, adversarial_metrics = self._adversarial(
-        params["discriminator"], audio, estimate, step
+        params["discriminator"], *judged, step
       )
       total, metrics = total + adversarial_total, metrics | adversarial_metrics
     return total, metrics | {"loss": total}
 
+  def _waveform_errors(self, audio, estimate):
+    """Weighted errors of a waveform, metrics, and the pair that discriminators compare."""
+    weights = self.config.loss
+    mel = spectral.mel_loss(
+      audio, estimate, self.config.sample_rate, tuple(map(tuple, weights.mel_resolutions))
+    )
+    waveform = spectral.waveform_loss(audio, estimate)
+    total = weights.mel * mel + weights.waveform * waveform
+    return total, {"mel": mel, "waveform": waveform}, (audio, estimate)
+
+  def _spectral_errors(self, audio, estimate):
+    """The same of log magnitudes [B, F, N]: no phase is compared, and none is needed."""
+    config = self.model_config
+    target = spectral_codec.log_magnitudes(audio, config)
+    weights_N = jnp.asarray(spectral_codec.bin_weights(config.n_fft, config.sample_rate))
+    # The mean of a bin's logarithm is what squares aim at; absolute errors aim at its median and
+    # let go of faint lines that are there less than half of the time.
+    error = jnp.mean(jnp.square((estimate - target) * weights_N[None, None, :]))
+    # 20 log10(e) dB a neper, over the bins of a spectrum.
+    distance = 8.686 * jnp.mean(jnp.sqrt(jnp.mean(jnp.square(estimate - target), axis=-1) + 1e-8))
+    total = self.config.loss.spectrum * error
+    return total, {"spectrum": error, "log_spectral_distance": distance}, (target, estimate)
+
   def _adversarial(self, judge_params, audio, estimate, step):
+    """Both players' terms over waveforms, or over log magnitudes where the form is spectral."""
     weights = self.config.loss
     frozen = jax.lax.stop_gradient(judge_params)
 

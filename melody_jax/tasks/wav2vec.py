@@ -1,4 +1,4 @@
-"""Training of the semantic tokeniser's network (SPEC section 4, wav2vec 2.0)."""
+"""Training of the semantic tokeniser's network (docs/spec.md, section 4, wav2vec 2.0)."""
 
 from typing import Any
 
@@ -39,6 +39,9 @@ class Wav2VecTask(BaseTask):
     samples = int(self.config.window_seconds * self.config.sample_rate)
     return {"audio": WindowFeature((samples,), "float32")}
 
+  def without_recomputation(self) -> "Wav2VecTask":
+    return self.with_model(remat=False)
+
   def init(self, rng: jax.Array) -> Variables:
     audio = jnp.zeros((1, 2 * self.model_config.hop), jnp.float32)
     lengths, hidden = jnp.full((1,), 2, jnp.int32), jnp.zeros((1, 2), bool)
@@ -48,6 +51,13 @@ class Wav2VecTask(BaseTask):
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
+    """Contrastive and diversity loss of hidden frames, and the musical teacher's error.
+
+    The batch holds `audio` float32 [B, samples]. Metrics are scalars: `loss`; `contrastive` (nats)
+    and `diversity`, its parts; `accuracy` against the distractors; `perplexity` of the probable
+    and `chosen_perplexity` of the chosen codes; with a teacher its error of hidden and of visible
+    frames, over the targets' variance.
+    """
     c, model_config = self.config.loss, self.model_config
     audio_BxS = batch["audio"][:, : self.n_samples]
     mask_rng, distractor_rng, gumbel_rng, dropout_rng = jax.random.split(rng, 4)
@@ -56,6 +66,10 @@ class Wav2VecTask(BaseTask):
       mask_rng, lengths_B, self.n_frames, c.mask_start_probability, c.mask_span
     )
     distractors = losses.sample_distractors(distractor_rng, hidden_BxT, c.n_distractors)
+    if c.freeze_targets:
+      # Its gradient would be thrown away; not computing it spares a fifth of the step.
+      frozen = jax.lax.stop_gradient(params["feature_encoder"])
+      params = {**params, "feature_encoder": frozen}
     decayed = c.gumbel_start * c.gumbel_decay ** jnp.asarray(step, jnp.float32)
     out = Wav2Vec(model_config, deterministic=not train).apply(
       {"params": params},

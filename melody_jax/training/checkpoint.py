@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: state and data position, saved together by Orbax.
+"""Checkpoints of a training run: state and position in the data, saved together by Orbax.
 
-A checkpoint appears under its final name only when it is whole, and older ones are removed only
-after that. What a disk or a kill still damages is found at restoring: the checkpoint is named,
-moved to `<workdir>/checkpoints.damaged`, and the one before it is taken.
+A checkpoint gets its final name only when it is complete, and older ones are removed only after
+that. Damage by a disk or a kill is found when a checkpoint is restored: its name is printed, it is
+moved to `<workdir>/checkpoints.damaged`, and the checkpoint before it is used.
 """
 
 import os
@@ -18,7 +18,8 @@ from melody_jax.errors import UserError
 
 
 def _directory_of(workdir: str | os.PathLike) -> epath.Path:
-  """Where a run's checkpoints lie: absolute, or in a bucket (gs://...)."""
+  """Directory of a run's checkpoints: an absolute path, or one in a bucket (gs://...)."""
+  # Orbax refuses relative paths; resolve() would damage a bucket's name.
   directory = epath.Path(workdir) / "checkpoints"
   return directory if "://" in str(directory) else directory.resolve()
 
@@ -28,12 +29,12 @@ def _one_line(error: Exception) -> str:
 
 
 class Checkpointer:
-  """Saves and restores (state, source position) under `<workdir>/checkpoints`.
+  """Saves and restores (state, position in the data) under `<workdir>/checkpoints`.
 
   Args:
-    workdir: directory of the run.
-    save_every: steps between saves.
-    keep: number of checkpoints kept.
+    workdir: Directory of the run.
+    save_every: Steps between two checkpoints.
+    keep: Number of checkpoints that are kept.
 
   Raises:
     UserError: if the directory cannot be made or written.
@@ -58,11 +59,18 @@ class Checkpointer:
       ) from error
 
   def save(self, step: int, state: Any, source_state: dict[str, Any], force: bool = False) -> None:
-    """Saves if `step` is due (Orbax decides) or forced; asynchronous.
+    """Saves if `step` is due, as Orbax decides, or if forced. Writing goes on in the background.
+
+    Args:
+      step: Number of the step.
+      state: The state, a pytree of arrays.
+      source_state: Position in the data, values that JSON can hold.
+      force: Saves whatever Orbax thinks.
 
     Raises:
-      UserError: this save, or the one before it that ran in the background, cannot be written.
+      UserError: if this checkpoint, or the one before it, cannot be written.
     """
+    # The last step may have been due anyway; Orbax raises where a step is saved twice.
     if force and step in self._manager.all_steps():
       return
     args = ocp.args.Composite(
@@ -82,7 +90,7 @@ class Checkpointer:
     )
 
   def _whole_steps(self) -> list[int]:
-    """Steps that lie under their final name, whatever the manager believes."""
+    """Steps of the complete checkpoints on disk, in order; the manager may not know them."""
     try:
       return sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
     except OSError:
@@ -92,13 +100,20 @@ class Checkpointer:
     return self._manager.latest_step()
 
   def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, laid out like `abstract_state`; None: there is none.
+    """Restores the newest checkpoint that can be read.
 
-    Damaged ones are named on standard error and set aside.
+    Damaged checkpoints are named on standard error and moved aside.
+
+    Args:
+      abstract_state: Shapes, dtypes and shardings of the state.
+
+    Returns:
+      (state, position in the data), or None where there is no checkpoint.
 
     Raises:
-      UserError: the checkpoint is whole but of another model or optimiser.
+      UserError: if a complete checkpoint belongs to another model or optimiser.
     """
+    # From the newest: a torn file costs the steps since the one before, not the run.
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
         restored = self._manager.restore(
@@ -107,7 +122,7 @@ class Checkpointer:
             state=ocp.args.StandardRestore(abstract_state), source=ocp.args.JsonRestore()
           ),
         )
-        # Reading is lazy: a torn file shows only when the values are there.
+        # Arrays are read in the background: a torn file shows only when their values are there.
         jax.block_until_ready(restored.state)
       except Exception as error:  # Orbax, TensorStore and JSON each raise their own kinds
         self._check_same_model(step, abstract_state)
@@ -117,10 +132,13 @@ class Checkpointer:
     return None
 
   def _check_same_model(self, step: int, abstract_state: Any) -> None:
-    """UserError if the checkpoint's tree or shapes are readable and differ from the run's."""
+    """Raises UserError if the checkpoint's names or shapes can be read and differ from the run's.
+
+    Otherwise the checkpoint counts as damaged. A user who changed the config must not lose it.
+    """
     try:
       stored = self._manager.item_metadata(step)["state"]
-      # Written as a TrainState, read back as nested dicts: names and shapes are what matters.
+      # Written as a TrainState, read back as nested dicts: only names and shapes can be compared.
       found = {
         _path(p): tuple(m.shape) for p, m in jax.tree_util.tree_leaves_with_path(stored.tree)
       }
@@ -150,15 +168,17 @@ class Checkpointer:
       )
       if target.exists():
         target.rmtree()
+      # Moved, not deleted: it may hold the only copy of what can still be read.
       damaged.mkdir(exist_ok=True)
       source.rename(target)
+    # No host may look for the next checkpoint before this one is gone for all of them.
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices(f"set aside {step}")
     self._manager.close()
     self._manager = self._open()
 
   def close(self) -> None:
-    """Waits for pending saves; UserError if one of them failed."""
+    """Waits for pending saves; raises UserError if one of them failed."""
     try:
       self._manager.wait_until_finished()
     except (OSError, ValueError, RuntimeError) as error:
@@ -168,13 +188,20 @@ class Checkpointer:
 
 
 def _path(path: tuple[Any, ...]) -> str:
-  """A leaf's place, the same for attributes, keys and indices."""
+  """Path of a leaf as text, the same for attributes, keys and indices."""
   names = (getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))) for k in path)
   return "/".join(str(name) for name in names)
 
 
 def load_params(workdir: str | os.PathLike) -> tuple[Any, int]:
-  """Latest parameters of a run (averaged ones, where the run kept them) as numpy, and the step.
+  """Loads the parameters of a run's last checkpoint.
+
+  Args:
+    workdir: Directory of the run.
+
+  Returns:
+    (nested dict of numpy arrays, step). The parameters are the averaged ones where the run has
+    them.
 
   Raises:
     UserError: if the run has no checkpoint.
@@ -187,7 +214,7 @@ def load_params(workdir: str | os.PathLike) -> tuple[Any, int]:
     if step is None:
       raise UserError(f"no finished checkpoint under {workdir}")
   place = directory / str(step) / "state"
-  # Saved by other devices, perhaps: laid out on one of these, whatever the run's mesh was.
+  # The run may have had other devices and another mesh. One device of this machine takes it all.
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   with ocp.StandardCheckpointer() as reader:
     layout = jax.tree.map(
@@ -195,5 +222,6 @@ def load_params(workdir: str | os.PathLike) -> tuple[Any, int]:
       reader.metadata(place).item_metadata.tree,
     )
     state = reader.restore(place, layout)
+  # The averaged parameters are those that the evaluation measured.
   params = state["ema"] if state.get("ema") else state["params"]
   return jax.device_get(params), int(step)

@@ -1,4 +1,4 @@
-"""Begins a run with the parameters of a finished model's file instead of random ones."""
+"""Starts a run from the parameters of a finished model instead of random ones."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def _mismatch(own: dict[str, Any], given: dict[str, Any], may_lack: frozenset[str]) -> str:
-  """Says which parameter of `own` is not in `given` as it should be; empty where all are."""
+  """Says which parameter of `own` is missing in `given` or has another shape; "" if none has."""
   for name, value in own.items():
     if name not in given:
       if name not in may_lack:
@@ -31,32 +31,33 @@ def _mismatch(own: dict[str, Any], given: dict[str, Any], may_lack: frozenset[st
 def with_params_of(
   state: TrainState, path: str | os.PathLike, task: Task, task_name: str
 ) -> TrainState:
-  """Replaces the parameters of a new state, and their average, by those of the file `path`.
+  """Replaces the parameters of a new state, and their average, by those of a file.
 
-  Optimiser, step and rng stay as they are: this begins a new run and resumes none. What a file
-  never holds stays as it was born: frozen parameters of a public package, and whole modules that
-  serve training alone (discriminators). What was fitted after training (centres, codebooks) is
-  not read.
+  Optimiser, step and rng stay as they are, because this starts a new run and resumes none.
+  Parameters that a file never holds keep their initial values: frozen ones of a public package, and
+  whole modules that only training needs (discriminators). Results of fitting after the training
+  (centres, codebooks) are not read.
 
   Args:
     state: a state of step 0, on its mesh; the new arrays lie as the old ones did.
     path: a file that `python -m melody_jax.export` wrote.
-    task: of the run. Its method `import_params(params) -> params`, if any, undoes its
-      `export_params`.
+    task: The run's task; its `import_params` undoes its `export_params`.
     task_name: its name, which the file must bear.
 
   Raises:
-    UserError: if the file is missing or damaged, of another task, or of another size.
+    UserError: if the file is missing or damaged, belongs to another task, or has other sizes.
   """
   params, metadata = bundle.load(path)
+  # Names of different models may agree by accident; the task settles it.
   if metadata.get("task") != task_name:
     raise UserError(
       f"train.init_from={path} holds a model of task {metadata.get('task')!r}, this run trains"
       f" {task_name!r}: give the {task_name}.safetensors of a bundle"
     )
   own = _flat(state.params)
-  given = bundle.flatten(getattr(task, "import_params", lambda p: p)(params))
+  given = bundle.flatten(task.import_params(params))
   labels = _flat(task.optimizer_labels(state.params) or {})
+  # A module that is missing as a whole was left out on purpose; one missing array is a mistake.
   modules = {name.split("/")[0] for name in given}
   absent = frozenset(
     name for name in own if labels.get(name) == "frozen" or name.split("/")[0] not in modules
@@ -68,6 +69,7 @@ def with_params_of(
       " Set config.model as the file's model_config has it"
     )
   if jax.process_index() == 0:
+    # Said aloud: a module that stays random by mistake costs a whole training.
     new = sorted({name.split("/")[0] for name in own.keys() - given.keys()})
     print(
       f"begins with {len(own.keys() & given.keys())} of {len(own)} arrays from {path}"
@@ -79,6 +81,7 @@ def with_params_of(
   def replace(tree: Any) -> Any:
     def of_file(keys: Any, old: jax.Array) -> jax.Array:
       value = given.get("/".join(k.key for k in keys))
+      # In the dtype of the state, and laid over the mesh as the state is.
       return old if value is None else jax.device_put(value.astype(old.dtype), old.sharding)
 
     return jax.tree.map_with_path(of_file, tree)

@@ -1,6 +1,6 @@
-"""The only training loop; it knows no model.
+"""The training loop for all models; it knows nothing about any of them.
 
-Order of one turn: evaluate, save, next batch, step, log; so that a checkpoint always
+The order of one turn is: evaluate, save, next batch, step, log. In this order a checkpoint always
 matches its position in the data.
 """
 
@@ -13,7 +13,7 @@ import jax
 import ml_collections
 
 from melody_jax import sharding
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline.prefetch import Prefetch
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.multihost.preemption import PreemptionNotice
@@ -38,7 +38,7 @@ def _to_device(batch, row_sharding):
 
 
 class _Evaluation:
-  """Mean metrics over a fixed set of validation batches."""
+  """Computes mean metrics over a fixed set of validation batches."""
 
   def __init__(self, config, task, mesh, part):
     self._source = make_source(config, task, config.data.eval_split, part=part)
@@ -48,6 +48,7 @@ class _Evaluation:
     self._rows = sharding.batch_sharding(mesh)
 
   def __call__(self, state: TrainState) -> tuple[dict[str, float], Any]:
+    # The same batches every time, so that two evaluations differ by the model alone.
     self._source.set_state({"position": 0})
     total: dict[str, float] = {}
     batch = None
@@ -62,24 +63,24 @@ class _FinitenessWatch:
   """Finds the steps whose gradients were not finite, without waiting for any step.
 
   Args:
-    policy: "stop" raises at the next check; "skip" reports and goes on.
-    workdir: named in the message.
+    policy: "stop" raises at the next check; "skip" reports the steps and goes on.
+    workdir: Directory of the run, for the message.
   """
 
   def __init__(self, policy: str, workdir: str | os.PathLike):
-    if policy not in NONFINITE_POLICIES:
-      raise UserError(f"train.on_nonfinite is {policy!r}: one of {', '.join(NONFINITE_POLICIES)}")
+    check_choice("config.train.on_nonfinite", policy, NONFINITE_POLICIES)
     self._policy = policy
     self._workdir = workdir
+    # Flags stay on the device until a check: reading one at every step would stall the device.
     self._pending: list[tuple[int, dict[str, Any], jax.Array]] = []
     self.skipped = 0
 
   def add(self, step: int, position: dict[str, Any], finite: jax.Array) -> None:
-    """Remembers a step, the position of the batch it read, and its (future) flag."""
+    """Remembers a step, the position of its batch in the data, and its flag (a future scalar)."""
     self._pending.append((step, position, finite))
 
   def check(self) -> None:
-    """Reads all flags; UserError under policy "stop" if one is zero."""
+    """Reads all flags; under policy "stop" raises UserError if one of them is zero."""
     flags = jax.device_get([finite for _, _, finite in self._pending])
     bad = [p[:2] for p, flag in zip(self._pending, flags, strict=True) if not flag]
     self._pending = []
@@ -99,7 +100,7 @@ class _FinitenessWatch:
 
 
 class _Run:
-  """What one call of `train` holds: task, mesh, data, checkpoints, log."""
+  """Everything that one call of `train` uses: task, mesh, data, checkpoints, log."""
 
   def __init__(self, config: ml_collections.ConfigDict, workdir: str | os.PathLike):
     self.config = config
@@ -113,6 +114,7 @@ class _Run:
     self.checkpointer = Checkpointer(workdir, config.train.save_every, config.train.keep)
     init, optimizer, boxed = make_init(config, self.task)
     shardings = shardings_of_state(self.mesh, init, boxed)
+    # Restored by shapes alone, before any state is made: both together may not fit the memory.
     restored = self.checkpointer.restore(abstract_state(init, shardings))
     if restored is None:
       self.state = sharded_init(self.mesh, init, shardings)(jax.random.key(config.seed))
@@ -121,6 +123,7 @@ class _Run:
     else:
       self.state, position = restored
       source.set_state(position)
+    # A thread reads ahead: the device must not wait for the disk.
     self.source = Prefetch(source, self.task.prepare)
     self.train_step = compile_train_step(
       make_train_step(config, self.task, optimizer), self.mesh, shardings
@@ -132,25 +135,30 @@ class _Run:
     self.logger = MetricLogger(workdir, config)
 
   def evaluation(self, step: int) -> None:
-    """Validation metrics, sound and pictures."""
+    """Logs validation metrics, sound and pictures."""
     assert self.evaluate is not None
+    # Steps run ahead of the host: those still under way are training, not evaluation.
+    jax.block_until_ready(self.state)
+    began = time.monotonic()
     metrics, batch = self.evaluate(self.state)
-    self.logger.evaluation(step, metrics)
     if self.config.train.media:
       params = self.state.params if self.state.ema is None else self.state.ema
       self.logger.media(step, self.media(params, batch, jax.random.key(0)))
+    self.logger.evaluation(step, metrics, time.monotonic() - began)
 
   def save(self, step: int, force: bool) -> None:
     self.checkpointer.save(step, self.state, self.source.get_state(), force=force)
 
   def step(self, step: int, log: bool) -> None:
-    """Takes step number `step` (from 1), and reports it where `log`."""
+    """Takes step number `step` (counted from 1), and reports it if `log` is true."""
+    # Read before the batch, so that a message can name the batch that failed.
     position = self.source.get_state()
     batch = _to_device(next(self.source), self.rows)
     self.state, metrics = self.train_step(self.state, batch)
     self.watch.add(step, position, metrics.pop("finite"))
     if log:
       self.watch.check()
+      # Only logged steps wait for the device; the others are queued ahead of it.
       values = {k: float(v) for k, v in jax.device_get(metrics).items()}
       self.logger.train(step, values, time.monotonic())
 
@@ -161,12 +169,20 @@ class _Run:
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> TrainState:
-  """Trains `config.task` to `config.train.steps`, resuming from `workdir` where it can.
+  """Trains `config.task` up to step `config.train.steps`.
 
-  A SIGTERM saves after the step under way and returns early.
+  The run goes on from the last checkpoint in `workdir`, if there is one. On SIGTERM it saves after
+  the current step and returns early.
+
+  Args:
+    config: Config of the run.
+    workdir: Directory of checkpoints, config.json and TensorBoard files.
+
+  Returns:
+    The state after the last step.
 
   Raises:
-    UserError: for data or settings that do not fit, a loss that is not finite, a full disk.
+    UserError: if data or settings do not fit, the loss is not finite, or the disk is full.
   """
   run = _Run(config, workdir)
   last, every = config.train.steps, config.train.eval_every
@@ -175,6 +191,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Trai
   try:
     with PreemptionNotice() as notice:
       while True:
+        # Not right after a start: that state has just been read, or is random.
         if step > start:
           preempted = notice.reached(step)
           if run.evaluate and not preempted and (step % every == 0 or step == last):
@@ -188,5 +205,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Trai
         step += 1
         run.step(step, log=step % config.train.log_every == 0 or step in (start + 1, last))
   finally:
+    # Also after an error: a checkpoint that is being written has to be finished.
     run.close()
   return run.state

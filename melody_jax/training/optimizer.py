@@ -1,50 +1,105 @@
-"""Optax chains from a config."""
+"""Learning-rate schedules and optimisers (Optax) from a config."""
 
 from typing import Any
 
+import jax
 import ml_collections
 import optax
 
+from melody_jax.errors import check_choice
+
 
 def learning_rate_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
-  """Linear warm-up, then "cosine", "linear" or "constant" down to final_scale at `steps`."""
+  """Learning rate by step: a linear warm-up, then a decay.
+
+  Args:
+    config: `config.optimizer` of a run. `schedule` is the decay, "cosine", "linear" or "constant";
+      the first two reach learning_rate * final_scale at the end.
+    steps: Number of steps of the run.
+  """
+  # A short run (tests, a rehearsal) may have fewer steps than the config's warm-up.
   peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
   decay = max(steps - warmup, 1)
-  after = {
+  schedules = {
     "cosine": optax.cosine_decay_schedule(peak, decay, config.final_scale),
     "linear": optax.linear_schedule(peak, peak * config.final_scale, decay),
     "constant": optax.constant_schedule(peak),
-  }[config.schedule]
+  }
+  check_choice("config.optimizer.schedule", config.schedule, schedules)
+  after = schedules[config.schedule]
   return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
+
+
+OPTIMIZERS = ("adamw", "muon")
+# Root mean square of Muon's steps before the learning rate, that of AdamW's: one rate suits both.
+MUON_RMS = 0.2
 
 
 def make_optimizer(
   config: ml_collections.ConfigDict, steps: int, labels: Any = None
 ) -> optax.GradientTransformation:
-  """AdamW with global-norm clipping; leaves labelled "frozen" get no update.
+  """The rule that `config.name` names, with global-norm clipping; "frozen" leaves get no update.
+
+  "adamw", or "muon": matrices are stepped in orthogonalised directions (Jordan et al. 2024,
+  Liu et al. 2025, arXiv 2502.16982), everything else by AdamW.
 
   Args:
     config: `config.optimizer` of a run.
-    steps: length of the schedule.
-    labels: pytree of strings shaped like the parameters, or None.
+    steps: Number of steps of the run, which the schedule covers.
+    labels: Pytree of strings in the shape of the parameters: leaves labelled "frozen" get no
+      update. None: all are trained.
   """
-
-  def decays(params):
-    import jax
-
-    return jax.tree.map(lambda p: p.ndim > 1, params)  # no decay on norms and biases
-
-  train = optax.chain(
-    optax.clip_by_global_norm(config.clip_norm),
-    optax.adamw(
-      learning_rate_schedule(config, steps),
+  check_choice("config.optimizer.name", config.name, OPTIMIZERS)
+  schedule = learning_rate_schedule(config, steps)
+  if config.name == "adamw":
+    rule = optax.adamw(
+      schedule,
       b1=config.b1,
       b2=config.b2,
       eps=config.eps,
       weight_decay=config.weight_decay,
-      mask=decays,
-    ),
-  )
+      mask=_decays,
+    )
+  else:
+    rule = optax.contrib.muon(
+      schedule,
+      weight_decay=config.weight_decay,
+      weight_decay_mask=_decays,
+      adam_b1=config.b1,
+      adam_b2=config.b2,
+      adam_weight_decay=config.weight_decay,
+      muon_weight_dimension_numbers=_matrices,
+      consistent_rms=MUON_RMS,
+    )
+  train = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
   if labels is None:
     return train
+  # Frozen parameters get no moments either, which saves twice their memory.
   return optax.multi_transform({"default": train, "frozen": optax.set_to_zero()}, labels)
+
+
+def _decays(params: Any) -> Any:
+  return jax.tree.map(lambda p: p.ndim > 1, params)  # no decay on norms and biases
+
+
+_STACKED = frozenset({"layers", "blocks"})  # modules whose parameters are stacked for a scan
+
+
+def _matrices(params: Any) -> Any:
+  """Which axes of a parameter Muon takes for a matrix; None leaves it to Adam."""
+
+  def axes(path: tuple[Any, ...], p: Any) -> Any:
+    keys = [getattr(k, "key", "") for k in path]
+    if keys[-1] != "kernel":
+      return None  # tables, biases and scales are no maps between spaces
+    if p.ndim == 2:
+      return optax.contrib.MuonDimensionNumbers(0, 1)
+    if p.ndim == 3 and _STACKED & set(keys):
+      return optax.contrib.MuonDimensionNumbers(1, 2)
+    if p.ndim == 3 and p.shape[1] in (3, 4):  # gates of a recurrence [in, gates, out]
+      return optax.contrib.MuonDimensionNumbers(0, 2)
+    if p.ndim == 3:  # a convolution [taps, in, out] maps all of its taps at once
+      return optax.contrib.MuonDimensionNumbers((0, 1), 2)
+    return None
+
+  return jax.tree_util.tree_map_with_path(axes, params)

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, and how it lies on the mesh."""
+"""The state of a training run, and how it is laid over the mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +18,14 @@ from melody_jax.training.optimizer import make_optimizer
 
 @struct.dataclass
 class TrainState:
-  """All that a step reads and writes.
+  """Everything that a training step reads and writes.
 
   Attributes:
-    step: steps taken.
-    params: float32 parameters.
-    opt_state: optimiser state.
-    ema: averaged parameters, or None.
-    rng: key of the run; a step uses fold_in(rng, step).
+    step: Number of steps taken, an int32 scalar.
+    params: Parameters, a pytree of float32 arrays.
+    opt_state: State of the optimiser.
+    ema: Averaged parameters in the shape of `params`, or None.
+    rng: Key data of the run, uint32 [2]; a step uses fold_in(rng, step).
   """
 
   step: jax.Array
@@ -41,14 +41,22 @@ Init = Callable[[jax.Array], TrainState]
 def make_init(
   config: ml_collections.ConfigDict, task: Task
 ) -> tuple[Init, optax.GradientTransformation, Any]:
-  """Returns (init(rng) -> TrainState, optimizer, abstract parameters with their axis names)."""
+  """Makes the functions that a run starts from; no array is allocated.
+
+  Returns:
+    (init, optimizer, boxed): init(rng) makes a TrainState; boxed holds the shapes of the parameters
+    with their logical axis names.
+  """
+  # Shapes alone: the mesh decides first where each part is born.
   boxed = jax.eval_shape(task.init, jax.random.key(0))
   labels = task.optimizer_labels(nn.meta.unbox(boxed))
   optimizer = make_optimizer(config.optimizer, config.train.steps, labels)
 
   def init(rng: jax.Array) -> TrainState:
+    # Two keys: the draws of training must not repeat those of the initial values.
     init_rng, run_rng = jax.random.split(rng)
     params = nn.meta.unbox(task.init(init_rng))
+    # A copy: donated buffers must not be shared between two parts of a state.
     ema = jax.tree.map(jnp.copy, params) if config.train.ema_decay else None
     return TrainState(
       jnp.zeros((), jnp.int32), params, optimizer.init(params), ema, jax.random.key_data(run_rng)
@@ -62,10 +70,11 @@ def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def shardings_of_state(mesh: Mesh, init: Init, boxed: Any) -> TrainState:
-  """Shardings shaped like the state: parameters by their names, what an optimiser keeps as theirs.
+  """Shardings of a state, in its tree structure.
 
-  An entry of the optimiser's state belongs to the parameter whose path its own path ends in
-  (Optax mirrors the tree of parameters, with gaps where some are frozen); all else is replicated.
+  A parameter is laid out by the names of its axes. An entry of the optimiser's state is laid out as
+  the parameter whose path ends its own path: Optax copies the tree of parameters, with gaps where
+  some are frozen. Everything else is replicated.
   """
   by_name = sharding.state_shardings(mesh, boxed)
   abstract = jax.eval_shape(init, jax.random.key(0))
@@ -81,6 +90,7 @@ def shardings_of_state(mesh: Mesh, init: Init, boxed: Any) -> TrainState:
     keys = _keys(path)
     for start in range(len(keys)):
       shape, layout = of_path.get(keys[start:], (None, whole))
+      # A factored moment has its parameter's path and another shape: it stays replicated.
       if shape == leaf.shape:
         return layout
     return whole
@@ -90,12 +100,12 @@ def shardings_of_state(mesh: Mesh, init: Init, boxed: Any) -> TrainState:
 
 
 def sharded_init(mesh: Mesh, init: Init, shardings: TrainState) -> Init:
-  """`init` under jit: every device makes its own part of the state and never sees the rest."""
+  """`init` under jit. Every device makes its own part of the state and never holds the rest."""
   return jax.jit(sharding.under_mesh(mesh, init), out_shardings=shardings)
 
 
 def abstract_state(init: Init, shardings: TrainState) -> TrainState:
-  """Shapes, dtypes and shardings of the state, without a byte of it."""
+  """Shapes, dtypes and shardings of the state; nothing is allocated."""
   return jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
     jax.eval_shape(init, jax.random.key(0)),

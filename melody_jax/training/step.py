@@ -1,4 +1,4 @@
-"""One step of training and one of evaluation, as pure functions of a state and a batch."""
+"""One training step and one evaluation step, as pure functions of a state and a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +19,14 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def _gradients(task: Task, parts: int, state: TrainState, batch: Batch, rng: jax.Array):
-  """((loss, metrics), gradients) of the batch: means over `parts` equal parts, one by one."""
+  """Computes ((loss, metrics), gradients), means over `parts` equal parts of the batch in turn."""
   gradient = jax.value_and_grad(task.loss, has_aux=True)
   if parts == 1:
     return gradient(state.params, batch, rng, state.step)
-  # Part i takes rows i, i + parts, ...: every part then lies on all devices.
+  # Part i takes rows i, i + parts, ...: so every part has rows on all devices, and none is idle.
   split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
   first = jax.tree.map(lambda x: x[0], split)
+  # The sum starts from zeros, so that the first part needs no program of its own.
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype),
     jax.eval_shape(gradient, state.params, first, rng, state.step),
@@ -42,34 +43,39 @@ def _gradients(task: Task, parts: int, state: TrainState, batch: Batch, rng: jax
 def make_train_step(
   config: ml_collections.ConfigDict, task: Task, optimizer: optax.GradientTransformation
 ) -> Step:
-  """Returns train_step(state, batch) -> (state, metrics).
+  """Makes train_step(state, batch) -> (state, metrics).
 
-  A step whose gradients are not finite changes nothing but the step count: neither policy of
-  `config.train.on_nonfinite` ever lets a NaN into the parameters. Metrics: those of the task,
-  `grad_norm`, and `finite`, 1 or 0.
+  A step whose loss or gradients are not finite changes only the step count. So no NaN gets into the
+  parameters under any policy of `config.train.on_nonfinite`. The metrics are scalars: those of the
+  task, "grad_norm", and "finite" (1 or 0).
 
   Raises:
-    UserError: a batch size that does not divide by `config.train.accumulate`.
+    UserError: if `config.train.accumulate` does not divide the batch size.
   """
   decay, parts = config.train.ema_decay, config.train.accumulate
   if parts < 1 or config.train.batch_size % parts:
     raise UserError(
-      f"train.accumulate {parts} must divide train.batch_size {config.train.batch_size}"
+      f"config.train.accumulate {parts} must divide config.train.batch_size"
+      f" {config.train.batch_size}"
     )
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    # From the step alone, so that a resumed run draws what the uninterrupted one would.
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     (loss, metrics), grads = _gradients(task, parts, state, batch, rng)
     grad_norm = optax.global_norm(grads)
+    # One number tells of all gradients: a NaN anywhere makes the norm NaN.
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if decay:
+      # A short average at first, so that it forgets the random start.
       rate = 1.0 - jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
       ema = jax.tree.map(lambda e, p: e + rate * (p - e), ema, params)
     new = (params, opt_state, ema)
     old = (state.params, state.opt_state, state.ema)
+    # `where` instead of `cond`: it costs one pass over the state and never splits the program.
     params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     metrics = dict(metrics, grad_norm=grad_norm, finite=finite.astype(jnp.float32))
     return TrainState(state.step + 1, params, opt_state, ema, state.rng), metrics
@@ -78,10 +84,14 @@ def make_train_step(
 
 
 def make_eval_step(task: Task):
-  """Returns eval_step(state, batch, index) -> metrics; the same draws at every evaluation."""
+  """Makes eval_step(state, batch, index) -> metrics (scalars).
+
+  The random draws depend on the index of the batch only, so they are the same in all evaluations.
+  """
 
   def eval_step(state: TrainState, batch: Batch, index: Any) -> Metrics:
     rng = jax.random.fold_in(jax.random.key(0), index)
+    # The averaged parameters are what is exported, so they are what is evaluated.
     params = state.params if state.ema is None else state.ema
     return task.loss(params, batch, rng, state.step, train=False)[1]
 
@@ -89,10 +99,11 @@ def make_eval_step(task: Task):
 
 
 def compile_train_step(step: Step, mesh: Mesh, shardings: TrainState) -> Any:
-  """The step under jit: explicit shardings in and out, the old state's memory reused."""
+  """The step under jit, with explicit shardings. The old state's memory is used for the new one."""
   return jax.jit(
     sharding.under_mesh(mesh, step),
     in_shardings=(shardings, sharding.batch_sharding(mesh)),
     out_shardings=(shardings, sharding.replicated(mesh)),
+    # Without this, old and new state would be in memory at the same time.
     donate_argnums=0,
   )

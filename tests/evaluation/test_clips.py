@@ -41,7 +41,7 @@ def test_windows_do_not_overlap_and_features_agree(dataset):
     ("b/x#0", 2.0),
     ("a/y#0", 0.0),
   ]
-  audio, style = clips.stack(found, "audio"), clips.stack(found, "style_tokens")
+  audio, style = clips.stack_clips(found, "audio"), clips.stack_clips(found, "style_tokens")
   assert audio.shape == (4, 16) and audio.dtype == np.float32
   assert style.shape == (4, 2) and style.dtype == np.int32
   assert audio[2, 0] * 32768 == 16 and tuple(style[2]) == (2, 0)

@@ -9,7 +9,7 @@ from melody_jax.errors import UserError
 from melody_jax.evaluation.clips import Clip
 from melody_jax.evaluation.finding import Finding, number, write
 from melody_jax.evaluation.mulan import evaluate_mulan, relevance
-from melody_jax.evaluation.prompts import Prompt, centred, generate_all, judge, tag_scores
+from melody_jax.evaluation.prompts import JudgedPrompt, centred, generate_all, judge, tag_scores
 from melody_jax.evaluation.tokens import evaluate_tokens
 
 
@@ -69,7 +69,7 @@ def test_retrieval_of_a_perfect_and_a_blind_model():
     evaluate_mulan(lambda texts: np.ones((len(texts), 32)), {"x": music[:1]}, {"x": [_clip(0)]}, {})
 
 
-PROMPTS = [Prompt(f"prompt {i}", {"MTT": (f"tag {i}",), "MSD": ("all",)}) for i in range(6)]
+PROMPTS = [JudgedPrompt(f"prompt {i}", {"MTT": (f"tag {i}",), "MSD": ("all",)}) for i in range(6)]
 TAGS = {"MTT": [f"tag {i}" for i in range(6)], "MSD": ["all"]}
 
 
@@ -79,9 +79,9 @@ def test_tag_scores_compare_with_what_is_usual():
   scores = tag_scores(probabilities, TAGS, PROMPTS)
   np.testing.assert_array_equal(scores.argmax(axis=1), np.arange(6))
   with pytest.raises(UserError, match="no such tag as gong"):
-    tag_scores(probabilities, TAGS, [Prompt("x", {"MTT": ("gong",)})])
+    tag_scores(probabilities, TAGS, [JudgedPrompt("x", {"MTT": ("gong",)})])
   with pytest.raises(UserError, match="no such tag as none"):
-    tag_scores(probabilities, TAGS, [Prompt("x", {})])
+    tag_scores(probabilities, TAGS, [JudgedPrompt("x", {})])
 
 
 def test_generation_is_batched_in_one_size():

@@ -80,13 +80,15 @@ def test_bigram_cross_entropy_knows_what_follows():
 
 
 def test_semantic_fit_adds_centres_to_the_bundle(corpus, tmp_path, capsys):
+  model = load_config("wav2vec", "tiny").model
   exported(tmp_path, load_config("wav2vec", "tiny"))
+  width = model.teacher_size if model.tokens_from == "teacher" else model.width
   config = load_config("fit", "semantic_tiny")
   config.bundle, config.data.path = str(tmp_path), str(corpus)
   fit(config)
   params, metadata = bundle.load(tmp_path / "wav2vec.safetensors")
-  assert params["kmeans"]["centroids"].shape == (16, 16)
-  assert params["kmeans"]["mean"].shape == params["kmeans"]["std"].shape == (16,)
+  assert params["kmeans"]["centroids"].shape == (16, width)
+  assert params["kmeans"]["mean"].shape == params["kmeans"]["std"].shape == (width,)
   assert metadata["task"] == "wav2vec" and metadata["kmeans_report"]["centres_used"] <= 16
   assert "of 16 centres used" in capsys.readouterr().out
 

@@ -4,17 +4,11 @@ import numpy as np
 import pytest
 
 from melody_jax import Melody, Settings
-from tests import tiny_bundle
 
 
 @pytest.fixture(scope="session")
-def directory(tmp_path_factory):
-  return tiny_bundle.write(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture(scope="session")
-def melody(directory):
-  return Melody.load(directory)
+def melody(tiny_models):
+  return Melody.load(tiny_models)
 
 
 @pytest.fixture

@@ -163,9 +163,13 @@ def test_variation_moves_away_with_strength(melody, settings, clip):
   def distance(strength):
     music = melody.generate(Request(audio=clip, strength=strength), settings)
     assert music.audio.shape == clip.shape
-    return np.sqrt(np.mean((music.audio - heard) ** 2)), music.nfe
+    # By magnitudes: a codec that finds its phase anew has no waveform to compare.
+    a, b = (
+      np.abs(np.fft.rfft(x[: len(x) // 512 * 512].reshape(-1, 512))) for x in (music.audio, heard)
+    )
+    return np.sqrt(np.mean((a - b) ** 2)), music.nfe
 
-  (least, passes), (more, _), (most, all_passes) = (distance(s) for s in (0.02, 0.3, 1.0))
+  (least, passes), (more, _), (most, all_passes) = (distance(s) for s in (0.005, 0.3, 1.0))
   assert 0 < least < 0.2 * min(more, most)  # random weights promise no more
   assert passes == 50 + 2  # the audio's tokens stay; what follows its end is drawn for the window
   assert all_passes == 250 + 2
@@ -221,8 +225,8 @@ def test_codec_in_windows_equals_codec_in_one_piece(melody, seconds):
   assert_close(made.audio[inside], whole[inside])
 
 
-def test_models_that_do_not_fit_are_refused(directory, tmp_path):
-  for path in directory.iterdir():
+def test_models_that_do_not_fit_are_refused(tiny_models, tmp_path):
+  for path in tiny_models.iterdir():
     (tmp_path / path.name).write_bytes(path.read_bytes())
   codebooks = np.zeros((3, 8, 128), np.float32)
   bundle.update(tmp_path / "mulan.safetensors", {"rvq": {"codebooks": codebooks}}, {})
@@ -236,28 +240,29 @@ def test_models_that_do_not_fit_are_refused(directory, tmp_path):
     codec.generate(Request(TEXT))
 
 
-def configured(directory, **keys):
+def configured(tiny_models, **keys):
   config = load_config("sample")
-  config.update(checkpoint=str(directory), steps=2, **keys)
+  config.update(checkpoint=str(tiny_models), steps=2, **keys)
+  config.lm.guidance_scale = 1.0  # as in `settings`, whose programs are compiled already
   return config
 
 
-def test_the_command_writes_audio_picture_and_report(directory, tmp_path):
+def test_the_command_writes_audio_picture_and_report(tiny_models, tmp_path):
   from melody_jax.sample import sample
 
-  report = sample(configured(directory, prompt=TEXT, seed=3, out=str(tmp_path / "x.ogg")))
+  report = sample(configured(tiny_models, prompt=TEXT, seed=3, out=str(tmp_path / "x.ogg")))
   assert audio_io.probe_seconds(tmp_path / "x.ogg") == pytest.approx(10.0, abs=1e-3)
   assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
   written = json.loads((tmp_path / "x.json").read_text())
   assert written["prompt"] == TEXT and written["seed"] == 3 and written["steps"] == 2
-  assert written["nfe"] == report["nfe"] == 252 and written["guidance_scale"] == 2.5
-  assert written["checkpoint_sha256"] == bundle.digest(directory)
+  assert written["nfe"] == report["nfe"] == 252 and written["guidance_scale"] == 2.0
+  assert written["checkpoint_sha256"] == bundle.digest(tiny_models)
   for key in ("compile_seconds", "generation_seconds", "real_time_factor", "device", "versions"):
     assert written[key]
   assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_the_command_in_its_other_modes(loaded, directory, tmp_path, clip):
+def test_the_command_in_its_other_modes(loaded, tiny_models, tmp_path, clip):
   from melody_jax.sample import sample
 
   path = tmp_path / "clip.wav"
@@ -269,21 +274,21 @@ def test_the_command_in_its_other_modes(loaded, directory, tmp_path, clip):
     ("vary", {"strength": 0.4, "music_prompt": str(path)}, 8.0),
   ):
     out = tmp_path / f"{mode}.wav"
-    report = sample(configured(directory, mode=mode, audio=str(path), out=str(out), **keys))
+    report = sample(configured(tiny_models, mode=mode, audio=str(path), out=str(out), **keys))
     assert report["seconds"] == audio_io.probe_seconds(out) == seconds
     assert report["mode"] == mode and out.with_suffix(".json").is_file()
 
 
-def test_several_pieces_of_successive_seeds(loaded, directory, tmp_path):
+def test_several_pieces_of_successive_seeds(loaded, tiny_models, tmp_path):
   from melody_jax.sample import sample
 
   keys = {"prompt": TEXT, "seconds": 1.0, "seed": 5, "count": 3, "out": str(tmp_path / "x.wav")}
-  sample(configured(directory, **keys))
+  sample(configured(tiny_models, **keys))
   assert {p.name for p in tmp_path.iterdir()} == {
     f"x-{seed}.{suffix}" for seed in (5, 6, 7) for suffix in ("wav", "png", "json")
   }
   keys |= {"seed": 6, "count": 1, "out": str(tmp_path / "y.wav")}
-  sample(configured(directory, **keys))
+  sample(configured(tiny_models, **keys))
   assert_close(audio_io.load(tmp_path / "y.wav"), audio_io.load(tmp_path / "x-6.wav"))
 
 

@@ -1,12 +1,14 @@
 """Requests and settings: what they mean, and the one line for those that cannot work."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from melody_jax import Prompt, Request, Settings, diffusion
+from melody_jax import Prompt, Request, Settings
 from melody_jax.errors import UserError
-from melody_jax.generation import request as requests
-from melody_jax.generation.config import settings_of
+from melody_jax.generation.config import SETTINGS_KEYS, settings_of
+from melody_jax.generation.options import OPTIONS
 from tests.configs import load_config
 
 CLIP = np.zeros(5 * 24_000, np.float32)
@@ -83,8 +85,13 @@ def test_bad_settings(fields, expected):
     Settings(**fields)
 
 
-def test_names_are_those_of_the_maths():
-  assert set(requests.SCHEDULES) == set(diffusion.SCHEDULES)
+def test_every_option_of_settings_has_one_range_and_one_key():
+  fields = {f.name for f in dataclasses.fields(Settings)} - {"guidance_interval"}
+  assert fields == set(SETTINGS_KEYS) and fields <= set(OPTIONS)
+  config = load_config("sample").to_dict()
+  for key in SETTINGS_KEYS.values():
+    *parents, leaf = key.split(".")
+    assert leaf in (config[parents[0]] if parents else config)
 
 
 def test_the_command_and_python_sample_alike_by_default():

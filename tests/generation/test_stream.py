@@ -66,14 +66,14 @@ def test_state_has_a_constant_size(melody, settings):
   assert melody.programs.compile_seconds == compiled  # every chunk is the one program
 
 
-def test_restored_streams_go_on_exactly(melody, directory, settings, tmp_path, whole):
+def test_restored_streams_go_on_exactly(melody, tiny_models, settings, tmp_path, whole):
   stream = melody.stream(Request(TEXT, seed=6), settings)
   take(stream, 3)
   stream.save(tmp_path / "x.state")
   rest = take(stream, 4)
   np.testing.assert_array_equal(take(melody.resume(tmp_path / "x.state"), 4), rest)
   # And in another process, which a fresh Melody stands for.
-  again = Melody.load(directory)
+  again = Melody.load(tiny_models)
   again.programs = melody.programs
   np.testing.assert_array_equal(take(again.resume(tmp_path / "x.state"), 4), rest)
   np.testing.assert_allclose(rest, whole[3 * CHUNK : 7 * CHUNK], atol=1e-4)
@@ -90,7 +90,7 @@ def test_branches_share_the_past_only(melody, settings):
   changed = take(other, 4)
   np.testing.assert_allclose(changed[:CHUNK], rest[:CHUNK], atol=1e-4)  # made before the branch
   assert np.abs(changed[2 * CHUNK :] - rest[2 * CHUNK :]).max() > 1e-3
-  with pytest.raises(UserError, match="seeds are"):
+  with pytest.raises(UserError, match="2 seeds for a stream of 1 items"):
     stream.branch(seeds=[1, 2])
 
 
@@ -183,17 +183,18 @@ def test_a_stream_that_swells_is_written_at_one_loudness():
   assert StreamLeveller(RATE, None)(raw[:chunk], raw[: 4 * chunk]) == pytest.approx(raw[:chunk])
 
 
-def configured(directory, **keys):
+def configured(tiny_models, **keys):
   config = load_config("sample")
-  config.update(mode="stream", checkpoint=str(directory), steps=2, prompt=TEXT, seed=6)
+  config.update(mode="stream", checkpoint=str(tiny_models), steps=2, prompt=TEXT, seed=6)
   config.update(**keys)
+  config.lm.guidance_scale = 1.0  # as in `settings`, whose programs are compiled already
   return config
 
 
-def test_the_command_streams_to_a_file_and_goes_on(loaded, directory, tmp_path):
+def test_the_command_streams_to_a_file_and_goes_on(loaded, tiny_models, tmp_path):
   from melody_jax.sample import sample
 
-  config = configured(directory, out=str(tmp_path / "x.wav"), seconds=12.0)
+  config = configured(tiny_models, out=str(tmp_path / "x.wav"), seconds=12.0)
   config.stream.save = str(tmp_path / "x.state")
   report = sample(config)
   audio = audio_io.load(tmp_path / "x.wav")
@@ -208,11 +209,11 @@ def test_the_command_streams_to_a_file_and_goes_on(loaded, directory, tmp_path):
   assert len(audio_io.load(tmp_path / "y.flac")) == CHUNK
 
 
-def test_the_command_writes_pcm_until_its_reader_leaves(directory, repository):
+def test_the_command_writes_pcm_until_its_reader_leaves(tiny_models, repository):
   command = [
     sys.executable, "-m", "melody_jax.sample", "--config=configs/sample.py", "--config.mode=stream",
-    f"--config.checkpoint={directory}", "--config.prompt=" + TEXT, "--config.steps=2",
-    "--config.seed=6", "--config.out=-", "--config.seconds=0",
+    f"--config.checkpoint={tiny_models}", "--config.prompt=" + TEXT, "--config.steps=2",
+    "--config.seed=6", "--config.out=-", "--config.seconds=0", "--config.lm.guidance_scale=1",
   ]  # fmt: skip
   with subprocess.Popen(
     command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -226,7 +227,7 @@ def test_the_command_writes_pcm_until_its_reader_leaves(directory, repository):
   assert "Traceback" not in errors and "the stream ends here" in errors
 
 
-def test_an_interrupted_file_is_whole(loaded, directory, tmp_path, monkeypatch):
+def test_an_interrupted_file_is_whole(loaded, tiny_models, tmp_path, monkeypatch):
   from melody_jax.sample import sample
 
   write = stream_writer.FileSink.write
@@ -236,18 +237,18 @@ def test_an_interrupted_file_is_whole(loaded, directory, tmp_path, monkeypatch):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(stream_writer.FileSink, "write", interrupted)
-  report = sample(configured(directory, out=str(tmp_path / "x.wav"), seconds=0.0))
+  report = sample(configured(tiny_models, out=str(tmp_path / "x.wav"), seconds=0.0))
   assert report["seconds"] == 2.5 and len(audio_io.load(tmp_path / "x.wav")) == CHUNK
   assert {p.name for p in tmp_path.iterdir()} == {"x.wav", "x.json"}
 
 
-def test_nothing_is_left_where_nothing_was_made(loaded, directory, tmp_path, monkeypatch):
+def test_nothing_is_left_where_nothing_was_made(loaded, tiny_models, tmp_path, monkeypatch):
   from melody_jax.generation.stream import Stream
   from melody_jax.sample import sample
 
   monkeypatch.setattr(Stream, "__next__", lambda self: np.full(CHUNK, np.nan, np.float32))
   with pytest.raises(UserError, match="not finite"):
-    sample(configured(directory, out=str(tmp_path / "x.wav")))
+    sample(configured(tiny_models, out=str(tmp_path / "x.wav")))
   assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.generation import token_sampler
-from melody_jax.generation.token_sampler import Conditions, Filtered, Greedy, TopK, TopP
+from melody_jax.generation.token_sampler import Conditions, Filtered, Greedy
 from melody_jax.models import lm
 
 CONFIG = lm.LMConfig(
@@ -86,7 +86,7 @@ def test_filter_equals_numpy(temperature, k, p):
 
 def test_rules_draw_what_they_keep():
   logits = jnp.tile(logits_rows(1), (2000, 1))
-  for rule, k, p in ((TopK(4), 4, None), (TopP(0.6), None, 0.6)):
+  for rule, k, p in ((Filtered(top_k=4), 4, None), (Filtered(top_p=0.6), None, 0.6)):
     drawn = np.asarray(rule.sample(logits, keys(2000)))
     kept = kept_by_numpy(logits[:1], 1.0, k, p)[0]
     assert set(drawn) == set(np.flatnonzero(kept))
@@ -108,12 +108,12 @@ def test_rules_draw_what_they_keep():
 )
 def test_bad_numbers_are_named(bad):
   with pytest.raises(UserError, match=next(iter(bad))):
-    token_sampler.make_sampler(**bad)
+    token_sampler.make_token_sampler(**bad)
 
 
-def test_make_sampler():
-  assert token_sampler.make_sampler(0.0) == Greedy()
-  assert token_sampler.make_sampler(0.8, 40, 0.9) == Filtered(0.8, 40, 0.9)
+def test_make_token_sampler():
+  assert token_sampler.make_token_sampler(0.0) == Greedy()
+  assert token_sampler.make_token_sampler(0.8, 40, 0.9) == Filtered(0.8, 40, 0.9)
 
 
 def test_only_semantic_ids_are_drawn():
@@ -153,7 +153,7 @@ def test_long_sampling_equals_plain_loop(scale):
   conditions = Conditions(style(1), guidance_scale=scale)
   tokens, nfe = generate(params(), Greedy(), keys(1), conditions, n_tokens=N_LONG)
   assert tokens[0].tolist() == plain_greedy(N_LONG, scale)
-  assert nfe == N_LONG  # one network pass a token: 25 a second, as SPEC section 8 counts
+  assert nfe == N_LONG  # one network pass a token: 25 a second, as docs/spec.md, section 8 counts
 
 
 def test_item_does_not_depend_on_its_batch():
@@ -209,7 +209,7 @@ def fill_window(tokens, known, first=0, conditions=None, pieces=((0, 10, 0),)):
 
 def test_windows_filled_one_after_another_equal_one_program():
   whole, _ = generate(params(), Filtered(), keys(2), Conditions(style(2)), n_tokens=N_LONG)
-  edges = token_sampler.chunk_edges(CONFIG.window_tokens, 11)
+  edges = token_sampler.chunk_edges(CONFIG.window_tokens, 4, 11)
   assert edges == [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27]
   tokens, nfe = fill_window(jnp.zeros((2, 10), jnp.int32), jnp.zeros((2, 10), bool))
   parts, passes = [tokens], int(nfe)
@@ -267,7 +267,7 @@ def test_repetition_guard():
 def test_sampler_numbers_may_be_traced():
   @jax.jit
   def draw(temperature, k):
-    return TopK(k, temperature).sample(logits_rows(), keys(4))
+    return Filtered(temperature, k).sample(logits_rows(), keys(4))
 
   for k in (1, 3):
-    np.testing.assert_array_equal(draw(0.7, k), TopK(k, 0.7).sample(logits_rows(), keys(4)))
+    np.testing.assert_array_equal(draw(0.7, k), Filtered(0.7, k).sample(logits_rows(), keys(4)))

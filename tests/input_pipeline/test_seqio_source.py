@@ -19,11 +19,11 @@ from melody_jax.task import WindowFeature
 
 SAMPLES = 2400  # a window of 0.1 s keeps batches small
 AUDIO = {"audio": WindowFeature((SAMPLES,), "float32")}
-TEXT = {"text_ids": WindowFeature((4,), "int32"), "text_mask": WindowFeature((4,), "bool")}
+TEXT = {"text_ids": WindowFeature((4,), "int32", 100), "text_mask": WindowFeature((4,), "bool")}
 ENCODED = {
   "latents": WindowFeature((10, 3), "float32"),
-  "semantic_tokens": WindowFeature((5,), "int32"),
-  "style_tokens": WindowFeature((2,), "int32"),
+  "semantic_tokens": WindowFeature((5,), "int32", 1024),
+  "style_tokens": WindowFeature((2,), "int32", 1024),
 }
 
 
@@ -110,7 +110,8 @@ def test_resumed_mid_epoch_and_across_epochs_equals_uninterrupted(tfds_dir):
   def make(seed=3):
     return SeqioSource(config(tfds_dir, "encoded", seconds=1.0, seed=seed), ENCODED, "train")
 
-  whole = take(make(), 8)  # 20 windows, so an epoch is 5 batches
+  assert make().windows == 20
+  whole = take(make(), 8)  # so an epoch is 5 batches
   for stop in (3, 6):
     first = make()
     take(first, stop)

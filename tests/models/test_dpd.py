@@ -1,4 +1,4 @@
-"""Dual-path diffusion network: segmentation, columns, conditioning, sizes."""
+"""Dual-path diffusion network: conditioning and sizes."""
 
 import dataclasses
 
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melody_jax.diffusion import preconditioning
+from melody_jax.errors import UserError
 from melody_jax.metrics.diffusion import linear_predictor_gain
 from melody_jax.models import dpd
 from melody_jax.models.layers import config_from
@@ -17,13 +19,22 @@ CONFIG = config_from(dpd.DPDConfig, load_config("dpd", "tiny").model)
 LENGTH, TOKENS = 21, 11  # no multiple of anything
 
 
+def jitted(config, method=None):
+  """(params, *inputs) -> output; one program: one operation after the other takes a GB more."""
+  model = dpd.DPD(config)
+  return jax.jit(lambda params, *inputs: model.apply({"params": params}, *inputs, method=method))
+
+
+def born(config):
+  return nn.meta.unbox(jax.jit(lambda key: dpd.init(config, key))(jax.random.key(0)))
+
+
 @pytest.fixture(scope="module")
 def network():
   """(params, jitted apply); parameters moved off their start, so that v_hat is not near 0."""
-  params = nn.meta.unbox(jax.jit(lambda key: dpd.init(CONFIG, key))(jax.random.key(0)))
+  params = born(CONFIG)
   params["out"]["kernel"] = params["out"]["kernel"] * 10.0
-  model = dpd.DPD(CONFIG)
-  return params, jax.jit(lambda params, *inputs: model.apply({"params": params}, *inputs))
+  return params, jitted(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -35,47 +46,6 @@ def inputs():
     jax.random.randint(keys[2], (3, TOKENS), 0, CONFIG.vocab_size),
     jnp.array([True, False, True]),
   )
-
-
-@pytest.mark.parametrize(("length", "size"), [(2500, 64), (500, 32), (21, 8), (1, 4), (8, 8)])
-def test_segmentation_round_trip(length, size):
-  x = np.random.default_rng(0).normal(size=(2, length, 3)).astype(np.float32)
-  segments = dpd.segment(jnp.asarray(x), size)
-  count = dpd.segment_count(length, size)
-  assert segments.shape == (size, 2, count, 3)
-  np.testing.assert_allclose(dpd.overlap_add(segments, length), 2 * x, atol=1e-6)
-  # Frame l is column l mod K/2 of the second half of segment l // (K/2).
-  frame = length // 2
-  np.testing.assert_array_equal(
-    segments[size // 2 + frame % (size // 2), :, frame // (size // 2)], x[:, frame]
-  )
-
-
-def test_segment_count_of_the_paper():
-  assert dpd.segment_count(2500, 64) == 80
-  assert dpd.segment_count(500, 32) == 33
-
-
-def test_columns_follow_the_papers_formula():
-  columns = [-(-64 // dpd.merge_factor(i, 8)) for i in range(1, 9)]
-  assert columns == [32, 16, 8, 4, 4, 8, 16, 32]
-
-
-def test_merging_averages_neighbours_also_where_they_do_not_divide():
-  h = jnp.arange(6.0).reshape(6, 1, 1, 1) * jnp.ones((6, 2, 3, 1))
-  merged = dpd.merge_columns(h, 4)
-  assert merged.shape == (2, 2, 3, 1)
-  np.testing.assert_allclose(merged[0, :, 0, 0], [1.5, 4.5])
-  repeated = dpd.repeat_columns(merged, 6, 4)
-  np.testing.assert_allclose(repeated[:, 0, 0, 0], [1.5] * 4 + [4.5] * 2)
-  assert repeated.shape == h.shape
-
-
-def test_column_positions_are_in_tokens():
-  positions = dpd.column_positions(3, 8, 4, 2.0)
-  # Segment 1 starts at frame 0: its columns' centres are frames 2 and 6, tokens 1 and 3.
-  np.testing.assert_allclose(positions[:, 1], [1.0, 3.0])
-  np.testing.assert_allclose(positions[:, 2] - positions[:, 1], [2.0, 2.0])
 
 
 def test_rows_without_condition_do_not_see_the_tokens(network, inputs):
@@ -90,11 +60,10 @@ def test_rows_without_condition_do_not_see_the_tokens(network, inputs):
   np.testing.assert_allclose(v[1], apply(params, z, delta, None)[1], atol=2e-5)
   alone = apply(params, z[:1], delta[:1], tokens[:1])
   np.testing.assert_allclose(v[:1], alone, atol=2e-5)
-  # A number says which rows they are when compiling: the same, for less work.
-  order = np.array([0, 2, 1])
-  model = dpd.DPD(CONFIG)
-  counted = model.apply({"params": params}, z[order], delta[order], tokens[order], 2)
-  np.testing.assert_allclose(counted, v[order], atol=2e-5)
+  # Both in one pass: the same, for less work.
+  with_tokens, without = jitted(CONFIG, "with_and_without")(params, z, delta, tokens)
+  np.testing.assert_allclose(with_tokens, apply(params, z, delta, tokens), atol=2e-5)
+  np.testing.assert_allclose(without, apply(params, z, delta, None), atol=2e-5)
 
 
 def test_the_angle_of_every_frame_matters(network, inputs):
@@ -112,8 +81,40 @@ def test_remat_and_bfloat16_agree(inputs, network):
   v = jax.jit(half.apply)({"params": params}, z, delta, tokens, conditional)
   assert v.dtype == jnp.float32
   np.testing.assert_allclose(v, apply(params, z, delta, tokens, conditional), atol=0.3)
-  counted = jax.eval_shape(lambda: half.apply({"params": params}, z, delta, tokens, 2))
-  assert counted.shape == v.shape
+  given = {"params": params}, z, delta, tokens
+  halves = jax.eval_shape(lambda: half.apply(*given, method="with_and_without"))
+  assert [x.shape for x in halves] == [v.shape, v.shape]
+
+
+FAST = dataclasses.replace(CONFIG, norms="inputs", edge_kernel=3, filter_taps=5)
+
+
+def test_residual_stream_and_filter(inputs):
+  z, delta, tokens, conditional = inputs
+  params = born(FAST)
+  apply = jax.jit(dpd.DPD(FAST).apply)
+  v = apply({"params": params}, z, delta, tokens, conditional)
+  assert v.shape == z.shape and bool(jnp.all(jnp.isfinite(v)))
+  with_tokens, without = jitted(FAST, "with_and_without")(params, z, delta, tokens)
+  np.testing.assert_allclose(with_tokens[0], v[0], atol=2e-5)
+  np.testing.assert_allclose(without, apply({"params": params}, z, delta, None), atol=2e-5)
+  # The filter is nothing at birth, and then it is what its taps say, channel by channel.
+  kernel = jnp.zeros_like(params["filter"]["kernel"])
+  assert not kernel.any() and not params["filter"]["kernel"].any()
+  taps = np.zeros((5, CONFIG.latent_dim), np.float32)
+  taps[3, 1] = 0.5  # of the frame after, in the second channel
+  filtered = {**params, "filter": {"kernel": kernel, "bias": jnp.asarray(taps.reshape(-1))}}
+  added = apply({"params": filtered}, z, delta, tokens, conditional) - v
+  scale_in, _, scale_out = preconditioning(delta, FAST.latent_std)
+  after = np.pad(z * scale_in[..., None], ((0, 0), (0, 1), (0, 0)))[:, 1:, 1]
+  np.testing.assert_allclose(added[..., 1], 0.5 * after * scale_out, atol=1e-5)
+  np.testing.assert_allclose(added[..., 0], 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"norms": "none"}, {"filter_taps": 4}, {"edge_kernel": 2}])
+def test_options_that_do_not_exist(change):
+  with pytest.raises((ValueError, UserError), match=next(iter(change))):
+    dataclasses.replace(CONFIG, **change)
 
 
 def test_every_block_starts_different(network):
@@ -147,9 +148,9 @@ def test_cross_attention_begins_at_the_token_of_the_same_time():
   positions = (np.arange(t) + 0.5)[None].astype(np.float32)
   x = jax.random.normal(jax.random.key(0), (1, 1, t, 192))
   tokens = jax.random.normal(jax.random.key(1), (1, t, 192))
-  params = nn.meta.unbox(model.init(jax.random.key(2), x, tokens, None, positions))
+  params = nn.meta.unbox(model.init(jax.random.key(2), x, dpd.Condition(tokens), positions))
   effect = jax.jacobian(
-    lambda tokens: model.apply(params, x, tokens, None, positions)[0, 0, 20].mean()
+    lambda tokens: model.apply(params, x, dpd.Condition(tokens), positions)[0, 0, 20].mean()
   )(tokens)
   by_token = np.linalg.norm(np.asarray(effect)[0], axis=-1)
   near = by_token[18:23].sum()
@@ -159,9 +160,9 @@ def test_cross_attention_begins_at_the_token_of_the_same_time():
 def test_preconditioned_network_starts_as_the_linear_predictor(inputs):
   z, delta, tokens, _ = inputs
   config = dataclasses.replace(CONFIG, latent_std=0.5)
-  params = nn.meta.unbox(dpd.init(config, jax.random.key(0)))
+  params = born(config)
   params["out"]["kernel"] = jnp.zeros_like(params["out"]["kernel"])
-  v = dpd.DPD(config).apply({"params": params}, z, delta, tokens)
+  v = jitted(config)(params, z, delta, tokens)
   gain = linear_predictor_gain(jnp.full((CONFIG.latent_dim,), 0.25), delta)
   np.testing.assert_allclose(v, gain * z, atol=1e-5)
 

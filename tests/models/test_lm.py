@@ -198,14 +198,37 @@ def test_rows_from_codebooks_keep_geometry():
   books = books * jnp.asarray([4.0, 1.0, 0.1])[:, None, None]
   config = lm.LMConfig(**{**vars(SMALL), "width": 512})
   rows = lm.rows_from_codebooks(config, jax.random.key(1), books).reshape(3, 8, 512)
-  np.testing.assert_array_equal(rows[:, -1], 0)
+  # "No style" has rows of its own: zeros in front of a norm have gradients without bounds.
+  np.testing.assert_allclose(np.std(rows[:, -1]), 0.02, rtol=0.1)
   rms = np.sqrt(np.mean(np.square(rows[:, :-1]), axis=(1, 2)))
   np.testing.assert_allclose(rms, 0.02, rtol=1e-4)
   gram = np.asarray(rows[0, :-1] @ rows[0, :-1].T)
   want = np.asarray(books[0] @ books[0].T)
   assert np.corrcoef(gram.ravel(), want.ravel())[0, 1] > 0.95
+  # Rows that are to be summed keep the codewords' own sizes.
+  summed = lm.LMConfig(**{**vars(config), "fixed_styles": True, "summed_styles": True})
+  rows = lm.rows_from_codebooks(summed, jax.random.key(1), books).reshape(3, 8, 512)
+  sizes = np.sqrt(np.mean(np.square(rows[:, :-1]), axis=(1, 2)))
+  np.testing.assert_allclose(sizes / sizes[0], [1.0, 0.25, 0.025], rtol=0.3)
   with pytest.raises(ValueError, match="codebooks"):
     lm.rows_from_codebooks(config, jax.random.key(1), books[:2])
+
+
+def test_style_positions_add_up():
+  """The position of level n hears codewords up to n; a hidden level adds nothing."""
+  config = lm.LMConfig(**{**vars(SMALL), "fixed_styles": True, "summed_styles": True})
+  model = lm.TokenEmbedding(config)
+  levels = config.style_levels
+  ids = lm.style_ids(config, jnp.arange(levels)[None])
+  params = nn.unbox(model.init(jax.random.key(0), ids, levels))
+  table = params["params"]["table"]["embedding"]
+  project = params["params"]["style"]["kernel"]
+  expected = np.cumsum(np.asarray(table)[np.asarray(ids[0])], axis=0) @ np.asarray(project)
+  np.testing.assert_allclose(model.apply(params, ids, levels)[0], expected, atol=1e-5)
+  hidden = ids.at[0, 1].set(config.style_vocab + (config.style_vocab + 1))
+  out = model.apply(params, hidden, levels)[0]
+  null = np.asarray(table)[int(hidden[0, 1])]
+  np.testing.assert_allclose(out[1], expected[0] + null, atol=1e-5)
 
 
 def test_init_reads_the_codebooks(tmp_path):

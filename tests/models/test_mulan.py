@@ -11,6 +11,7 @@ import pytest
 
 from configs import mulan as configs
 from melody_jax import sharding
+from melody_jax.errors import UserError
 from melody_jax.models import mulan
 from melody_jax.models.layers import config_from
 
@@ -56,7 +57,7 @@ def test_a_frozen_body_is_not_a_trained_parameter():
 def test_misspelt_size_raises():
   model = configs.get_config("tiny").model
   model.music_widht = 3
-  with pytest.raises(TypeError, match="music_widht"):
+  with pytest.raises(UserError, match="music_widht"):
     config_from(mulan.MuLanConfig, model)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.multihost import roll_call, session, stderr_filter
-from melody_jax.multihost.membership import Plan, Settings, detect
+from melody_jax.multihost.membership import Membership, MembershipSettings, detect
 
 SLURM = {
   "SLURM_JOB_ID": "123",
@@ -32,27 +32,27 @@ EXPLICIT = {
 
 
 def test_a_process_alone():
-  assert detect({}) == Plan("single")
-  assert detect({"MELODY_NUM_PROCESSES": "1"}) == Plan("single")
+  assert detect({}) == Membership("single")
+  assert detect({"MELODY_NUM_PROCESSES": "1"}) == Membership("single")
   # A batch script is not a step, and a shell in an allocation is a step of one task.
-  assert detect({k: v for k, v in SLURM.items() if "STEP" not in k}) == Plan("single")
-  assert detect({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) == Plan("single")
+  assert detect({k: v for k, v in SLURM.items() if "STEP" not in k}) == Membership("single")
+  assert detect({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) == Membership("single")
 
 
 def test_explicit_settings_from_config_or_environment():
-  assert detect(EXPLICIT) == Plan("explicit", "node1:8476", 4, 3)
-  settings = Settings(coordinator="[fd00::1]:99", num_processes=2, process_id=0)
-  assert detect({}, settings) == Plan("explicit", "[fd00::1]:99", 2, 0)
-  assert detect(EXPLICIT, Settings(process_id=1)).process_id == 1
+  assert detect(EXPLICIT) == Membership("explicit", "node1:8476", 4, 3)
+  settings = MembershipSettings(coordinator="[fd00::1]:99", num_processes=2, process_id=0)
+  assert detect({}, settings) == Membership("explicit", "[fd00::1]:99", 2, 0)
+  assert detect(EXPLICIT, MembershipSettings(process_id=1)).process_id == 1
 
 
 def test_slurm():
-  assert detect(SLURM) == Plan("slurm", "gpu03:61563", 6, 2)
+  assert detect(SLURM) == Membership("slurm", "gpu03:61563", 6, 2)
   # Two steps of one job do not meet at one port.
   assert detect({**SLURM, "SLURM_STEP_ID": "1"}).coordinator == "gpu03:61564"
   # An address of one's own, the rest from Slurm.
   mixed = detect({**SLURM, "MELODY_COORDINATOR": "gpu03:8476"})
-  assert mixed == Plan("explicit", "gpu03:8476", 6, 2)
+  assert mixed == Membership("explicit", "gpu03:8476", 6, 2)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_slurm_with_one_task_for_each_gpu():
 
 def test_tpu():
   gke = {"TPU_WORKER_HOSTNAMES": "h0,h1,h2,h3", "TPU_WORKER_ID": "2"}
-  assert detect(gke) == Plan("tpu", num_processes=4, process_id=2)
+  assert detect(gke) == Membership("tpu", num_processes=4, process_id=2)
   slices = {**gke, "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}
-  assert detect(slices) == Plan("tpu", num_processes=8, process_id=6)
-  assert detect({"TPU_WORKER_HOSTNAMES": "localhost"}) == Plan("single")
+  assert detect(slices) == Membership("tpu", num_processes=8, process_id=6)
+  assert detect({"TPU_WORKER_HOSTNAMES": "localhost"}) == Membership("single")
   # A TPU VM outside GKE: its metadata server knows.
-  assert detect({}, on_tpu_vm=True) == Plan("tpu", num_processes=0)
-  assert detect({"JAX_PLATFORMS": "cpu"}, on_tpu_vm=True) == Plan("single")
+  assert detect({}, on_tpu_vm=True) == Membership("tpu", num_processes=0)
+  assert detect({"JAX_PLATFORMS": "cpu"}, on_tpu_vm=True) == Membership("single")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The plan command: what it writes, and what it does when a run does not fit."""
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,22 +13,67 @@ from melody_jax.planning import topology, train_plan
 from tests.configs import load_config
 from tests.training.processes import environment
 
-
-def plan(repository, *arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "melody_jax.plan", *arguments],
-    cwd=repository, env=environment(1), capture_output=True, text=True, timeout=600,
-  )  # fmt: skip
-
-
-def test_plan_of_a_step_on_eight_devices(repository, tmp_path):
-  out = tmp_path / "plan.json"
-  done = plan(
-    repository, "--config=configs/lm.py:tiny", "--topology=cpu:8", f"--out={out}",
+# One process asks for all plans, the eight devices first: it cannot change their number later.
+PLANS = {
+  "eight devices": (
+    "--config=configs/lm.py:tiny", "--topology=cpu:8", "--out=WHERE/eight.json",
     "--config.train.batch_size=16", "--config.mesh.fsdp=2", "--config.mesh.tensor=2",
+  ),
+  "batch": ("--config=configs/lm.py:tiny", "--topology=cpu:8", "--config.train.batch_size=4"),
+  "no topology": ("--config=configs/lm.py:tiny",),
+  "no such chip": ("--config=configs/lm.py:tiny", "--topology=v9:2x2"),
+  "two dimensions": ("--config=configs/lm.py:tiny", "--topology=v4:2x2"),
+  "no training": ("--config=configs/encode.py", "--topology=cpu:1"),
+  "no directory": (
+    "--config=configs/lm.py:tiny", "--topology=cpu:1", "--out=WHERE/none/x.json"
+  ),
+  "tpu": (
+    "--config=configs/dpd.py:tiny", "--topology=v5e:2x2", "--out=WHERE/tpu.json",
+    "--config.train.batch_size=4", "--config.mesh.tensor=2", "--config.model.dtype=bfloat16",
+  ),
+  "two cores": (
+    "--config=configs/lm.py:tiny", "--topology=v4:2x2x1", "--config.train.batch_size=4"
+  ),
+}  # fmt: skip
+NEEDS_LIBTPU = ("tpu", "two cores")
+COMMANDS = """
+import contextlib, io, json, os, sys
+from melody_jax import cli, plan
+
+where, plans = sys.argv[1], json.loads(sys.argv[2])
+found = {}
+for name, arguments in plans.items():
+  sys.argv = ["plan", *(argument.replace("WHERE", where) for argument in arguments)]
+  status, out, err = 0, io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    try:
+      cli.run(plan.main, strings={"topology": "", "preset": "", "out": ""})
+    except SystemExit as end:
+      status = end.code
+  found[name] = [status, out.getvalue(), err.getvalue()]
+with open(os.path.join(where, "found.json"), "w") as file:
+  json.dump(found, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def planned(repository, tmp_path_factory):
+  """{name of a plan: (status, standard output, standard error)}, and where the files lie."""
+  where = tmp_path_factory.mktemp("plans")
+  has_libtpu = importlib.util.find_spec("libtpu") is not None
+  plans = {k: v for k, v in PLANS.items() if has_libtpu or k not in NEEDS_LIBTPU}
+  done = subprocess.run(
+    [sys.executable, "-c", COMMANDS, str(where), json.dumps(plans)],
+    cwd=repository, env=environment(1), capture_output=True, text=True, timeout=1200,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  found = json.loads(out.read_text())
+  return json.loads((where / "found.json").read_text()), where
+
+
+def test_plan_of_a_step_on_eight_devices(planned):
+  (status, said, error), where = planned[0]["eight devices"], planned[1]
+  assert status == 0, error
+  found = json.loads((where / "eight.json").read_text())
   assert found["fits"] is True and found["devices"] == 8
   assert found["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
   assert 0 < found["peak_bytes"] < found["hbm_bytes"]
@@ -37,54 +83,42 @@ def test_plan_of_a_step_on_eight_devices(repository, tmp_path):
   assert 0 < found["mfu_bound"] <= 1
   assert found["collectives"]["all-reduce"]["bytes"] > 0
   for word in ("fits", "optimiser state", "all-reduce", "MFU at most"):
-    assert word in done.stdout
+    assert word in said
 
 
-def test_a_step_for_tpus_has_our_kernels_in_it(repository, tmp_path):
+def test_a_step_for_tpus_has_our_kernels_in_it(planned):
   pytest.importorskip("libtpu", reason="needs the [plan] extra")
-  out = tmp_path / "plan.json"
-  done = plan(
-    repository, "--config=configs/dpd.py:tiny", "--topology=v5e:2x2", f"--out={out}",
-    "--config.train.batch_size=4", "--config.mesh.tensor=2", "--config.model.dtype=bfloat16",
-  )  # fmt: skip
-  assert done.returncode == 0, done.stderr
-  found = json.loads(out.read_text())
+  (status, _, error), where = planned[0]["tpu"], planned[1]
+  assert status == 0, error
+  found = json.loads((where / "tpu.json").read_text())
   assert found["fits"] is True and found["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2}
   # 3 blocks of two SRU layers, forward and backward, and of one cross-attention.
   assert found["custom_calls"]["tpu_custom_call"] >= 3 * (2 * 2 + 3)
   assert found["collectives"]["all-reduce"]["bytes"] > 0
 
 
-def test_a_chip_of_two_cores_is_one_device(repository):
+def test_a_chip_of_two_cores_is_one_device(planned):
   pytest.importorskip("libtpu", reason="needs the [plan] extra")
-  done = plan(
-    repository, "--config=configs/lm.py:tiny", "--topology=v4:2x2x1", "--config.train.batch_size=4"
-  )
-  assert done.returncode == 0, done.stderr
-  assert "v4:2x2x1: 4 devices" in done.stdout
+  status, said, error = planned[0]["two cores"]
+  assert status == 0, error
+  assert "v4:2x2x1: 4 devices" in said
 
 
 @pytest.mark.parametrize(
-  ("arguments", "message"),
+  ("name", "message"),
   [
-    (["--config=configs/lm.py:tiny"], "--topology=NAME is missing"),
-    (["--config=configs/lm.py:tiny", "--topology=v9:2x2"], "topology 'v9:2x2'"),
-    (["--config=configs/lm.py:tiny", "--topology=v4:2x2"], "v4 has 3 dimension"),
-    (["--config=configs/encode.py", "--topology=cpu:1"], "must be a training config"),
-    (
-      ["--config=configs/lm.py:tiny", "--topology=cpu:8", "--config.train.batch_size=4"],
-      "train.batch_size 4 does not divide over 8",
-    ),
-    (
-      ["--config=configs/lm.py:tiny", "--topology=cpu:1", "--out=/nonexistent/p.json"],
-      "does not exist",
-    ),
+    ("no topology", "--topology=NAME is missing"),
+    ("no such chip", "topology 'v9:2x2'"),
+    ("two dimensions", "v4 has 3 dimension"),
+    ("no training", "must be a training config"),
+    ("batch", "train.batch_size 4 does not divide over 8"),
+    ("no directory", "does not exist"),
   ],
 )
-def test_bad_input_is_one_line(repository, arguments, message):
-  done = plan(repository, *arguments)
-  assert done.returncode == 2 and message in done.stderr
-  assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+def test_bad_input_is_one_line(planned, name, message):
+  status, _, error = planned[0][name]
+  assert status == 2 and message in error
+  assert len(error.strip().splitlines()) == 1, error
 
 
 def test_the_nearest_setting_that_fits_is_named(monkeypatch):

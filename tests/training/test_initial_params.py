@@ -9,13 +9,7 @@ from melody_jax.errors import UserError
 from melody_jax.task import make_task
 from melody_jax.training.initial_params import with_params_of
 from melody_jax.training.state import make_init
-from tests import tiny_bundle
 from tests.configs import load_config
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
-  return tiny_bundle.write(tmp_path_factory.mktemp("bundle"), ("dpd", "vae", "wav2vec"))
 
 
 def new_state(model: str, **changes):
@@ -23,7 +17,8 @@ def new_state(model: str, **changes):
   config.model.update(changes)
   task = make_task(config)
   init, _, _ = make_init(config, task)
-  return init(jax.random.key(7)), task
+  # One program: made one operation after the other, it takes a GB more while it compiles.
+  return jax.jit(init)(jax.random.key(7)), task
 
 
 def same(a, b) -> bool:
@@ -32,9 +27,9 @@ def same(a, b) -> bool:
   )
 
 
-def test_parameters_and_average_come_from_the_file(shipped):
+def test_parameters_and_average_come_from_the_file(tiny_models):
   state, task = new_state("dpd")
-  path = bundle.path_of(shipped, "dpd")
+  path = bundle.path_of(tiny_models, "dpd")
   params, _ = bundle.load(path)
   assert not same(state.params, params)
   begun = with_params_of(state, path, task, "dpd")
@@ -42,9 +37,9 @@ def test_parameters_and_average_come_from_the_file(shipped):
   assert same(begun.opt_state, state.opt_state) and int(begun.step) == 0
 
 
-def test_modules_that_serve_training_alone_stay_new(shipped, capsys):
+def test_modules_that_serve_training_alone_stay_new(tiny_models, capsys):
   state, task = new_state("vae")
-  path = bundle.path_of(shipped, "vae")
+  path = bundle.path_of(tiny_models, "vae")
   begun = with_params_of(state, path, task, "vae").params
   params, _ = bundle.load(path)
   params.pop("latent_scale")
@@ -54,21 +49,21 @@ def test_modules_that_serve_training_alone_stay_new(shipped, capsys):
   assert "not in it: some of " + ", ".join(sorted(others)) in capsys.readouterr().err
 
 
-def test_fitted_centres_are_not_parameters(shipped):
+def test_fitted_centres_are_not_parameters(tiny_models):
   state, task = new_state("wav2vec")
-  begun = with_params_of(state, bundle.path_of(shipped, "wav2vec"), task, "wav2vec").params
+  begun = with_params_of(state, bundle.path_of(tiny_models, "wav2vec"), task, "wav2vec").params
   assert jax.tree.structure(begun) == jax.tree.structure(state.params)
 
 
-def test_a_file_of_another_task_or_size_is_refused(shipped, tmp_path):
+def test_a_file_of_another_task_or_size_is_refused(tiny_models, tmp_path):
   state, task = new_state("dpd")
   with pytest.raises(UserError, match=r"task 'vae', this run trains 'dpd'"):
-    with_params_of(state, bundle.path_of(shipped, "vae"), task, "dpd")
+    with_params_of(state, bundle.path_of(tiny_models, "vae"), task, "dpd")
   with pytest.raises(UserError, match="no checkpoint at"):
     with_params_of(state, tmp_path / "dpd.safetensors", task, "dpd")
   state, task = new_state("dpd", film_width=40)
   with pytest.raises(UserError, match=r"in the file and .* in the config's model"):
-    with_params_of(state, bundle.path_of(shipped, "dpd"), task, "dpd")
+    with_params_of(state, bundle.path_of(tiny_models, "dpd"), task, "dpd")
   state, task = new_state("dpd", coarse_layers=3)
   with pytest.raises(UserError, match="is not in the file|in the config's model"):
-    with_params_of(state, bundle.path_of(shipped, "dpd"), task, "dpd")
+    with_params_of(state, bundle.path_of(tiny_models, "dpd"), task, "dpd")

@@ -55,9 +55,11 @@ def test_resumed_run_equals_uninterrupted_run(config, tmp_path):
   assert metadata["step"] == 4 and metadata["task"] == "vae"
   assert set(params) == {"encoder", "decoder"}
   ema, _ = load_params(tmp_path / "resumed")
-  np.testing.assert_allclose(
-    params["decoder"]["bins"]["kernel"], ema["generator"]["decoder"]["bins"]["kernel"], atol=1e-3
-  )
+  # The file holds float16.
+  for name in params:
+    stored, own = jax.tree.leaves(params[name]), jax.tree.leaves(ema["generator"][name])
+    for a, b in zip(stored, own, strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
   assert json.loads((tmp_path / "resumed" / "config.json").read_text())["task"] == "vae"
 
 
@@ -95,7 +97,8 @@ def test_a_frozen_encoder_stays_as_it_was_born(config, tmp_path):
   c.train.steps = 4  # frozen parts have no optimiser state: resuming must know that too
   params = loop.train(c, tmp_path).params
   init, _, _ = make_init(c, make_task(c))
-  born = init(jax.random.key(c.seed)).params
+  # Compiled as the loop does: the same sums in another order differ in the last digit.
+  born = jax.jit(init)(jax.random.key(c.seed)).params
   for a, b in zip(
     jax.tree.leaves(params["generator"]["encoder"]),
     jax.tree.leaves(born["generator"]["encoder"]),

@@ -8,12 +8,21 @@ from melody_jax.task import TASKS
 from tests.training.processes import start
 
 
-@pytest.mark.parametrize("model", TASKS)
-def test_a_step_on_eight_devices_equals_one(model):
-  process = start(["-m", "tests.training.mesh_step", model], devices=8)
-  said, errors = process.communicate(timeout=600)
+@pytest.fixture(scope="module")
+def compared():
+  """Of all models, in one process: {model: what was found}, and what it said."""
+  process = start(["-m", "tests.training.mesh_step", *TASKS], devices=8)
+  said, errors = process.communicate(timeout=1800)
   assert process.returncode == 0, errors
-  found = json.loads(said.splitlines()[-1])
+  rows = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+  return {row["model"]: row for row in rows}, errors
+
+
+@pytest.mark.parametrize("model", TASKS)
+def test_a_step_on_eight_devices_equals_one(compared, model):
+  rows, errors = compared
+  assert model in rows, errors
+  found = rows[model]
   assert found["devices"] == 8
   assert found["split"] >= 5, "parameters lie whole on every device: nothing was sharded"
   assert found["moved"] > 1e-4, "the step changed nothing"

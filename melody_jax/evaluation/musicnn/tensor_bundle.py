@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-_MAGIC = 0xDB4775248B80FB57  # of a LevelDB table, last eight bytes of the file
+_MAGIC = 0xDB4775248B80FB57  # the last eight bytes of a LevelDB table
 _FOOTER = 48
-_TRAILER = 5  # compression type and checksum behind each block
 _DT_FLOAT = 1
 
 
@@ -53,6 +52,7 @@ def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]
   restarts = int.from_bytes(data[-4:], "little")
   at, end, key = 0, size - 4 * (restarts + 1), b""
   while at < end:
+    # LevelDB stores of each key only what differs from the key before it.
     shared, at = _varint(data, at)
     fresh, at = _varint(data, at)
     length, at = _varint(data, at)
@@ -80,17 +80,18 @@ def read_float_tensors(index: bytes, data: bytes) -> dict[str, np.ndarray]:
   """All float32 variables of a checkpoint with one data shard.
 
   Args:
-    index: contents of `<prefix>.index`.
-    data: contents of `<prefix>.data-00000-of-00001`.
+    index: Contents of `<prefix>.index`.
+    data: Contents of `<prefix>.data-00000-of-00001`.
 
   Returns:
-    {variable name: array}; variables of other types are left out.
+    {variable name: float32 array of its own shape}; variables of other types are left out.
 
   Raises:
-    ValueError: these are not the files of such a checkpoint.
+    ValueError: if these are not the files of such a checkpoint.
   """
   if len(index) < _FOOTER or int.from_bytes(index[-8:], "little") != _MAGIC:
     raise ValueError("not the index of a TensorFlow checkpoint")
+  # The footer points to the index block, whose entries point to the blocks of variables.
   _, _, behind = _handle(index, len(index) - _FOOTER)
   offset, size, _ = _handle(index, behind)
   tensors = {}
@@ -104,6 +105,7 @@ def read_float_tensors(index: bytes, data: bytes) -> dict[str, np.ndarray]:
       shape, start, length = _shape(fields.get(2, b"")), fields.get(4, 0), fields.get(5, 0)
       if length != 4 * math.prod(shape) or start + length > len(data):
         raise ValueError(f"checkpoint entry {key.decode()!r} does not fit its data file")
+      # Copied: an array over the buffer would be read-only and keep the whole file in memory.
       flat = np.frombuffer(data, "<f4", math.prod(shape), start)
       tensors[key.decode()] = flat.reshape(shape).copy()
   return tensors

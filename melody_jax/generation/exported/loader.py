@@ -16,7 +16,6 @@ from: the same seed gives the same music.
 import argparse
 import io
 import json
-import math
 import wave
 import zipfile
 
@@ -24,35 +23,29 @@ import jax
 import jax.export
 import numpy as np
 
-CHUNKS = 4  # quarters of a window, by which longer music moves
-
-
-def angle_schedule(name, steps, room):
-  """Angle steps, largest noise first, then zeros: float32 [room]."""
-  t = np.arange(steps, 0, -1, dtype=np.float64)
-  omegas = {
-    "linear": math.pi / (6 * steps) + 2 * math.pi * t / (3 * steps * (steps + 1)),
-    "uniform": np.full(steps, math.pi / (2 * steps)),
-  }[name]
-  return np.pad(omegas, (0, room - steps)).astype(np.float32)
-
 
 def reads(meta, begin):
-  """The language model draws all tokens of the window from `begin` on, in one go."""
-  places = {name: np.zeros(CHUNKS, np.int32) for name in ("begin", "end", "style")}
+  """Arguments that make the language model draw all tokens from `begin` on, in one go."""
+  places = {name: np.zeros(meta["chunks"], np.int32) for name in ("begin", "end", "style")}
   places["begin"][0], places["end"][0] = begin, meta["tokens"]
   return {**places, "count": np.asarray(1, np.int32)}
 
 
 def first_window(meta, tokens, seed):
-  """A window of which nothing is known, for every item of the batch."""
+  """A window of which nothing is known, for every item of the batch.
+
+  Args:
+    meta: Sizes that came with the file.
+    tokens: Style tokens int32 [levels].
+    seed: Seed of the first item.
+  """
   b, zeros = meta["batch"], np.zeros(meta["batch"], np.int32)
   tokens = np.asarray(tokens, np.int32)
   return {
     "seeds": (np.arange(b) + seed).astype(np.uint32),
     "start_frame": zeros,
     "first_token": zeros,
-    "style_tokens": np.broadcast_to(tokens, (b, CHUNKS, len(tokens))).copy(),
+    "style_tokens": np.broadcast_to(tokens, (b, meta["chunks"], len(tokens))).copy(),
     "negative_style": np.full((b, len(tokens)), meta["null_style"], np.int32),
     "reads": reads(meta, 0),
     "tokens": np.zeros((b, meta["tokens"]), np.int32),
@@ -63,19 +56,25 @@ def first_window(meta, tokens, seed):
   }
 
 
+def _arrays(archive, name):
+  with np.load(io.BytesIO(archive.read(name))) as arrays:
+    return {key: arrays[key] for key in arrays.files}
+
+
 class Sampler:
   """An exported sampler.
 
   Attributes:
-    styles: {prompt: style tokens} that came with the file.
-    sample_rate: Hz.
-    batch: items of every call.
+    styles: {prompt: style tokens int32 [levels]} that came with the file.
+    sample_rate: Sample rate in Hz.
+    batch: Number of items of every call.
   """
 
-  def __init__(self, program, params, meta):
+  def __init__(self, program, params, meta, schedules):
+    """Use `load`."""
     self._call = jax.jit(program.call)
     self._params = jax.device_put(params)
-    self._meta = meta
+    self._meta, self._schedules = meta, schedules
     self.styles = {name: np.asarray(tokens, np.int32) for name, tokens in meta["styles"].items()}
     self.sample_rate, self.batch = meta["sample_rate"], meta["batch"]
 
@@ -85,21 +84,28 @@ class Sampler:
     with zipfile.ZipFile(path) as archive:
       meta = json.loads(archive.read("meta.json"))
       program = jax.export.deserialize(bytearray(archive.read("program.jax")))
-      with np.load(io.BytesIO(archive.read("params.npz"))) as arrays:
-        params = {name: arrays[name] for name in arrays.files}
+      params, schedules = (_arrays(archive, name) for name in ("params.npz", "schedules.npz"))
     here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if here not in program.platforms:
       raise ValueError(f"{path} was exported for {', '.join(program.platforms)}, this is {here}")
-    return cls(program, params, meta)
+    return cls(program, params, meta, schedules)
 
   def controls(self, steps=None, schedule=None, **numbers):
-    """The program's settings, some of them changed; names are in `meta["controls"]`."""
+    """The program's settings, some of them changed: {name: array}.
+
+    Args:
+      steps: Denoising steps; None: those of the export.
+      schedule: Name of the schedule of angles; None: that of the export.
+      **numbers: Other settings that were exported, by name (guidance_scale, temperature, ...).
+    """
     found = {k: np.asarray(v, dtype) for k, (dtype, v) in self._meta["controls"].items()}
     steps = int(found["n_steps"]) if steps is None else steps
     schedule = schedule or self._meta["schedule"]
+    if schedule not in self._schedules:
+      raise ValueError(f"schedule is {schedule!r}; it takes {', '.join(self._schedules)}")
     if not 1 <= steps <= len(found["omegas"]):
       raise ValueError(f"steps is {steps}; it takes 1 to {len(found['omegas'])}")
-    found["omegas"] = angle_schedule(schedule, steps, len(found["omegas"]))
+    found["omegas"] = self._schedules[schedule][steps - 1]
     found["n_steps"] = np.asarray(steps, np.int32)
     for name, number in numbers.items():
       if name not in found:
@@ -111,13 +117,16 @@ class Sampler:
     """Music in a style.
 
     Args:
-      style: a prompt of `styles`, or style tokens [levels].
-      seconds: length.
-      seed: of the first item; the others take the numbers after it.
-      **settings: see `controls`.
+      style: A prompt of `styles`, or style tokens int32 [levels].
+      seconds: Length of the music.
+      seed: Seed of the first item; the others take the numbers after it.
+      **settings: Changed settings, as `controls` takes them.
 
     Returns:
-      float32 [B, samples].
+      Audio float32 [B, samples] at `sample_rate`.
+
+    Raises:
+      ValueError: for a prompt, a setting or a number of steps that the file lacks.
     """
     if isinstance(style, str) and style not in self.styles:
       raise ValueError(f"no style {style!r} in this file; it has: {', '.join(self.styles)}")
@@ -126,7 +135,7 @@ class Sampler:
     n_samples = round(seconds * self.sample_rate)
     window = first_window(m, tokens, seed)
     made = self._call(self._params, window, controls)
-    pieces, chunk = [np.asarray(made["audio"])], m["frames"] // CHUNKS
+    pieces, chunk = [np.asarray(made["audio"])], m["frames"] // m["chunks"]
     while sum(p.shape[1] for p in pieces) < n_samples:
       # What the decoder made of the last frames it did not know the future of is made anew.
       window = self._next(window, made, chunk)
@@ -137,7 +146,7 @@ class Sampler:
     return np.concatenate(pieces, axis=1)[:, :n_samples]
 
   def _next(self, window, made, chunk):
-    """A quarter further on: the last three are known."""
+    """A chunk further on: all but the last is known."""
     m = self._meta
     start = window["start_frame"] + chunk
     first = start * m["tokens"] // m["frames"]
@@ -159,7 +168,7 @@ class Sampler:
 
 
 def write_wav(path, audio_T, sample_rate):
-  """16-bit mono WAV; the peak is brought to 0.99."""
+  """Writes samples float [T] as 16-bit mono WAV; the peak is brought to 0.99."""
   peak = max(float(np.max(np.abs(audio_T))), 1e-9)
   with wave.open(path, "wb") as f:
     f.setnchannels(1)

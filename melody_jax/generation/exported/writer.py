@@ -20,10 +20,12 @@ import numpy as np
 from melody_jax import bundle, output_files
 from melody_jax.errors import UserError
 from melody_jax.generation import window as window_program
-from melody_jax.generation.config import check, settings_of
+from melody_jax.generation.config import check, settings_of, texts_of
 from melody_jax.generation.exported import loader
 from melody_jax.generation.melody import Melody
+from melody_jax.generation.options import MAX_STEPS
 from melody_jax.generation.request import Prompt
+from melody_jax.generation.schedules import SCHEDULES, angle_schedule
 from melody_jax.models.vae import decoder_reach
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -34,22 +36,24 @@ def export(config: ml_collections.ConfigDict, out: str, platforms: tuple[str, ..
   """Writes the file.
 
   Args:
-    config: the keys of configs/sample.py: checkpoint, texts, batch size (`count`) and settings.
-    out: the file, *.sampler.
-    platforms: of PLATFORMS.
+    config: Keys of configs/sample.py: checkpoint, texts, batch size (`count`) and settings.
+    out: File to write, *.sampler.
+    platforms: Platforms to compile for, some of PLATFORMS.
 
   Raises:
-    UserError: for settings or checkpoints that are no good; nothing is written then.
+    UserError: if settings or the checkpoint are no good; nothing is written then.
   """
   output_files.check_writable(out, (SUFFIX,))
   unknown = [p for p in platforms if p not in PLATFORMS]
   if unknown or not platforms:
-    raise UserError(f"--platforms is {','.join(platforms)!r}; it takes some of cpu,cuda,tpu")
+    raise UserError(
+      f"--platforms is {','.join(platforms)!r}; it takes some of {','.join(PLATFORMS)}"
+    )
   config = ml_collections.ConfigDict(config.to_dict() | {"out": out.removesuffix(SUFFIX) + ".wav"})
   check(config)
   if config.mode != "generate" or config.music_prompt or config.times:
     raise UserError("an exported sampler makes music from texts: leave config.mode as it is")
-  texts = [text.strip() for text in config.prompt.split("|") if text.strip()]
+  texts = texts_of(config)
 
   melody = Melody.load(config.checkpoint)
   styles = {t: melody.styles.tokens(melody.styles.embed((Prompt(t),))).tolist() for t in texts}
@@ -57,12 +61,26 @@ def export(config: ml_collections.ConfigDict, out: str, platforms: tuple[str, ..
   contents = io.BytesIO()
   with zipfile.ZipFile(contents, "w") as archive:
     archive.writestr("program.jax", bytes(program))
-    arrays = io.BytesIO()
-    np.savez(arrays, **params)  # type: ignore[arg-type]
-    archive.writestr("params.npz", arrays.getvalue())
+    for name, arrays in (("params.npz", params), ("schedules.npz", _schedules())):
+      stored = io.BytesIO()
+      np.savez(stored, **arrays)  # type: ignore[arg-type]
+      archive.writestr(name, stored.getvalue())
     archive.writestr("meta.json", json.dumps({**meta, "styles": styles}, indent=1))
     archive.writestr("loader.py", inspect.getsource(loader))
   output_files.write_files({pathlib.Path(out): contents.getvalue()})
+
+
+def _schedules() -> dict[str, np.ndarray]:
+  """Angle steps by schedule: float32 [MAX_STEPS, MAX_STEPS], row T - 1 has T steps, then zeros.
+
+  The loader reads them here instead of knowing the formulas a second time; 40 kB a schedule.
+  """
+  return {
+    name: np.stack(
+      [np.pad(angle_schedule(name, n), (0, MAX_STEPS - n)) for n in range(1, MAX_STEPS + 1)]
+    )
+    for name in SCHEDULES
+  }
 
 
 def _exported(melody, config, platforms) -> tuple[bytearray, dict[str, np.ndarray], dict[str, Any]]:
@@ -98,6 +116,7 @@ def _exported(melody, config, platforms) -> tuple[bytearray, dict[str, np.ndarra
     "hop": networks.codec.hop_length,
     "latent_dim": networks.codec.latent_dim,
     "reach": decoder_reach(networks.codec),
+    "chunks": networks.chunks,
     "null_style": networks.lm.config.null_style,
   }
   example = loader.first_window(meta, [0] * networks.lm.config.style_levels, 0)

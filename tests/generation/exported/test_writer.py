@@ -15,10 +15,10 @@ from tests.configs import load_config
 
 
 @pytest.fixture(scope="module")
-def exported(directory, tmp_path_factory):
+def exported(tiny_models, tmp_path_factory):
   folder = tmp_path_factory.mktemp("exported")
   config = load_config("sample")
-  config.update(checkpoint=str(directory), steps=2, prompt="slow bossa nova | techno")
+  config.update(checkpoint=str(tiny_models), steps=2, prompt="slow bossa nova | techno")
   config.lm.guidance_scale = 1.0  # as the settings it is compared with
   export(config, str(folder / "x.sampler"), ("cpu",))
   with zipfile.ZipFile(folder / "x.sampler") as archive:
@@ -54,7 +54,7 @@ def test_its_command_writes_a_wav(exported):
     assert (f.getframerate(), f.getnchannels(), f.getnframes()) == (24_000, 1, 48_000)
 
 
-def test_what_it_cannot_do_is_said(exported, directory, tmp_path):
+def test_what_it_cannot_do_is_said(exported, tiny_models, tmp_path):
 
   from melody_jax.generation.exported import loader
 
@@ -66,7 +66,7 @@ def test_what_it_cannot_do_is_said(exported, directory, tmp_path):
   with pytest.raises(ValueError, match="was not exported"):
     sampler("techno", lm_guidance_scale=3.0)
   config = load_config("sample")
-  config.update(checkpoint=str(directory), prompt="x")
+  config.update(checkpoint=str(tiny_models), prompt="x")
   with pytest.raises(UserError, match="must end in one of .sampler"):
     export(config, str(tmp_path / "x.zip"), ("cpu",))
   with pytest.raises(UserError, match="it takes some of"):
