@@ -7,7 +7,14 @@
     python -m melody_jax.fit --config=configs/fit.py:style \
         --config.bundle=checkpoints/nano --config.data.path=DATASETS
 
-Presets: paper (195.3 M parameters, not trained: cost and score not measured), nano, tiny (tests).
+Work of nano, by arithmetic: a clip has 4 x 31 patches of 0.32 s, and a training step sees half of
+them. 62 tokens through 1.8 M weights are 0.7 GFLOP a clip with gradients, 45 GFLOP a batch.
+
+| preset | parameters | cost | score |
+| --- | --- | --- | --- |
+| paper | 195.3 M | not measured | not measured |
+| nano | 2.1 M, and frozen MiniLM | 0.86 s a step on 2 cores (docs/benchmarks.md) | not measured |
+| tiny | tests | seconds | none |
 """
 
 import ml_collections
@@ -16,71 +23,117 @@ from melody_jax.config import training_config
 
 
 def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
-  """Config of a training run; `preset` is paper, nano or tiny."""
+  """Config of a training run; `preset` is "paper", "nano" or "tiny"."""
+  presets = {"paper": _paper, "nano": _nano, "tiny": _tiny}
   c = training_config("mulan", preset)
   c.model.joint_size = 128  # docs/spec.md, section 3
-  c.model.init_temperature = 0.07
+  c.model.init_temperature = 0.07  # CLIP's
   c.model.sample_rate = c.sample_rate
   c.model.window_samples = int(c.window_seconds * c.sample_rate)
+  c.model.n_fft = 1024  # the power of two over the window
+  c.model.mel_mean = -4.6  # measured on 100 recorded training clips
+  c.model.mel_std = 2.2  # measured on the same clips
   c.model.patch = 16  # docs/spec.md, section 3
   c.model.text_vocab = 30_522  # uncased English WordPiece
-  c.model.text_positions = 512
-  c.optimizer.weight_decay = 0.05
-  c.optimizer.b2 = 0.98
-  {"paper": _paper, "nano": _nano, "tiny": _tiny}[preset](c)
+  c.model.text_positions = 512  # BERT's; a public checkpoint has as many rows
+  c.model.dropout = 0.1  # BERT's; not measured
+  c.optimizer.weight_decay = 0.05  # not measured
+  c.optimizer.b2 = 0.98  # not measured
+  presets[preset](c)
   return c
 
 
 def _paper(c: ml_collections.ConfigDict) -> None:
-  c.model.update(
-    # docs/spec.md, section 3: 25 ms windows every 10 ms. 8 x 62 patches. mel_mean and mel_std here
-    # and below: measured on 100 recorded training clips.
-    n_mels=128, n_fft=1024, win_length=600, hop_length=240, mel_mean=-4.6, mel_std=2.2,
-    patch_keep=1.0, time_masks=2, time_mask_frames=96, mel_masks=2, mel_mask_bands=24,
-    music_width=768, music_layers=12, music_heads=12, music_mlp=3072,  # ViT-B/16
-    music_pooling="cls",
-    text_length=128,
-    text_width=768, text_layers=12, text_heads=12, text_mlp=3072,  # BERT-base
-    text_pooling="pooler",
-    text_hidden=0, text_init="", text_frozen=False, dropout=0.1, remat=True, dtype="bfloat16",
-  )  # fmt: skip
-  c.train.batch_size = 4096
-  c.train.steps = 200_000
+  """The paper's size: ViT-B/16 over 8 x 62 patches, and BERT-base."""
+  c.model.n_mels = 128  # docs/spec.md, section 3
+  c.model.win_length = 600  # 25 ms
+  c.model.hop_length = 240  # 10 ms
+  c.model.patch_keep = 1.0  # all
+  c.model.time_masks = 2
+  c.model.time_mask_frames = 96  # about 1 s; not measured
+  c.model.mel_masks = 2
+  c.model.mel_mask_bands = 24  # not measured
+  c.model.music_width = 768  # ViT-B/16, with the four numbers below
+  c.model.music_layers = 12
+  c.model.music_heads = 12
+  c.model.music_mlp = 3072
+  c.model.music_pooling = "cls"
+  c.model.text_length = 128  # tokens; longer captions are cut
+  c.model.text_width = 768  # BERT-base, with the four numbers below
+  c.model.text_layers = 12
+  c.model.text_heads = 12
+  c.model.text_mlp = 3072
+  c.model.text_pooling = "pooler"
+  c.model.text_hidden = 0  # a linear head
+  c.model.text_init = ""
+  c.model.text_frozen = False
+  c.model.remat = True
+  c.model.dtype = "bfloat16"
+  c.train.batch_size = 4096  # the negatives of a row; not measured
+  c.train.steps = 200_000  # not measured
   c.train.save_every = 2_000
   c.train.eval_every = 2_000
-  c.optimizer.learning_rate = 1e-4
-  c.optimizer.warmup_steps = 10_000
+  c.optimizer.learning_rate = 1e-4  # not measured
+  c.optimizer.warmup_steps = 10_000  # not measured
 
 
 def _nano(c: ml_collections.ConfigDict) -> None:
-  c.model.update(
-    # 4 x 31 patches of 0.32 s, half of them seen by a training step: 62 tokens through
-    # 1.8 M weights are 0.7 GFLOP a clip with gradients, 45 GFLOP a batch.
-    n_mels=64, n_fft=1024, win_length=960, hop_length=480, mel_mean=-4.6, mel_std=2.2,
-    patch_keep=0.5, time_masks=2, time_mask_frames=48, mel_masks=2, mel_mask_bands=8,
-    music_width=192, music_layers=4, music_heads=4, music_mlp=768, music_pooling="mean",
-    text_length=64,
-    text_width=384, text_layers=6, text_heads=12, text_mlp=1536, text_pooling="mean",  # MiniLM-L6
-    text_hidden=512, text_init="minilm", text_frozen=True, dropout=0.1,
-  )  # fmt: skip
-  c.train.batch_size = 64
-  c.train.steps = 1500
-  c.train.ema_decay = 0.99
+  """A small size that two CPU cores can train. Its text encoder is MiniLM-L6 and stays frozen."""
+  c.model.n_mels = 64  # half of the paper's, with half as many frames: a quarter of the patches
+  c.model.win_length = 960  # 40 ms
+  c.model.hop_length = 480  # 20 ms
+  c.model.patch_keep = 0.5  # halves the work of a step
+  c.model.time_masks = 2
+  c.model.time_mask_frames = 48  # about 1 s; not measured
+  c.model.mel_masks = 2
+  c.model.mel_mask_bands = 8  # not measured
+  c.model.music_width = 192
+  c.model.music_layers = 4
+  c.model.music_heads = 4
+  c.model.music_mlp = 768
+  c.model.music_pooling = "mean"
+  c.model.text_length = 64  # tokens; longer captions are cut
+  c.model.text_width = 384  # MiniLM-L6, with the four numbers below
+  c.model.text_layers = 6
+  c.model.text_heads = 12
+  c.model.text_mlp = 1536
+  c.model.text_pooling = "mean"  # as MiniLM was trained
+  c.model.text_hidden = 512  # the only part of the text tower that trains; not measured
+  c.model.text_init = "minilm"
+  c.model.text_frozen = True  # captions are few; this way free text still works
+  c.train.batch_size = 64  # not measured
+  c.train.steps = 1500  # not measured
+  c.train.ema_decay = 0.99  # not measured
   c.train.eval_every = 250
   c.train.save_every = 250
   c.train.eval_batches = 4
-  c.optimizer.learning_rate = 1e-3
+  c.optimizer.learning_rate = 1e-3  # not measured
 
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
-  c.model.update(
-    n_mels=32, n_fft=1024, win_length=960, hop_length=960, mel_mean=-4.6, mel_std=2.2,
-    patch_keep=0.5, time_masks=1, time_mask_frames=8, mel_masks=1, mel_mask_bands=4,
-    music_width=16, music_layers=1, music_heads=2, music_mlp=32, music_pooling="mean",
-    text_length=16,
-    text_width=16, text_layers=1, text_heads=2, text_mlp=32, text_pooling="mean",
-    text_hidden=16, text_init="", text_frozen=False, dropout=0.1,
-  )  # fmt: skip
+  """For tests: trains in seconds."""
+  c.model.n_mels = 32
+  c.model.win_length = 960
+  c.model.hop_length = 960
+  c.model.patch_keep = 0.5
+  c.model.time_masks = 1
+  c.model.time_mask_frames = 8
+  c.model.mel_masks = 1
+  c.model.mel_mask_bands = 4
+  c.model.music_width = 16
+  c.model.music_layers = 1
+  c.model.music_heads = 2
+  c.model.music_mlp = 32
+  c.model.music_pooling = "mean"
+  c.model.text_length = 16
+  c.model.text_width = 16
+  c.model.text_layers = 1
+  c.model.text_heads = 2
+  c.model.text_mlp = 32
+  c.model.text_pooling = "mean"
+  c.model.text_hidden = 16
+  c.model.text_init = ""
+  c.model.text_frozen = False
   c.train.batch_size = 4
   c.train.steps = 4
   c.train.log_every = 1

@@ -1,10 +1,10 @@
-"""Principal axes of a corpus' spectra: what a codec without phase is born as.
+"""Fits the principal axes of a corpus' spectra, which a codec without phase starts from.
 
     python -m melody_jax.fit --config=configs/fit.py:axes --config.bundle=DIR --config.data.path=...
 
-Writes a new vae.safetensors, whose networks add nothing yet. It is the best linear codec of its
-size already; `--config.train.init_from=DIR/vae.safetensors` of a training of configs/vae.py begins
-with it (docs/spec.md, section 7).
+Writes a new vae.safetensors. Its networks add nothing yet, but it is already the best linear codec
+of its size. A training of configs/vae.py starts from it by
+`--config.train.init_from=DIR/vae.safetensors` (docs/spec.md, section 7).
 
 Shape letters: B batch, L latent frames, S stacked bins of a frame, D latent channels.
 """
@@ -28,17 +28,18 @@ from melody_jax.models.vae import VAE, VAEConfig
 
 
 def principal_axes(covariance_SxS: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, float]:
-  """The first axes of a distribution, scaled so that latents have unit spread.
+  """First principal axes of a distribution, scaled so that each latent has unit spread.
 
   Args:
-    covariance_SxS: covariance of the stacked bins.
-    count: D.
+    covariance_SxS: Covariance of the stacked bins, float [S, S].
+    count: Number of axes D.
 
   Returns:
-    (encoder's axes [S, D], decoder's axes [D, S], share of the variance that they explain).
+    (axes of the encoder [S, D], axes of the decoder [D, S], share of the variance they explain).
   """
   size = len(covariance_SxS)
   values, vectors = eigh(covariance_SxS, subset_by_index=[size - count, size - 1])
+  # eigh has the largest last. The floor keeps an axis without variance from dividing by zero.
   values, vectors = np.maximum(values[::-1], 1e-8), vectors[:, ::-1]
   spread = np.sqrt(values)
   explained = float(values.sum() / np.trace(covariance_SxS))
@@ -57,6 +58,7 @@ def _moments(
     x = x.reshape(-1, model.stacked_bins)
     return jnp.sum(x, axis=0), jnp.dot(x.T, x)
 
+  # Sums over batches in float64: all frames of a corpus would not fit into memory.
   total = np.zeros(model.stacked_bins)
   products = np.zeros((model.stacked_bins, model.stacked_bins))
   frames = 0
@@ -69,10 +71,17 @@ def _moments(
 
 
 def fit_axes(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Writes the file of a codec born as principal axes; returns what they explain.
+  """Fits the axes and writes the file of a codec that consists of them.
+
+  Args:
+    config: Config of the fit (configs/fit.py:axes).
+
+  Returns:
+    The report, which is stored as well: number of frames, and share of the variance explained.
 
   Raises:
-    UserError: for a model that has another form than the spectral one, or too few frames.
+    UserError: The model has another form than the spectral one, there are too few frames, or
+      config.data names no data.
   """
   model = config_from(VAEConfig, config.model)
   if not model.spectral:

@@ -73,6 +73,7 @@ class Bert(nn.Module):
     )
     x_BxNxD = words + (positions + jnp.broadcast_to(segment, positions.shape))[None, :, :]
     x_BxNxD = LayerNorm(1e-12, c.dtype, name="embedding_norm")(x_BxNxD)
+    # Post-norm and epsilon 1e-12, as BERT was trained: a public checkpoint fits nothing else.
     stack = EncoderConfig(
       c.width, c.layers, c.heads, c.mlp_size, pre_norm=False,
       dropout=c.dropout, remat=c.remat, dtype=c.dtype,
@@ -102,7 +103,7 @@ _TABLES = {
 
 
 class _Reader:
-  """Tensors of a checkpoint by BERT's own names, whatever prefix or era they come from."""
+  """Tensors of a checkpoint under BERT's own names, whichever of the usual spellings it uses."""
 
   def __init__(self, tensors: Any, names: list[str], where: str):
     self._tensors, self._where = tensors, where
@@ -119,6 +120,7 @@ class _Reader:
     return np.asarray(self._tensors.get_tensor(self._names[name]), np.float32)
 
   def dense(self, name: str) -> dict[str, np.ndarray]:
+    # PyTorch stores a dense layer as [out, in].
     return {"kernel": self.get(f"{name}.weight").T, "bias": self.get(f"{name}.bias")}
 
   def norm(self, name: str) -> dict[str, np.ndarray]:
@@ -150,6 +152,7 @@ def params_from_safetensors(path: str | os.PathLike, config: BertConfig) -> dict
   except (SafetensorError, OSError) as e:
     raise UserError(f"cannot read {path} ({e}): it must be a safetensors file") from e
   model = Bert(config)
+  # The sizes to compare with, from tracing alone: no parameter is drawn.
   tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
   expected = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens))["params"]
   wanted = dict(jax.tree_util.tree_flatten_with_path(expected)[0])
@@ -175,6 +178,7 @@ def _read_params(reader: _Reader, config: BertConfig) -> dict[str, Any]:
     name: {"embedding": reader.get(f"{theirs}.weight")} for name, theirs in _TABLES.items()
   }
   params["embedding_norm"] = reader.norm("embeddings.LayerNorm")
+  # Our encoder scans over its layers, so their parameters lie stacked along a first axis.
   params["encoder"] = {"layers": _stack(blocks)}
   if config.pooler:
     params["pooler"] = reader.dense("pooler.dense")

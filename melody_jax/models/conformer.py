@@ -1,9 +1,8 @@
 """Conformer encoder (Gulati et al., 2020) with the conventions of wav2vec 2.0 conformers.
 
-One block is half a feed-forward layer, self-attention, a convolution module, the other
-half of the feed-forward layer and a layer norm. Blocks are stacked by `nn.scan`, so that
-compile time does not grow with depth and the first k blocks can be run alone by slicing
-the stacked parameters.
+A block has a feed-forward layer at half weight, self-attention, a convolution module, a second
+feed-forward layer at half weight, and a layer norm. `nn.scan` stacks the blocks. So compile time
+does not grow with depth, and the first k blocks run alone if the stacked parameters are sliced.
 
 Shape letters: B batch, T time, D width, H heads, K head size.
 """
@@ -19,7 +18,7 @@ from melody_jax.models import layers
 
 POSITIONS = ("rotary", "rotary_input", "relative")
 CONV_NORMS = ("layer", "batch")
-_MASKED_SCORE = -1e9
+_MASKED_SCORE = -1e9  # finite, so that a row without valid frames gives no NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +85,7 @@ class FrozenBatchNorm(nn.Module):
     bias = layers.param_with_axes(self, "bias", zeros, shape, axes)
     mean = layers.param_with_axes(self, "mean", zeros, shape, axes)
     var = layers.param_with_axes(self, "var", ones, shape, axes)
+    # One multiplication and one addition a value: the statistics are constants.
     gain = scale * jax.lax.rsqrt(var + self.epsilon)
     offset = bias - mean * gain
     y = x.astype(jnp.float32) * jnp.broadcast_to(gain, x.shape) + jnp.broadcast_to(offset, x.shape)
@@ -123,7 +123,7 @@ def shift_relative(scores_BxHxTxR: jax.Array) -> jax.Array:
   """Scores by distance [B, H, T, 2T - 1] -> scores by key [B, H, T, T].
 
   Entry (i, j) of the result is entry (i, T - 1 - i + j) of the input: distance i - j.
-  Done by padding and reshaping, without a gather.
+  Padding and reshaping do it without a gather, which is slow on accelerators.
   """
   b, h, t, r = scores_BxHxTxR.shape
   padded = jnp.pad(scores_BxHxTxR, ((0, 0), (0, 0), (0, 0), (1, 0)))
@@ -155,7 +155,7 @@ class SelfAttention(nn.Module):
 
     if c.positions != "relative" and (self.deterministic or not c.dropout):
       mixed = attention(q, k, v, mask_BxS=mask_BxT)
-    else:  # no library's kernel adds scores by distance or drops weights
+    else:  # the fused kernels cannot add scores by distance or drop weights
       mixed = self._by_scores(q, k, v, mask_BxT)
     y = layers.Dense(c.width, ("heads", "embed"), dtype=c.dtype, name="out")(
       mixed.reshape(x_BxTxD.shape)
@@ -177,7 +177,10 @@ class SelfAttention(nn.Module):
     return jnp.einsum("bhqj,bjhk->bqhk", weights, v)
 
   def _relative(self, q_BxTxHxK: jax.Array, n_frames: int) -> tuple[jax.Array, jax.Array]:
-    """Content query (with its bias u) and the unscaled scores by distance (bias v)."""
+    """Computes the content query (with bias u) and the unscaled scores by distance (with bias v).
+
+    These are the two terms of Transformer-XL (Dai et al., 2019).
+    """
     c = self.config
     shape, zeros = (c.n_heads, c.head_size), nn.initializers.zeros_init()
     u = layers.param_with_axes(self, "content_bias", zeros, shape, ("heads", "norm"))
@@ -230,6 +233,7 @@ class ConformerBlock(nn.Module):
     def norm(name: str, x: jax.Array) -> jax.Array:
       return layers.LayerNorm(dtype=c.dtype, name=name)(x)
 
+    # Two half steps around attention and convolution did better than one whole (Gulati et al.).
     x = x_BxTxD
     x = x + 0.5 * FeedForward(c, deterministic, name="ffn1")(norm("ffn1_norm", x))
     x = x + SelfAttention(c, deterministic, name="attention")(norm("attention_norm", x), mask_BxT)
@@ -250,6 +254,7 @@ class Conformer(nn.Module):
 
   @nn.compact
   def __call__(self, x_BxTxD: jax.Array, mask_BxT: jax.Array) -> jax.Array:
+    # Inside a scan XLA cannot undo the recomputation, so it needs no guard against that.
     block = nn.remat(ConformerBlock, prevent_cse=False) if self.config.remat else ConformerBlock
     stack = nn.scan(
       block,
@@ -259,5 +264,6 @@ class Conformer(nn.Module):
       length=self.config.n_layers,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
+    # Padding may hold anything, NaN too, and the convolutions would carry it into valid frames.
     x = jnp.where(mask_BxT[:, :, None], x_BxTxD, jnp.zeros_like(x_BxTxD))
     return stack(self.config, self.deterministic, name="blocks")(x, mask_BxT)[0]

@@ -74,6 +74,7 @@ class PeriodDiscriminator(nn.Module):
   @nn.compact
   def __call__(self, audio_BT) -> Judgement:
     x = jnp.pad(audio_BT, ((0, 0), (0, -audio_BT.shape[1] % self.period)), mode="reflect")
+    # A column then holds every period-th sample, so kernels of width 1 see one phase at a time.
     x = x.reshape(x.shape[0], -1, self.period, 1)
     features = []
     last = len(self.config.period_channels) - 1
@@ -83,11 +84,15 @@ class PeriodDiscriminator(nn.Module):
       x = nn.leaky_relu(x, 0.1)
       features.append(x)
     logits = Conv2d(1, (3, 1), dtype=self.config.dtype, name="head")(x)
+    # The losses are differences of nearby numbers, which bfloat16 would round away.
     return logits.astype(jnp.float32), features
 
 
 def _judge_spectrum(config: DiscriminatorConfig, log_magnitude_BxFxN: jax.Array) -> Judgement:
-  """Convolutions that stride over frequency; called in a module's compact method."""
+  """Judges log magnitudes [B, F, N] by convolutions that stride over frequency.
+
+  To be called in the compact method of a module.
+  """
   x = log_magnitude_BxFxN[..., None]
   features = []
   for i, (kernel, stride) in enumerate(

@@ -1,9 +1,9 @@
 """Lapped transform of audio, split into gains and shapes, as pure functions.
 
-The codec's latents keep how loud a band is apart from the pattern inside it ("gain-shape", as
-in transform codecs: Valin et al., "The Opus codec", AES 2013). Levels, rhythm and
-spectral envelope then lie in channels of their own that vary slowly, and a pattern that a
-model gets wrong still sounds at the right level.
+The codec stores how loud a band is (its gain) apart from the pattern inside it (its shape), as
+transform codecs do (Valin et al., "The Opus codec", AES 2013). Levels, rhythm and spectral envelope
+then have channels of their own, which vary slowly. A pattern that a model gets wrong still sounds
+at the right level.
 
 Shape letters: B batch, L frames, F bins of the transform (= hop), G bands, W window.
 """
@@ -14,19 +14,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# White noise at -70 dB of full scale, per bin of an orthonormal transform: what is quieter has
-# no pattern worth keeping.
+# White noise at -70 dB of full scale, for one bin of an orthonormal transform. Quieter sound has no
+# pattern worth keeping.
 FLOOR = 3e-4
-# log(rms) of music lies between log(FLOOR) = -8 and 1; about N(0, 1) after this.
+# log(rms) of music lies between log(FLOOR) = -8 and 1. These make it about N(0, 1).
 GAIN_CENTER, GAIN_SCALE = -4.0, 2.0
 MAX_LOG_GAIN = 3.5  # twice full scale in one bin
 
 
 def mdct_basis(bins: int) -> np.ndarray:
-  """Orthonormal MDCT analysis basis under a sine window, [2 * bins, bins], float32.
+  """Orthonormal analysis basis of an MDCT with a sine window (Princen & Bradley, 1986).
 
-  Overlap-adding the frames `coefficients @ basis.T` at hop `bins` inverts it exactly
-  (Princen & Bradley, 1986).
+  To invert it exactly, overlap-add the frames `coefficients @ basis.T` at hop `bins`.
+
+  Args:
+    bins: Bins of the transform, which is also its hop in samples.
+
+  Returns:
+    float32 [2 * bins, bins].
   """
   n = np.arange(2 * bins)[:, None]
   k = np.arange(bins)[None, :]
@@ -37,6 +42,7 @@ def mdct_basis(bins: int) -> np.ndarray:
 
 def overlap_add(frames_BLW: jax.Array, hop: int) -> jax.Array:
   """Sum of frames of width 2 * hop at spacing hop: [B, L, 2 hop] -> [B, (L + 1) hop]."""
+  # A frame overlaps only its neighbours, so two shifted halves do; no scatter is needed.
   first, second = jnp.split(frames_BLW, 2, axis=-1)
   first = jnp.pad(first, ((0, 0), (0, 1), (0, 0)))
   second = jnp.pad(second, ((0, 0), (1, 0), (0, 0)))
@@ -64,14 +70,21 @@ def spread(bands_BLG: jax.Array, edges: tuple[int, ...]) -> jax.Array:
 
 
 def split_gains(bins_BLF: jax.Array, edges: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-  """Bins of the transform -> normalised log-gains [B, L, G] and shapes [B, L, F].
+  """Splits the bins of a transform into normalised log-gains and shapes.
 
       gain  = (log(rms of the band + FLOOR) - GAIN_CENTER) / GAIN_SCALE
       shape = bins / (rms of the band + FLOOR)
 
-  The power of a bin is X_k^2 + (X_{k+1} - X_{k-1})^2, which hardly depends on phase (Daudet &
-  Sandler, 2004), halved, and smoothed over three frames by 1/4, 1/2, 1/4: |shape| stays under
+  The power of a bin is half of X_k^2 + (X_{k+1} - X_{k-1})^2, which hardly depends on phase (Daudet
+  & Sandler, 2004). It is smoothed over three frames by 1/4, 1/2, 1/4. |shape| then stays under
   2 sqrt(bins of the band).
+
+  Args:
+    bins_BLF: Bins, float [B, L, F].
+    edges: First bin of each band, and F at the end.
+
+  Returns:
+    (gains [B, L, G], shapes [B, L, F]).
   """
   padded = jnp.pad(bins_BLF, ((0, 0), (0, 0), (1, 1)))
   power = 0.5 * (jnp.square(bins_BLF) + jnp.square(padded[..., 2:] - padded[..., :-2]))
@@ -83,6 +96,15 @@ def split_gains(bins_BLF: jax.Array, edges: tuple[int, ...]) -> tuple[jax.Array,
 
 
 def join_gains(gains_BLG: jax.Array, shapes_BLF: jax.Array, edges: tuple[int, ...]) -> jax.Array:
-  """Inverse of `split_gains`: bins [B, L, F]; gains are limited so that no bin can overflow."""
+  """Inverse of `split_gains`.
+
+  Args:
+    gains_BLG: Normalised log-gains, float [B, L, G]. They are limited, so that no bin overflows.
+    shapes_BLF: Shapes, float [B, L, F].
+    edges: First bin of each band, and F at the end.
+
+  Returns:
+    Bins, float [B, L, F].
+  """
   log_rms = jnp.minimum(gains_BLG * GAIN_SCALE + GAIN_CENTER, MAX_LOG_GAIN)
   return shapes_BLF * jnp.exp(spread(log_rms, edges))

@@ -1,12 +1,11 @@
 """MuLan: music and text in one joint space (Huang et al., 2022; docs/spec.md, section 3).
 
-The music tower is a spectrogram transformer (AST, Gong et al., 2021): log-mel, 16 x 16
-patches, a pre-norm ViT encoder. The text tower is a BERT encoder and a head. Both end in
-unit vectors of `joint_size`; a learned temperature scales their cosines in training.
+The music tower is a spectrogram transformer (AST, Gong et al., 2021): log-mel, patches of 16 x 16,
+a pre-norm ViT encoder. The text tower is a BERT encoder with a head. Both give unit vectors of
+`joint_size` features. In training a learned temperature scales their cosines.
 
-Where `text_frozen` is set, the text encoder's body is a public checkpoint that is not
-trained: it is no part of the trained parameters, and `with_text_body` adds it where text
-is to be embedded.
+With `text_frozen` the body of the text encoder is a public checkpoint that is not trained. Then it
+is not among the trained parameters, and `with_text_body` adds it before text is embedded.
 
 Shape letters: B batch, T samples, F mel frames, M mel bands, P patches, N token
 positions, D width, C joint-space features.
@@ -45,9 +44,9 @@ class MuLanConfig:
     mel_mean, mel_std: Mean and standard deviation that the log-mel is standardised by.
     patch: Side of a patch, in frames and in bands.
     patch_keep: Share of patches a training step sees (1: all).
-    time_masks, time_mask_frames, mel_masks, mel_mask_bands: SpecAugment; number of masks
-      and the longest one.
-    music_width, music_layers, music_heads, music_mlp: The music tower's encoder.
+    time_masks, time_mask_frames, mel_masks, mel_mask_bands: SpecAugment: the number of masks and
+      the length of the longest, over time and over mel bands.
+    music_width, music_layers, music_heads, music_mlp: Sizes of the music tower's encoder.
     music_pooling: Pooling of the music tower: "cls" or "mean".
     text_length: Token positions N.
     text_vocab, text_width, text_layers, text_heads, text_mlp, text_positions: BERT's sizes.
@@ -135,9 +134,17 @@ def l2_normalise(x: jax.Array) -> jax.Array:
 def mask_spans(
   rng: jax.Array, x_BxFxM: jax.Array, axis: int, n_masks: int, longest: int
 ) -> jax.Array:
-  """SpecAugment (Park et al., 2019): zeroes `n_masks` random spans along `axis` in each row.
+  """Sets random spans of each row to zero (SpecAugment, Park et al., 2019).
 
-  Spans are 0 to `longest` steps long, drawn per row; 0 is the mean of a standardised log-mel.
+  Args:
+    rng: Random key.
+    x_BxFxM: Standardised log-mel, float [B, F, M]. Its mean is 0, so a span becomes the mean.
+    axis: Axis of the spans: 1 over frames, 2 over mel bands.
+    n_masks: Number of spans in each row.
+    longest: Longest span. Lengths are drawn from 0 to this one.
+
+  Returns:
+    float [B, F, M].
   """
   if not n_masks:
     return x_BxFxM
@@ -151,7 +158,16 @@ def mask_spans(
 
 
 def patchify(x_BxFxM: jax.Array, patch: int) -> jax.Array:
-  """[B, F, M] -> [B, P, patch * patch], patches in mel-major order, each mel-major inside."""
+  """Cuts a spectrogram into square patches. Frames and bands that fill no patch are dropped.
+
+  Args:
+    x_BxFxM: Log-mel, float [B, F, M].
+    patch: Side of a patch, in frames and in bands.
+
+  Returns:
+    float [B, P, patch * patch]. Patches lie in mel-major order, and so do the values inside one.
+  """
+  # Mel-major is the order of AST.
   batch, frames, mels = x_BxFxM.shape
   rows, columns = mels // patch, frames // patch
   x = x_BxFxM[:, : columns * patch, : rows * patch]
@@ -174,6 +190,7 @@ def keep_patches(rng: jax.Array, x_BxPxD: jax.Array, share: float) -> jax.Array:
   kept = max(1, round(share * patches))
   if kept == patches:
     return x_BxPxD
+  # Every row keeps as many, so that shapes stay fixed; the steps become cheaper as well.
   order_BxP = jnp.argsort(jax.random.uniform(rng, (batch, patches)), axis=1)
   return jnp.take_along_axis(x_BxPxD, order_BxP[:, :kept, None], axis=1)
 
@@ -198,6 +215,7 @@ class MusicTower(nn.Module):
     positions = param_with_axes(
       self, "positions", nn.initializers.normal(0.02), shape, ("position", "embed")
     ).astype(dtype)
+    # Positions first: a patch that is kept must still know where it was.
     x_BxPxD = x_BxPxD + positions[None, n_cls:, :]
     if not deterministic:
       x_BxPxD = keep_patches(keep_rng, x_BxPxD, c.patch_keep)
@@ -220,19 +238,27 @@ class MusicTower(nn.Module):
 
 
 class Temperature(nn.Module):
-  """The learned temperature; call: () -> scalar 1 / temperature, at most 100."""
+  """The learned temperature. The call gives the scalar 1 / temperature, at most 100.
+
+  Attributes:
+    initial: Temperature at birth.
+  """
 
   initial: float
 
   @nn.compact
   def __call__(self) -> jax.Array:
     start = nn.initializers.constant(-math.log(self.initial))
+    # A logarithm, so that it stays positive; the bound is CLIP's (Radford et al., 2021).
     log_scale = param_with_axes(self, "log_scale", start, (1,), ("scalar",))
     return jnp.exp(jnp.minimum(log_scale[0], math.log(100.0)))
 
 
 class MuLan(nn.Module):
-  """Both towers; a method each, `audio`, `text_features`, `text_head`, and the loss's scale."""
+  """Both towers. `audio` embeds music; `text_features`, then `text_head`, embed text.
+
+  `scale` gives the factor of the cosines in the loss.
+  """
 
   config: MuLanConfig
 
@@ -249,20 +275,20 @@ class MuLan(nn.Module):
     self.temperature = Temperature(c.init_temperature)
 
   def mel(self, audio_BxT: jax.Array) -> jax.Array:
-    """The standardised log-mel that the music tower reads: [B, F, M]."""
+    """Audio [B, T] -> standardised log-mel [B, F, M], which the music tower reads."""
     c = self.config
     mel = log_mel(audio_BxT, c.sample_rate, c.n_fft, c.win_length, c.hop_length, c.n_mels)
     return (mel - c.mel_mean) / c.mel_std
 
   def audio(self, audio_BxT: jax.Array, deterministic: bool = True) -> jax.Array:
-    """Clips of `window_samples` -> unit vectors [B, C]."""
+    """Audio [B, window_samples] in [-1, 1] -> unit vectors, float32 [B, C]."""
     features = self.music_tower(self.mel(audio_BxT), deterministic)
     return l2_normalise(self.music_head(features))
 
   def text_features(
     self, ids_BxN: jax.Array, mask_BxN: jax.Array, deterministic: bool = True
   ) -> jax.Array:
-    """Token ids -> the text encoder's pooled output [B, text_width]."""
+    """Token ids and mask [B, N] -> pooled output of the text encoder [B, text_width]."""
     hidden, pooled = self.text_body(ids_BxN, mask_BxN, deterministic)
     if self.config.text_pooling == "pooler":
       return pooled
@@ -272,8 +298,8 @@ class MuLan(nn.Module):
     return jnp.sum(hidden * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
 
   def text_head(self, features_BxD: jax.Array, deterministic: bool = True) -> jax.Array:
-    """Pooled text features -> unit vectors [B, C]."""
-    # Unit mean square whatever the encoder's scale: MiniLM was trained on cosines only.
+    """Pooled text features [B, text_width] -> unit vectors, float32 [B, C]."""
+    # Scaled to a mean square of 1: MiniLM was trained on cosines, so its own scale means nothing.
     x = l2_normalise(features_BxD) * self.config.text_width**0.5
     x = self.drop(x, deterministic=deterministic)
     if self.config.text_hidden:
@@ -285,12 +311,12 @@ class MuLan(nn.Module):
     return self.temperature()
 
   def towers(self, audio_BxT: jax.Array, ids_BxN: jax.Array, mask_BxN: jax.Array) -> Any:
-    """Everything once; creates every parameter."""
+    """Runs every part once, which creates every parameter."""
     self.text_features(ids_BxN, mask_BxN)
     return self.trained(audio_BxT)
 
   def trained(self, audio_BxT: jax.Array) -> Any:
-    """Everything but the text encoder's body; creates the parameters that a frozen body leaves."""
+    """Runs all but the body of the text encoder: creates the parameters if that is frozen."""
     features = jnp.zeros((len(audio_BxT), self.config.text_width))
     return self.audio(audio_BxT), self.text_head(features), self.scale()
 

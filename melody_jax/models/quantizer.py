@@ -1,9 +1,9 @@
 """K-means and residual vector quantisation, as pure functions on arrays.
 
-Two users. Semantic tokens (docs/spec.md, section 4) are the nearest of 1,024 k-means centres,
-fitted by mini-batches with dead-centre re-seeding: `kmeans_init`, `kmeans_update`,
-`kmeans_assign`. Style tokens (docs/spec.md, section 3) are 12 levels of residual k-means
-fitted on music embeddings: `fit_rvq`, `rvq_encode`, `rvq_report`.
+There are two uses. A semantic token (docs/spec.md, section 4) is the nearest of 1,024 k-means
+centres, fitted by mini-batches with new places for dead centres: `kmeans_init`, `kmeans_update`,
+`kmeans_assign`. Style tokens (docs/spec.md, section 3) are 12 levels of residual k-means, fitted on
+music embeddings: `fit_rvq`, `rvq_encode`, `rvq_report`.
 
 Letters in names: N points, C features of a point, K centres, Q levels.
 """
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Points whose distances to every centre are held in memory at once.
+# Points at a time: their distances to 1,024 centres take 16 MiB.
 _CHUNK = 4096
 
 
@@ -34,6 +34,7 @@ class KMeansState(NamedTuple):
 def squared_distances(points_NxC: jax.Array, centroids_KxC: jax.Array) -> jax.Array:
   """|x - c|^2 of every point to every centre: float32 [N, K], never negative."""
   points_NxC = points_NxC.astype(jnp.float32)
+  # |x|^2 - 2 x c + |c|^2 is one matmul. It cancels for close points, hence the highest precision.
   dots_NxK = jnp.matmul(points_NxC, centroids_KxC.T, precision=jax.lax.Precision.HIGHEST)
   points_N = jnp.sum(jnp.square(points_NxC), axis=-1)
   centres_K = jnp.sum(jnp.square(centroids_KxC), axis=-1)
@@ -110,11 +111,13 @@ def kmeans_update(
 ) -> tuple[KMeansState, dict[str, jax.Array]]:
   """One mini-batch step: centres move to the decayed mean of the points they collect.
 
-  counts' = decay counts + points taken now;  centre' = decayed mean of all points taken.
-  A centre whose count falls under `dead_share` of an equal share is dead: it moves onto
-  a point of this batch, drawn in proportion to its squared distance from its centre
-  (where the error is), and is given an equal share of ONE batch as its count, so that
-  it has to earn points to stay and yields quickly to them.
+      counts' = decay counts + points taken now
+      centre' = decayed mean of all points taken
+
+  A centre is dead if its count is under `dead_share` of an equal share. It moves onto a point of
+  this batch. The point is drawn in proportion to its squared distance from its centre, so it lies
+  where the error is. The moved centre gets an equal share of ONE batch as its count: it must win
+  points to stay, and it moves quickly towards them.
 
   Args:
     state: State, from `kmeans_init` or a previous update.
@@ -135,6 +138,7 @@ def kmeans_update(
   taken_K = jnp.zeros((n_centres,), jnp.float32).at[nearest_N].add(1.0)
   sums_KxC = jnp.zeros_like(state.centroids).at[nearest_N].add(points_NxC)
 
+  # Means weighted by counts, so that a centre with few points learns faster than one with many.
   counts_K = decay * state.counts + taken_K
   weighted_KxC = (decay * state.counts)[:, None] * state.centroids + sums_KxC
   moved_KxC = weighted_KxC / jnp.maximum(counts_K, 1e-6)[:, None]
@@ -176,6 +180,7 @@ def _lloyd_step(
   """
   n_centres = centroids_KxC.shape[0]
 
+  # All [N, K] distances at once could be gigabytes.
   def scan_chunk(carry, chunk):
     sums_KxC, counts_K = carry
     points_NxC, weights_N = chunk
@@ -219,6 +224,7 @@ def fit_rvq(
   for level in range(n_levels):
     level_rng = jax.random.fold_in(rng, level)
     sample_rng, seed_rng, lloyd_rng = jax.random.split(level_rng, 3)
+    # k-means++ reads all its points once for each centre, so it gets a sample.
     n_sample = min(len(residual), 8 * n_centres)
     sample = jax.random.choice(sample_rng, len(residual), (n_sample,), replace=False)
     centroids = kmeans_init(seed_rng, residual[np.asarray(sample)], n_centres).centroids

@@ -57,6 +57,7 @@ class SelfAttention(nn.Module):
     def project(name):
       return Dense(c.width, ("embed", "heads"), dtype=c.dtype, name=name)(x_BxTxD).reshape(heads)
 
+    # A mask may come as integers.
     mask = None if mask_BxT is None else mask_BxT.astype(bool)
     y = attention(project("query"), project("key"), project("value"), mask_BxS=mask)
     return Dense(c.width, ("heads", "embed"), dtype=c.dtype, name="out")(y.reshape(x_BxTxD.shape))
@@ -71,6 +72,7 @@ class FeedForward(nn.Module):
   def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
     c = self.config
     y = Dense(c.mlp_size, ("embed", "mlp"), dtype=c.dtype, name="inner")(x_BxTxD)
+    # Exact, as both BERT and ViT were trained; the approximation would shift public checkpoints.
     y = nn.gelu(y, approximate=False)
     return Dense(c.width, ("mlp", "embed"), dtype=c.dtype, name="outer")(y)
 
@@ -111,6 +113,7 @@ class Encoder(nn.Module):
     self, x_BxTxD: jax.Array, mask_BxT: jax.Array | None, deterministic: bool
   ) -> jax.Array:
     c = self.config
+    # Inside a scan XLA cannot undo the recomputation, so it needs no guard against that.
     block = nn.remat(EncoderBlock, prevent_cse=False) if c.remat else EncoderBlock
     stack = nn.scan(
       block,

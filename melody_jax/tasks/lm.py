@@ -1,4 +1,7 @@
-"""Training of the semantic LM: style tokens in front, cross-entropy on semantic tokens."""
+"""Training of the semantic LM: style tokens come first, the loss is on semantic tokens.
+
+docs/spec.md, section 5.
+"""
 
 from typing import Any
 
@@ -23,8 +26,8 @@ def corrupt_style(
 ) -> jax.Array:
   """Style tokens of training rows, some of them hidden behind the "no style" token.
 
-  Twelve RVQ tokens all but name the clip they were computed from, and a prompt's text never
-  yields exactly those of a training clip: without this the LM learns clips by heart.
+  Twelve RVQ tokens nearly name the clip that they come from, and the text of a prompt never gives
+  exactly the tokens of a training clip. Without this the LM learns clips by heart.
 
   Args:
     rng: Random key.
@@ -44,13 +47,17 @@ def corrupt_style(
   cut = jax.random.bernoulli(cut_rng, truncation, (b,))
   kept = jax.random.randint(length_rng, (b,), 1, max(levels, 2))
   beyond = jnp.arange(levels)[None, :] >= kept[:, None]
+  # Levels are cut from the end: each level refines those before it, and means nothing alone.
   hidden = drop_row[:, None] | (cut[:, None] & beyond)
   hidden = hidden | jax.random.bernoulli(token_rng, token_dropout, (b, levels))
   return jnp.where(hidden, null_style, style_tokens)
 
 
 class LMTask(BaseTask):
-  """Batch: `style_tokens` int32 [B, levels], `semantic_tokens` int32 [B, T]."""
+  """Training of the semantic LM.
+
+  A batch holds `style_tokens` int32 [B, levels] and `semantic_tokens` int32 [B, T].
+  """
 
   def __init__(self, config):
     super().__init__(config)
@@ -90,10 +97,10 @@ class LMTask(BaseTask):
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
-    """Mean cross-entropy (nats) of the semantic tokens.
+    """Mean cross-entropy of the semantic tokens, in nats.
 
-    Metrics: `loss`, `accuracy`; in evaluation also `loss_without_style`, whose distance to
-    `loss` is what the style tokens tell.
+    The metrics are `loss` and `accuracy`, in evaluation also `loss_without_style`. The difference
+    of the two losses is what the style tokens tell about the music.
     """
     del step
     c, conditioning = self.model_config, self.config.conditioning

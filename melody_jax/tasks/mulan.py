@@ -22,11 +22,17 @@ _REMEMBERED = 100_000  # captions, about 150 MB
 
 
 class FrozenTextFeatures:
-  """Outputs of a frozen text encoder, computed once per distinct caption.
+  """Outputs of a frozen text encoder, computed once for each different caption.
 
-  Captions repeat all through training and the encoder never changes, so on a CPU this
-  takes the text tower's larger half out of the step. Padding does not reach the outputs,
-  so a caption is embedded at the smallest sufficient length.
+  Captions repeat in training and the encoder never changes. On a CPU this takes the larger half of
+  the text tower out of the step. Padding does not change the outputs, so each caption is embedded
+  at the smallest length that holds it.
+
+  Args:
+    config: Sizes; `text_init` names the encoder.
+
+  Raises:
+    UserError: The public checkpoint is not installed.
   """
 
   def __init__(self, config: mulan.MuLanConfig):
@@ -42,15 +48,17 @@ class FrozenTextFeatures:
     self._embed = jax.jit(embed)
 
   def __call__(self, text_ids: np.ndarray, text_mask: np.ndarray) -> np.ndarray:
-    """Ids and mask [B, N] -> float32 [B, text_width]."""
+    """Ids int32 [B, N] and mask bool [B, N] -> pooled features, float32 [B, text_width]."""
     keys = [ids.tobytes() for ids in text_ids]
     if len(self._seen) > _REMEMBERED:
       self._seen.clear()
     fresh = {key: i for i, key in enumerate(keys) if key not in self._seen}
+    # Short captions together: a block is as long as its longest row.
     rows = sorted(fresh.values(), key=lambda i: int(text_mask[i].sum()))
     for start in range(0, len(rows), _ROWS):
       block = rows[start : start + _ROWS]
       longest = int(text_mask[block].sum(axis=1).max())
+      # Few lengths and one number of rows, so that few programs are compiled.
       n = min((b for b in (*_BUCKETS, self._length) if b >= longest), default=self._length)
       padded = block + block[:1] * (_ROWS - len(block))
       features = np.asarray(self._embed(self._params, text_ids[padded, :n], text_mask[padded, :n]))
@@ -59,10 +67,11 @@ class FrozenTextFeatures:
 
 
 class MuLanTask(BaseTask):
-  """Batch: `audio` [B, samples], `text_ids` and `text_mask` [B, N].
+  """Training of MuLan.
 
-  Where the text encoder is frozen a batch may also hold `text_features` float32 [B, D], its
-  outputs, which `prepare` adds on the host; without them the step computes them.
+  A batch holds `audio` float32 [B, samples] in [-1, 1], `text_ids` int32 [B, N] and `text_mask`
+  bool [B, N]. If the text encoder is frozen it may also hold `text_features` float32 [B, D], the
+  outputs of the encoder. `prepare` adds them on the host; without them the step computes them.
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
@@ -100,6 +109,7 @@ class MuLanTask(BaseTask):
     if c.text_init and not c.text_frozen:
       loaded = mulan.text_body_params(c)
       boxed = params[mulan.TEXT_BODY]
+      # Into the boxes of the drawn parameters, which carry the logical axes.
       values = jax.tree.leaves(jax.tree.map(jnp.asarray, loaded))
       params[mulan.TEXT_BODY] = jax.tree.unflatten(jax.tree.structure(boxed), values)
     return params
@@ -116,7 +126,7 @@ class MuLanTask(BaseTask):
     return loss, {"loss": loss, "scale": scale, **metrics}
 
   def media(self, params: Variables, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
-    """The batch's music-to-text cosines, scaled from [-1, 1] to [0, 1]."""
+    """Makes a picture of all music-to-text cosines, [B, B], scaled from [-1, 1] to [0, 1]."""
     music_BxC, text_BxC = self._embed(params, batch, rng, train=False)
     return {"image/cosines": 0.5 + 0.5 * music_BxC @ text_BxC.T}
 
