@@ -2,7 +2,7 @@
 
 They use the same functions as the sampler (`token_sampler.generate`, `diffusion.sample`,
 `encoders.codec.decode_latents`) and the same windows. Music of up to one window (10 s) is made in
-that one window. For longer music the window moves by a chunk (2 to 2.5 s, as the DPD was trained),
+that one window. For longer music the window moves by a chunk (2 s with `nano`, 2.5 s with `paper`),
 the DPD already knows the rest of it (docs/spec.md, section 6), and the decoder's windows overlap.
 Each stage counts the passes of its network while it runs.
 

@@ -124,7 +124,7 @@ class Melody(Engine):
     settings: Settings = DEFAULTS,
     progress: Progress = silent,
   ) -> Stream:
-    """Music without an end, in chunks (2 to 2.5 s, as the DPD was trained); see `stream.Stream`.
+    """Music without an end, in chunks of 2 s (`nano`) or 2.5 s (`paper`); see `stream.Stream`.
 
     Args:
       requests: What is asked for, one or several; `seconds` is not used. With `audio` the stream

@@ -3,8 +3,10 @@
 A stream calls the compiled program of `window` with all of the window known but its last chunk
 (docs/spec.md, section 6). Its state is one window of tokens, latents and audio, of constant size.
 It gives what `Melody.generate` gives for the same request, in pieces: chunks are cut where the
-decoder has heard enough of what follows, so there is no seam. For that a stream is one chunk ahead
-of what it has given: a new prompt is heard one to two chunks later.
+decoder has heard enough of what follows, so there is no seam. For that a stream is ahead of what it
+has given: by one chunk with `paper`, by two with `nano`, whose decoder reaches further (2.5 s) than
+a chunk lasts (2 s). A new prompt is heard one to two chunks later with `paper`, two to three with
+`nano`.
 
 Shape letters: B items, W tokens, L frames and T samples of a window, K points of a style over
 time, C size of the joint space, D latent channels.
