@@ -158,7 +158,7 @@ class Bench:
 
 
 def _summary(rows: dict[str, Row], seconds: float, batch: int, counted: tuple[str, ...]) -> Row:
-  """Stages run one after another; NFE is that of the `counted` ones (SPEC section 8)."""
+  """Stages run one after another; NFE is that of the `counted` ones (docs/spec.md, section 8)."""
   warm = sum(row["warm_seconds"] for row in rows.values())
   return {
     "seconds": seconds,

@@ -7,7 +7,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-# Network passes a second of audio in the paper's count (SPEC section 8).
+# Network passes a second of audio in the paper's count (docs/spec.md, section 8).
 MUSICLM_RATE, SEMANTIC_RATE = 625, 25
 PAPER = {10.0: "95.7 %", 30.0: "99.6 %"}
 

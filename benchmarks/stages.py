@@ -3,8 +3,8 @@
 They are made of what the sampler is made of (`token_sampler.generate`, `diffusion.sample`,
 `encoders.codec.decode_latents`), over the same windows: up to one window (10 s) a stage is one pass
 over it; longer music slides the window by a quarter, of which the DPD knows the last three
-quarters (SPEC section 6), and decodes windows that overlap. Each stage counts the passes of its
-network while it runs.
+quarters (docs/spec.md, section 6), and decodes windows that overlap. Each stage counts the passes
+of its network while it runs.
 
 Shape letters: B items, N semantic tokens, L latent frames, D latent channels, T samples.
 """

@@ -1,4 +1,4 @@
-"""Dual-path diffusion (MeLoDy, arXiv 2305.15719, section 4; SPEC section 6): tokens -> latents.
+"""Dual-path diffusion (docs/spec.md, section 6): tokens -> latents.
 
     python -m melody_jax.train --config=configs/dpd.py:nano --config.data.path=DIR --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""Encoding a dataset for LM and DPD training (SPEC section 1, "training targets").
+"""Encoding a dataset for LM and DPD training (docs/spec.md, section 1, "training targets").
 
     python -m melody_jax.encode --config=configs/encode.py --config.source=DIR --config.out=DIR
 

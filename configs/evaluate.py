@@ -4,7 +4,7 @@
         --config.bundle=checkpoints/nano --config.data=recorded=DIR,rendered=DIR
 
 WHAT: codec, tokens, mulan, dpd, prompts, or all. Each writes WHAT.json and WHAT.md under
-`config.out`. Metrics: SPEC section 8 and the docstrings of melody_jax/metrics.
+`config.out`. Metrics: docs/spec.md, section 8 and the docstrings of melody_jax/metrics.
 """
 
 import ml_collections

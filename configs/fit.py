@@ -1,4 +1,4 @@
-"""Fitting of quantisers and other constants on a corpus (SPEC sections 3, 4 and 7).
+"""Fitting of quantisers and other constants on a corpus (docs/spec.md, sections 3, 4 and 7).
 
     python -m melody_jax.fit --config=configs/fit.py:semantic \
         --config.bundle=checkpoints/nano --config.data.path=DATASETS

@@ -1,4 +1,4 @@
-"""Semantic LM: SPEC section 5; MeLoDy (arXiv 2305.15719) sections 4 and 5.
+"""Semantic LM: docs/spec.md, section 5.
 
     python -m melody_jax.train --config=configs/lm.py:nano --workdir=DIR \
       --config.data.path=ENCODED --config.conditioning.style_codebooks=BUNDLE/mulan.safetensors

@@ -1,4 +1,4 @@
-"""MuLan: joint music and text embedding (SPEC section 3; MeLoDy section 3.1; arXiv 2208.12415).
+"""MuLan: joint music and text embedding (docs/spec.md, section 3; arXiv 2208.12415).
 
     python -m melody_jax.train --config=configs/mulan.py:nano --workdir=runs/mulan \
         --config.data.path=DATASETS
@@ -18,11 +18,11 @@ from melody_jax.config import training_config
 def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
   """Config of a training run; `preset` is paper, nano or tiny."""
   c = training_config("mulan", preset)
-  c.model.joint_size = 128  # SPEC section 3
+  c.model.joint_size = 128  # docs/spec.md, section 3
   c.model.init_temperature = 0.07
   c.model.sample_rate = c.sample_rate
   c.model.window_samples = int(c.window_seconds * c.sample_rate)
-  c.model.patch = 16  # SPEC section 3
+  c.model.patch = 16  # docs/spec.md, section 3
   c.model.text_vocab = 30_522  # uncased English WordPiece
   c.model.text_positions = 512
   c.optimizer.weight_decay = 0.05
@@ -33,8 +33,8 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
 
 def _paper(c: ml_collections.ConfigDict) -> None:
   c.model.update(
-    # SPEC section 3: 25 ms windows every 10 ms. 8 x 62 patches. mel_mean and mel_std here and
-    # below: measured on 100 recorded training clips.
+    # docs/spec.md, section 3: 25 ms windows every 10 ms. 8 x 62 patches. mel_mean and mel_std here
+    # and below: measured on 100 recorded training clips.
     n_mels=128, n_fft=1024, win_length=600, hop_length=240, mel_mean=-4.6, mel_std=2.2,
     patch_keep=1.0, time_masks=2, time_mask_frames=96, mel_masks=2, mel_mask_bands=24,
     music_width=768, music_layers=12, music_heads=12, music_mlp=3072,  # ViT-B/16

@@ -1,4 +1,4 @@
-"""VAE-GAN (MeLoDy section 4.3; SPEC section 7).
+"""VAE-GAN (docs/spec.md, section 7).
 
     python -m melody_jax.train --config=configs/vae.py:nano --workdir=DIR --config.data.path=DATASET
 

@@ -1,4 +1,4 @@
-"""Semantic tokeniser: Wav2Vec2-Conformer (SPEC section 4; MeLoDy section 4, arXiv 2305.15719).
+"""Semantic tokeniser: Wav2Vec2-Conformer (docs/spec.md, section 4).
 
     python -m melody_jax.train --config=configs/wav2vec.py:nano --workdir=runs/wav2vec \
         --config.data.path=DATASETS
@@ -21,7 +21,7 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
   c.loss = ml_collections.ConfigDict()
   c.loss.mask_start_probability = 0.065  # wav2vec 2.0: 49 % of the frames hidden
   c.loss.mask_span = 10  # frames, 0.4 s
-  c.loss.n_distractors = 100  # SPEC section 4
+  c.loss.n_distractors = 100  # docs/spec.md, section 4
   c.loss.contrastive_temperature = 0.1
   c.loss.diversity_weight = 0.1
   c.loss.gumbel_start = 2.0

@@ -16,7 +16,7 @@ import numpy as np
 
 from melody_jax.errors import UserError
 
-SAMPLE_RATE = 24_000  # Hz; SPEC section 1
+SAMPLE_RATE = 24_000  # Hz; docs/spec.md, section 1
 INPUT_LUFS = -20.0  # level of everything that a model hears
 OUTPUT_LUFS = -16.0  # level of what is written for people
 PEAK_LIMIT = 0.99

@@ -20,7 +20,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.task = task
   c.preset = preset
   c.sample_rate = 24_000  # Hz, mono
-  c.window_seconds = 10.0  # SPEC section 1
+  c.window_seconds = 10.0  # docs/spec.md, section 1
   c.seed = 0
 
   c.model = ml_collections.ConfigDict()  # becomes the model's frozen dataclass

@@ -1,4 +1,4 @@
-"""Continuous-time diffusion in angle form, as pure functions (SPEC section 6).
+"""Continuous-time diffusion in angle form, as pure functions (docs/spec.md, section 6).
 
 delta in [0, pi/2] is the noise angle: 0 is clean, pi/2 is pure noise.
 

@@ -7,7 +7,7 @@ import pytest
 from melody_jax.task import make_task
 from tests.configs import load_config
 
-# SPEC section 2: millions of parameters and the tolerated relative difference.
+# docs/spec.md, section 2: millions of parameters and the tolerated relative difference.
 PUBLISHED = {
   "mulan": (195.3, 0.02),
   "wav2vec": (199.5, 0.02),

@@ -1,4 +1,6 @@
-"""Mean and spread of the VAE's posterior means, which scale latents into [-1, 1] (SPEC section 7).
+"""Mean and spread of the VAE's posterior means, which scale latents into [-1, 1].
+
+docs/spec.md, section 7.
 
 Writes latent_scale/center_D and latent_scale/sigma_D into the file of the VAE.
 """

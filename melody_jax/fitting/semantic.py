@@ -1,4 +1,4 @@
-"""k-means of the semantic features, by mini-batches (SPEC section 4).
+"""k-means of the semantic features, by mini-batches (docs/spec.md, section 4).
 
 Writes kmeans/centroids [K, D], kmeans/mean [D] and kmeans/std [D] into the file of wav2vec.
 """

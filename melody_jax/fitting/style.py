@@ -1,4 +1,4 @@
-"""Residual k-means of music embeddings (SPEC section 3).
+"""Residual k-means of music embeddings (docs/spec.md, section 3).
 
 Writes rvq/codebooks [Q, K, C] into the file of MuLan.
 """

@@ -1,10 +1,10 @@
 """Unbounded music, a chunk at a time, from a state that can be saved, restored and branched.
 
 A stream calls the compiled program of `window` with three quarters of the window known and one to
-make (SPEC section 6). Its state is one window of tokens, latents and audio, of constant size. What
-it gives is what `Melody.generate` gives for the same request, in pieces: chunks are cut where the
-decoder has heard enough of what follows, so there is no seam. To hear it, a stream is one chunk
-ahead of what it has given: a new prompt is heard one to two chunks later.
+make (docs/spec.md, section 6). Its state is one window of tokens, latents and audio, of constant
+size. What it gives is what `Melody.generate` gives for the same request, in pieces: chunks are cut
+where the decoder has heard enough of what follows, so there is no seam. To hear it, a stream is one
+chunk ahead of what it has given: a new prompt is heard one to two chunks later.
 
 Shape letters: B items, W tokens, L frames and T samples of a window, K points of a style over
 time, C size of the joint space, D latent channels.

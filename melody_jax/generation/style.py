@@ -1,8 +1,8 @@
 """Prompts to style tokens: MuLan's towers, mixtures of prompts, style that changes over time.
 
 The style of a mixture is the weighted mean of the unit embeddings of its prompts, scaled back to
-unit length, then the RVQ (SPEC section 3). Between two times of a timeline it is the mean of both,
-weighted by nearness, treated alike.
+unit length, then the RVQ (docs/spec.md, section 3). Between two times of a timeline it is the mean
+of both, weighted by nearness, treated alike.
 
 Shape letters: C size of the joint space.
 """

@@ -1,6 +1,6 @@
 """Semantic tokens from the LM: sampling rules, guidance and the compiled sampling loop.
 
-SPEC section 5. A rule (`Greedy`, `Categorical`, `TopK`, `TopP`, `Filtered`) is a frozen
+docs/spec.md, section 5. A rule (`Greedy`, `Categorical`, `TopK`, `TopP`, `Filtered`) is a frozen
 dataclass with one method. Everything here is pure and runs under jit; every item of a batch
 has a key of its own, and the key of a draw depends on nothing but that key and the token's
 index, so that an item's tokens do not depend on the batch that it travels in.

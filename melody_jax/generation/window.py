@@ -4,7 +4,7 @@ LM, diffusion and decoder of a window (10 s) run in one XLA program, without a l
 in between. What makes text, continuation, inpainting, variation and streaming differ is its
 arguments: which semantic tokens and which latents are known, and from how much noise a frame
 starts. Longer music is the same program again, a chunk further on, with all but the last chunk
-known (SPEC section 6).
+known (docs/spec.md, section 6).
 
 An item's draws depend on its seed and their place in the piece alone: a result does not depend on
 the batch it travels in.
@@ -30,7 +30,7 @@ from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
 
-SEMANTIC_RATE = 25  # tokens a second; SPEC section 1
+SEMANTIC_RATE = 25  # tokens a second; docs/spec.md, section 1
 
 
 @dataclasses.dataclass(frozen=True)

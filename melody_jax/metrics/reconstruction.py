@@ -1,4 +1,4 @@
-"""How close a reconstructed waveform is to its original (SPEC section 8)."""
+"""How close a reconstructed waveform is to its original (docs/spec.md, section 8)."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Dual-path diffusion (MeLoDy, arXiv 2305.15719, section 4; SPEC section 6): the velocity network.
+"""Dual-path diffusion (docs/spec.md, section 6): the velocity network.
 
 Latents are cut into half-overlapping segments. A coarse path attends across segments, on
 columns merged from neighbouring frames; a fine path runs a recurrence inside segments. N

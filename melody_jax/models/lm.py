@@ -1,6 +1,6 @@
 """The semantic language model: a LLaMA-style decoder over style and semantic tokens.
 
-SPEC section 5; MeLoDy (arXiv 2305.15719) section 4; LLaMA (arXiv 2302.13971). A sequence is
+docs/spec.md, section 5; LLaMA (arXiv 2302.13971). A sequence is
 [style tokens, one per RVQ level | semantic tokens, 25 a second]. One embedding table serves
 both: every RVQ level owns a block of rows and so does the semantic vocabulary.
 

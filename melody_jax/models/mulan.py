@@ -1,4 +1,4 @@
-"""MuLan: music and text in one joint space (Huang et al., 2022; SPEC.md section 3).
+"""MuLan: music and text in one joint space (Huang et al., 2022; docs/spec.md, section 3).
 
 The music tower is a spectrogram transformer (AST, Gong et al., 2021): log-mel, 16 x 16
 patches, a pre-norm ViT encoder. The text tower is a BERT encoder and a head. Both end in

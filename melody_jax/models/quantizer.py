@@ -1,8 +1,8 @@
 """K-means and residual vector quantisation, as pure functions on arrays.
 
-Two users. Semantic tokens (SPEC.md section 4) are the nearest of 1,024 k-means centres,
+Two users. Semantic tokens (docs/spec.md, section 4) are the nearest of 1,024 k-means centres,
 fitted by mini-batches with dead-centre re-seeding: `kmeans_init`, `kmeans_update`,
-`kmeans_assign`. Style tokens (SPEC.md section 3) are 12 levels of residual k-means
+`kmeans_assign`. Style tokens (docs/spec.md, section 3) are 12 levels of residual k-means
 fitted on music embeddings: `fit_rvq`, `rvq_encode`, `rvq_decode`, `rvq_report`.
 
 Letters in names: N points, C features of a point, K centres, Q levels.

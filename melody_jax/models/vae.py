@@ -1,4 +1,4 @@
-"""The VAE of the VAE-GAN: waveform to latents and back (SPEC section 7; MeLoDy section 4.3).
+"""The VAE of the VAE-GAN: waveform to latents and back (docs/spec.md, section 7).
 
 Encoder: strided convolutions with ConvNeXt-like blocks between. Decoders: HiFi-GAN
 (Kong et al., 2020), and one at frame rate whose head is a learned lapped transform, so
@@ -356,7 +356,7 @@ class VAE(nn.Module):
 def scale_latents(mean_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
   """Posterior means -> the DPD's clean latents clip((mean - center) / (3 sigma), -1, 1).
 
-  SPEC section 7, with the corpus mean of each channel taken off first (choice).
+  docs/spec.md, section 7, with the corpus mean of each channel taken off first (choice).
   """
   return jnp.clip((mean_BLD - center_D[None, None, :]) / (3.0 * sigma_D)[None, None, :], -1.0, 1.0)
 

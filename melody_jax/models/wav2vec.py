@@ -1,6 +1,6 @@
 """Semantic tokeniser: wav2vec 2.0 with conformer blocks, k-means on a middle layer.
 
-SPEC section 4; wav2vec 2.0 is Baevski et al. (2020), its tokens for music MeLoDy section 4
+docs/spec.md, section 4; wav2vec 2.0 is Baevski et al. (2020), its tokens for music MeLoDy section 4
 (arXiv 2305.15719). Strided convolutions turn 24 kHz audio into frames at 25 Hz; a conformer
 reads them with spans hidden; the hidden frames' quantised features are the targets. After
 training, the nearest k-means centre of a middle layer's output is a frame's token.

@@ -38,7 +38,7 @@ class DPDTask(BaseTask):
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
-    """Mean squared error of the velocity over all frames (SPEC section 6).
+    """Mean squared error of the velocity over all frames (docs/spec.md, section 6).
 
     With `config.loss.weighting` "unit" each frame's error is divided by what the best linear
     predictor leaves at its angle (`diffusion.preconditioning`): all angles count alike.

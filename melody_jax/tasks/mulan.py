@@ -1,4 +1,7 @@
-"""Training of MuLan's two towers by symmetric InfoNCE over the global batch (SPEC.md section 3)."""
+"""Training of MuLan's two towers by symmetric InfoNCE over the global batch.
+
+docs/spec.md, section 3.
+"""
 
 from typing import Any
 

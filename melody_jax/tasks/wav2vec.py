@@ -1,4 +1,4 @@
-"""Training of the semantic tokeniser's network (SPEC section 4, wav2vec 2.0)."""
+"""Training of the semantic tokeniser's network (docs/spec.md, section 4, wav2vec 2.0)."""
 
 from typing import Any
 

@@ -153,7 +153,7 @@ def test_long_sampling_equals_plain_loop(scale):
   conditions = Conditions(style(1), guidance_scale=scale)
   tokens, nfe = generate(params(), Greedy(), keys(1), conditions, n_tokens=N_LONG)
   assert tokens[0].tolist() == plain_greedy(N_LONG, scale)
-  assert nfe == N_LONG  # one network pass a token: 25 a second, as SPEC section 8 counts
+  assert nfe == N_LONG  # one network pass a token: 25 a second, as docs/spec.md, section 8 counts
 
 
 def test_item_does_not_depend_on_its_batch():
