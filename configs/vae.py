@@ -79,7 +79,7 @@ _MODELS = {
     n_fft=3072,
     window_std=504.0,  # 21 ms: long enough to tell notes apart, short enough for attacks
     stft_hop=480,
-    phase_iterations=16,  # 32 hold as many notes
+    phase_iterations=16,  # 32 and 64 hold no more notes
     mlp_ratio=3,
   ),
   "tiny": dict(

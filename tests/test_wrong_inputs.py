@@ -196,7 +196,7 @@ def data(tmp_path_factory):
   return root
 
 
-def _complaint(status, errors: str, expected: str) -> None:
+def _assert_one_line(status, errors: str, expected: str) -> None:
   assert status not in (0, None)
   assert "Traceback" not in errors
   lines = [line for line in errors.splitlines() if not line.startswith("[")]  # progress
@@ -212,7 +212,7 @@ def test_one_line(line, expected, data, tmp_path, repository, monkeypatch, capsy
   main, options = COMMANDS[command]
   with pytest.raises(SystemExit) as exit_:
     cli.run(main, **options)
-  _complaint(exit_.value.code, capsys.readouterr().err, expected.format(tmp=tmp_path))
+  _assert_one_line(exit_.value.code, capsys.readouterr().err, expected.format(tmp=tmp_path))
 
 
 @pytest.mark.parametrize(("line", "expected"), PROCESSES, ids=[line for line, _ in PROCESSES])
@@ -226,7 +226,7 @@ def test_one_line_of_a_process(line, expected, data, tmp_path, repository):
     text=True,
     check=False,
   )
-  _complaint(done.returncode, done.stderr, expected)
+  _assert_one_line(done.returncode, done.stderr, expected)
 
 
 def test_the_table_is_wide():

@@ -342,10 +342,6 @@ class VAE(nn.Module):
     start = None if start_B is None else start_B * (c.hop_length // c.stft_hop)
     return find_phase(decoded, c, start)
 
-  def decode_spectrum(self, latents_BLD):
-    """Unscaled latents [B, L, D] -> log magnitudes [B, F, N]; of the spectral form alone."""
-    return self.decoder(latents_BLD)
-
   def __call__(self, audio_BT, noise_BLD):
     """Everything that the loss compares, from audio and the noise of the latents.
 
