@@ -5,6 +5,7 @@ that. Damage by a disk or a kill is found when a checkpoint is restored: its nam
 moved to `<workdir>/checkpoints.damaged`, and the checkpoint before it is used.
 """
 
+import logging
 import os
 import sys
 from typing import Any
@@ -82,6 +83,9 @@ class Checkpointer:
       raise self._failure(error) from error
 
   def _failure(self, error: Exception) -> UserError:
+    # The other writes under way fail as well, and asyncio would print a traceback for each of them
+    # after the one line that the user gets.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     good = self._whole_steps()
     last = f"the last good checkpoint is step {good[-1]}" if good else "there is no earlier one"
     return UserError(
