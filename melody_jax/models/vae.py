@@ -45,6 +45,7 @@ class VAEConfig:
     n_fft: Samples of the spectral form's window.
     window_std: Standard deviation of its Gaussian, in samples.
     stft_hop: Samples between its spectra; divides the hop.
+    tilt: Exponent by which bins above 1.5 kHz weigh less in the principal axes.
     phase_iterations: Iterations that find the phase after the spectral decoder.
     sample_rate: Sample rate in Hz; the spectral form weighs its bins by frequency.
     upsample_rates: HiFi-GAN's transposed convolutions; their product is the hop.
@@ -71,6 +72,7 @@ class VAEConfig:
   n_fft: int = 0
   window_std: float = 0.0
   stft_hop: int = 0
+  tilt: float = 0.5  # what bundles had before it became a setting
   phase_iterations: int = 0
   sample_rate: int = 24_000
   kernel_size: int = 7
