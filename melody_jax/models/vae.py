@@ -360,17 +360,37 @@ class VAE(nn.Module):
     return self.decoder(latents), mean, log_variance
 
 
-def scale_latents(mean_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
-  """Posterior means -> the DPD's clean latents clip((mean - center) / (3 sigma), -1, 1).
+def scale_latents(
+  mean_BLD: jax.Array,
+  center_D: jax.Array,
+  sigma_D: jax.Array,
+  gain_D: jax.Array | float = 1.0,
+) -> jax.Array:
+  """Posterior means -> the DPD's clean latents gain clip((mean - center) / (3 sigma), -1, 1).
 
-  docs/spec.md, section 7, with the corpus mean of each channel taken off first (choice).
+  docs/spec.md, section 7.5, with the corpus mean of each channel taken off first (choice).
+
+  Args:
+    mean_BLD: Posterior means, float [B, L, D].
+    center_D: Mean of each channel over the corpus, float [D].
+    sigma_D: Standard deviation of each channel over the corpus, float [D].
+    gain_D: Largest value of each channel, float [D]; 1 whitens wholly, as the paper does.
+
+  Returns:
+    float [B, L, D].
   """
-  return jnp.clip((mean_BLD - center_D[None, None, :]) / (3.0 * sigma_D)[None, None, :], -1.0, 1.0)
+  unit = jnp.clip((mean_BLD - center_D[None, None, :]) / (3.0 * sigma_D)[None, None, :], -1.0, 1.0)
+  return unit * gain_D
 
 
-def unscale_latents(latents_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
+def unscale_latents(
+  latents_BLD: jax.Array,
+  center_D: jax.Array,
+  sigma_D: jax.Array,
+  gain_D: jax.Array | float = 1.0,
+) -> jax.Array:
   """The DPD's latents [B, L, D] -> unscaled latents [B, L, D], which the decoder takes."""
-  return latents_BLD * (3.0 * sigma_D)[None, None, :] + center_D[None, None, :]
+  return latents_BLD / gain_D * (3.0 * sigma_D)[None, None, :] + center_D[None, None, :]
 
 
 def decoder_reach(config: VAEConfig) -> int:
