@@ -257,7 +257,7 @@ def run(networks: Networks, params: dict[str, Any], window: Window, how: Control
   )
   noise_keys_B = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B)
   noise = _noise(networks, noise_keys_B, window.start_frame)
-  limit = params["vae"]["latent_scale"].get("gain_D", 1.0)
+  limit = jnp.reshape(params["vae"]["latent_scale"].get("gain_D", 1.0), (1, 1, -1))
   latents, dpd_passes = _denoise(networks, params["dpd"], how, tokens, noise, window, limit)
   frames_BL = window.start_frame[:, None] + jnp.arange(networks.frames)[None]
   heard = jnp.where((frames_BL < window.end_frame[:, None])[..., None], latents, window.latents)

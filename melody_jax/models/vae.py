@@ -380,7 +380,7 @@ def scale_latents(
     float [B, L, D].
   """
   unit = jnp.clip((mean_BLD - center_D[None, None, :]) / (3.0 * sigma_D)[None, None, :], -1.0, 1.0)
-  return unit * gain_D
+  return unit * jnp.reshape(gain_D, (1, 1, -1))
 
 
 def unscale_latents(
@@ -390,7 +390,8 @@ def unscale_latents(
   gain_D: jax.Array | float = 1.0,
 ) -> jax.Array:
   """The DPD's latents [B, L, D] -> unscaled latents [B, L, D], which the decoder takes."""
-  return latents_BLD / gain_D * (3.0 * sigma_D)[None, None, :] + center_D[None, None, :]
+  unit = latents_BLD / jnp.reshape(gain_D, (1, 1, -1))
+  return unit * (3.0 * sigma_D)[None, None, :] + center_D[None, None, :]
 
 
 def decoder_reach(config: VAEConfig) -> int:
