@@ -74,6 +74,9 @@ def _prior(c: ml_collections.ConfigDict, tiny: bool) -> None:
 def _latents(c: ml_collections.ConfigDict, tiny: bool) -> None:
   del tiny
   c.windows = 500  # random clips: 125,000 latent frames at nano, for two numbers a channel
+  # Of a codec of principal axes; other latents are whitened wholly, as the paper's.
+  c.whitening = 0.5  # strong axes stay stronger: roots of their spreads
+  c.spread = 0.4  # root mean square of all channels, where noise has 1
 
 
 def _axes(c: ml_collections.ConfigDict, tiny: bool) -> None:

@@ -2,7 +2,7 @@
 
     python -m melody_jax.train --config=configs/vae.py:nano --workdir=DIR --config.data.path=DATASET
 
-`nano`: 25 Hz, D = 96, log magnitudes without phase, born as principal axes; `paper`:
+`nano`: 25 Hz, D = 128, log magnitudes without phase, born as principal axes; `paper`:
 250 Hz, D = 16, HiFi-GAN.
 An adversarial phase of the decoder alone keeps encoded datasets valid, as the encoder stands still:
 
@@ -69,7 +69,7 @@ _MODELS = {
     dtype="bfloat16",
   ),
   "nano": dict(
-    latent_dim=96,
+    latent_dim=128,  # 96 keep fewer notes, 192 no more of them
     encoder_strides=(960,),  # 25 Hz, two spectra a latent frame
     encoder_widths=(256,),
     encoder_blocks=(3,),
@@ -79,6 +79,7 @@ _MODELS = {
     n_fft=3072,
     window_std=504.0,  # 21 ms: long enough to tell notes apart, short enough for attacks
     stft_hop=480,
+    tilt=1.0,  # 0.5 leaves fewer axes to the bins where the notes are
     phase_iterations=16,  # 32 and 64 hold no more notes
     mlp_ratio=3,
   ),

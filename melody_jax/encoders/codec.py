@@ -24,7 +24,8 @@ class Codec:
 
   Attributes:
     config: Sizes; `config.hop_length` samples per latent frame.
-    params: Parameters, {"encoder", "decoder", "latent_scale": {"center_D", "sigma_D"}}.
+    params: Parameters, {"encoder", "decoder", "latent_scale": {"center_D", "sigma_D"} and perhaps
+      {"gain_D"}}.
   """
 
   def __init__(self, config: vae_model.VAEConfig, params: dict[str, Any]):

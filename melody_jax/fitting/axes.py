@@ -50,7 +50,7 @@ def _moments(
   config: ml_collections.ConfigDict, model: VAEConfig
 ) -> tuple[np.ndarray, np.ndarray, int]:
   """Mean [S] and covariance [S, S] of the weighted, stacked log magnitudes, and the frames read."""
-  weights = jnp.asarray(spectral_codec.bin_weights(model.n_fft, model.sample_rate))
+  weights = jnp.asarray(spectral_codec.bin_weights(model.n_fft, model.sample_rate, model.tilt))
 
   @jax.jit
   def sums(audio_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:

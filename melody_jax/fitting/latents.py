@@ -1,8 +1,9 @@
-"""Fits mean and spread of the VAE's latents, which scale them into [-1, 1].
+"""Fits mean and spread of the VAE's latents, which scale them for the DPD.
 
-docs/spec.md, section 7.
+docs/spec.md, section 7.5.
 
-Writes latent_scale/center_D and latent_scale/sigma_D, both float32 [D], into the file of the VAE.
+Writes latent_scale/center_D, latent_scale/sigma_D and, for a codec of principal axes,
+latent_scale/gain_D, each float32 [D], into the file of the VAE.
 """
 
 from typing import Any
@@ -13,6 +14,23 @@ import numpy as np
 from melody_jax import bundle
 from melody_jax.encoders.codec import Codec
 from melody_jax.fitting.batches import clip_batches, collect
+
+
+def axis_gains(spread_D: np.ndarray, whitening: float, spread: float) -> np.ndarray:
+  """Gains under which the DPD sees strong axes more than weak ones: float32 [D].
+
+  Axes that are all alike make a denoiser work on the weak ones, which tokens say little about.
+
+  Args:
+    spread_D: Spread of the log magnitudes along each principal axis, float [D].
+    whitening: 1: all axes alike; 0: as they are; 0.5: by the roots of their spreads.
+    spread: Root mean square over the axes of the scaled latents' spreads.
+
+  Returns:
+    Gains after the division by three spreads.
+  """
+  shares = spread_D ** (1.0 - whitening)
+  return np.asarray(3.0 * spread * shares / np.sqrt(np.mean(shares**2)), np.float32)
 
 
 def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -38,11 +56,14 @@ def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
   sigma = np.asarray(means.std(axis=0, dtype=np.float64), np.float32)
   # The models scale by three sigma: few values clip, and the rest use most of [-1, 1].
   clipped = float((np.abs(means - center[None, :]) > 3.0 * sigma[None, :]).mean())
+  scale = {"center_D": center, "sigma_D": sigma}
+  if codec.config.spectral:
+    axes_DS = np.asarray(codec.params["decoder"]["axes"], np.float64)
+    heard = np.linalg.norm(axes_DS, axis=1) * sigma
+    scale["gain_D"] = axis_gains(heard, config.whitening, config.spread)
   path = bundle.path_of(config.bundle, "vae")
   report = {"frames": len(means), "clipped_share": clipped}
-  bundle.update(
-    path, {"latent_scale": {"center_D": center, "sigma_D": sigma}}, {"latents_report": report}
-  )
+  bundle.update(path, {"latent_scale": scale}, {"latents_report": report})
   print(
     f"{path}: sigma of {len(sigma)} channels from {sigma.min():.3f} to {sigma.max():.3f}"
     f" over {len(means)} frames, {clipped:.2%} of values clip"

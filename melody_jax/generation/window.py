@@ -257,7 +257,8 @@ def run(networks: Networks, params: dict[str, Any], window: Window, how: Control
   )
   noise_keys_B = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B)
   noise = _noise(networks, noise_keys_B, window.start_frame)
-  latents, dpd_passes = _denoise(networks, params["dpd"], how, tokens, noise, window)
+  limit = jnp.reshape(params["vae"]["latent_scale"].get("gain_D", 1.0), (1, 1, -1))
+  latents, dpd_passes = _denoise(networks, params["dpd"], how, tokens, noise, window, limit)
   frames_BL = window.start_frame[:, None] + jnp.arange(networks.frames)[None]
   heard = jnp.where((frames_BL < window.end_frame[:, None])[..., None], latents, window.latents)
   audio = decode_latents(networks.codec, params["vae"], heard, window.start_frame)
@@ -285,8 +286,8 @@ def _noise(networks: Networks, keys_B: jax.Array, start_frame_B: jax.Array) -> j
   return jax.vmap(item_noise)(keys_B, start_frame_B)
 
 
-def _denoise(networks, params, how: Controls, tokens, noise, window: Window):
-  """Clean latents [B, L, D] under the tokens, in [-1, 1] as in training, and the passes taken."""
+def _denoise(networks, params, how: Controls, tokens, noise, window: Window, limit):
+  """Clean latents [B, L, D] under the tokens, within +-limit as in training; the passes taken."""
 
   def apply(z, delta, tokens):
     return networks.dpd.apply({"params": params}, z, delta, tokens)
@@ -311,4 +312,4 @@ def _denoise(networks, params, how: Controls, tokens, noise, window: Window):
   # Where all is known there is nothing to do but to decode.
   n_steps = jnp.where(jnp.any(share_BL > 0), how.n_steps, 0)
   z = diffusion.solve(velocity, z_start, share_BL, how.omegas, n_steps, how.second_order)
-  return jnp.where((share_BL > 0)[..., None], jnp.clip(z, -1.0, 1.0), window.latents), n_steps
+  return jnp.where((share_BL > 0)[..., None], jnp.clip(z, -limit, limit), window.latents), n_steps

@@ -82,6 +82,9 @@ class SpectralSizes(Protocol):
   def stft_hop(self) -> int: ...
 
   @property
+  def tilt(self) -> float: ...
+
+  @property
   def window_std(self) -> float: ...
 
 
@@ -91,10 +94,10 @@ def gaussian_window(n_fft: int, std: float) -> np.ndarray:
   return np.exp(-0.5 * (t / std) ** 2).astype(np.float32)
 
 
-def bin_weights(n_fft: int, sample_rate: int) -> np.ndarray:
-  """Weights of the bins' log magnitudes, 1 / sqrt(1 + f / 1.5 kHz), of unit power: float32 [N]."""
+def bin_weights(n_fft: int, sample_rate: int, tilt: float) -> np.ndarray:
+  """Weights of the bins' log magnitudes, (1 + f / 1.5 kHz)^-tilt, of unit power: float32 [N]."""
   hz = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
-  weights = 1.0 / np.sqrt(1.0 + hz / TILT_HZ)
+  weights = (1.0 + hz / TILT_HZ) ** -tilt
   return (weights / np.sqrt(np.mean(weights**2))).astype(np.float32)
 
 
@@ -193,7 +196,7 @@ class SpectralEncoder(nn.Module):
   def __call__(self, audio_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
     c = self.config
     block = nn.remat(ConvNextBlock) if c.remat else ConvNextBlock
-    weights = bin_weights(c.n_fft, c.sample_rate)
+    weights = bin_weights(c.n_fft, c.sample_rate, c.tilt)
     x = log_magnitudes(audio_BxT, c) * jnp.asarray(weights)[None, None, :]
     x = x.reshape(len(x), -1, c.stacked_bins)
     offset = param_with_axes(
@@ -239,4 +242,4 @@ class SpectralDecoder(nn.Module):
       x
     )
     x = (linear + x.astype(jnp.float32)).reshape(len(x), -1, c.n_fft // 2 + 1)
-    return x / jnp.asarray(bin_weights(c.n_fft, c.sample_rate))[None, None, :]
+    return x / jnp.asarray(bin_weights(c.n_fft, c.sample_rate, c.tilt))[None, None, :]

@@ -45,6 +45,7 @@ class VAEConfig:
     n_fft: Samples of the spectral form's window.
     window_std: Standard deviation of its Gaussian, in samples.
     stft_hop: Samples between its spectra; divides the hop.
+    tilt: Exponent by which bins above 1.5 kHz weigh less in the principal axes.
     phase_iterations: Iterations that find the phase after the spectral decoder.
     sample_rate: Sample rate in Hz; the spectral form weighs its bins by frequency.
     upsample_rates: HiFi-GAN's transposed convolutions; their product is the hop.
@@ -71,6 +72,7 @@ class VAEConfig:
   n_fft: int = 0
   window_std: float = 0.0
   stft_hop: int = 0
+  tilt: float = 0.5  # what bundles had before it became a setting
   phase_iterations: int = 0
   sample_rate: int = 24_000
   kernel_size: int = 7
@@ -358,17 +360,38 @@ class VAE(nn.Module):
     return self.decoder(latents), mean, log_variance
 
 
-def scale_latents(mean_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
-  """Posterior means -> the DPD's clean latents clip((mean - center) / (3 sigma), -1, 1).
+def scale_latents(
+  mean_BLD: jax.Array,
+  center_D: jax.Array,
+  sigma_D: jax.Array,
+  gain_D: jax.Array | float = 1.0,
+) -> jax.Array:
+  """Posterior means -> the DPD's clean latents gain clip((mean - center) / (3 sigma), -1, 1).
 
-  docs/spec.md, section 7, with the corpus mean of each channel taken off first (choice).
+  docs/spec.md, section 7.5, with the corpus mean of each channel taken off first (choice).
+
+  Args:
+    mean_BLD: Posterior means, float [B, L, D].
+    center_D: Mean of each channel over the corpus, float [D].
+    sigma_D: Standard deviation of each channel over the corpus, float [D].
+    gain_D: Largest value of each channel, float [D]; 1 whitens wholly, as the paper does.
+
+  Returns:
+    float [B, L, D].
   """
-  return jnp.clip((mean_BLD - center_D[None, None, :]) / (3.0 * sigma_D)[None, None, :], -1.0, 1.0)
+  unit = jnp.clip((mean_BLD - center_D[None, None, :]) / (3.0 * sigma_D)[None, None, :], -1.0, 1.0)
+  return unit * jnp.reshape(gain_D, (1, 1, -1))
 
 
-def unscale_latents(latents_BLD: jax.Array, center_D: jax.Array, sigma_D: jax.Array) -> jax.Array:
+def unscale_latents(
+  latents_BLD: jax.Array,
+  center_D: jax.Array,
+  sigma_D: jax.Array,
+  gain_D: jax.Array | float = 1.0,
+) -> jax.Array:
   """The DPD's latents [B, L, D] -> unscaled latents [B, L, D], which the decoder takes."""
-  return latents_BLD * (3.0 * sigma_D)[None, None, :] + center_D[None, None, :]
+  unit = latents_BLD / jnp.reshape(gain_D, (1, 1, -1))
+  return unit * (3.0 * sigma_D)[None, None, :] + center_D[None, None, :]
 
 
 def decoder_reach(config: VAEConfig) -> int:

@@ -110,7 +110,9 @@ class VAETask(BaseTask):
     """The same of log magnitudes [B, F, N]: no phase is compared, and none is needed."""
     config = self.model_config
     target = spectral_codec.log_magnitudes(audio, config)
-    weights_N = jnp.asarray(spectral_codec.bin_weights(config.n_fft, config.sample_rate))
+    weights_N = jnp.asarray(
+      spectral_codec.bin_weights(config.n_fft, config.sample_rate, config.tilt)
+    )
     # The mean of a bin's logarithm is what squares aim at; absolute errors aim at its median and
     # let go of faint lines that are there less than half of the time.
     error = jnp.mean(jnp.square((estimate - target) * weights_N[None, None, :]))

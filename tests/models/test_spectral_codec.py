@@ -130,7 +130,7 @@ def test_born_as_axes_it_is_linear():
   params["decoder"] |= {"axes": axes.T, "offset": offset}
   audio = 0.1 * rng.standard_normal((1, 480)).astype(np.float32)
   mean, log_variance = net.apply({"params": params}, audio, method="encode")
-  weights = codec.bin_weights(CONFIG.n_fft, RATE)
+  weights = codec.bin_weights(CONFIG.n_fft, RATE, CONFIG.tilt)
   x = (np.asarray(codec.log_magnitudes(audio, CONFIG)) * weights).reshape(1, 10, -1) - offset
   np.testing.assert_allclose(mean, x @ axes, atol=1e-3)
   assert log_variance.shape == mean.shape

@@ -95,6 +95,15 @@ def test_chunked_decoding_equals_whole():
   )
 
 
+def test_gains_bound_the_latents_and_are_taken_back():
+  center, sigma, gain = jnp.zeros(3), jnp.ones(3), jnp.array([2.0, 1.0, 0.5])
+  mean = jnp.array([[[9.0, 1.5, -1.5]]])
+  scaled = vae.scale_latents(mean, center, sigma, gain)
+  np.testing.assert_allclose(scaled[0, 0], [2.0, 0.5, -0.25])
+  back = vae.unscale_latents(scaled, center, sigma, gain)
+  np.testing.assert_allclose(back[0, 0], [3.0, 1.5, -1.5])
+
+
 def test_latents_are_scaled_into_range():
   sigma = jnp.asarray([0.5, 2.0])
   center = jnp.asarray([0.1, -0.2])
