@@ -66,7 +66,7 @@ def check_number(name, value, takes):
   Args:
     name: Name of the setting.
     value: What the user gave.
-    takes: [smallest, largest, what is counted or measured, whether only whole numbers are taken],
+    takes: [smallest, largest or None, what is counted or measured, whether only whole numbers are taken],
       as `meta["ranges"]` has it.
 
   Raises:
@@ -76,8 +76,10 @@ def check_number(name, value, takes):
   if isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0:
     value = value.item()
   # Written so that NaN, which compares false with everything, is refused.
-  if not (isinstance(value, numbers.Real) and low <= value <= high):
-    raise ValueError(f"{name} is {value}; it takes {low} to {high} ({unit})")
+  largest = sys.float_info.max if high is None else high
+  if not (isinstance(value, numbers.Real) and low <= value <= largest):
+    limits = f"{low} or more" if high is None else f"{low} to {high}"
+    raise ValueError(f"{name} is {value}; it takes {limits} ({unit})")
   if whole and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
     raise ValueError(f"{name} is {value}; it takes whole numbers ({unit})")
 
@@ -168,7 +170,7 @@ class Sampler:
     tokens = self._tokens_of(style)
     m, (low, _, unit, _) = self.meta, self.meta["ranges"]["seconds"]
     # Python may make hours; the command has the limit of the package's own.
-    check_number("seconds", seconds, [low, sys.float_info.max, unit, False])
+    check_number("seconds", seconds, [low, None, unit, False])
     low, high, unit, _ = m["ranges"]["seed"]
     check_number("seed", seed, [low, high - self.batch + 1, unit, True])
     controls = self.controls(**settings)
@@ -316,9 +318,8 @@ def _run(options):
   check_number("--seconds", options.seconds, sampler.meta["ranges"]["seconds"])
   out = pathlib.Path(options.out)
   seeds = range(options.seed, options.seed + sampler.batch)
-  paths = (
-    [out] if len(seeds) == 1 else [out.with_name(f"{out.stem}-{s}{out.suffix}") for s in seeds]
-  )
+  several = [out.with_name(f"{out.stem}-{seed}{out.suffix}") for seed in seeds]
+  paths = several if len(several) > 1 else [out]
   for path in paths:
     check_out(path, options.file, sampler.meta["mark"], options.overwrite)
   audio = sampler(style, options.seconds, options.seed, steps=options.steps)

@@ -56,8 +56,11 @@ def export(config: ml_collections.ConfigDict, out: str, platforms: tuple[str, ..
       f"--platforms is {','.join(platforms)!r}; it takes some of {','.join(PLATFORMS)}"
     )
   check_settings(config)
-  if config.mode != "generate" or config.music_prompt or config.times:
+  if config.mode != "generate":
     raise UserError("an exported sampler makes music from texts: leave config.mode as it is")
+  for key in ("music_prompt", "times", "weights", "negative_prompt"):
+    if config[key].strip():
+      raise UserError(f"an exported sampler takes single texts, without config.{key}: leave it out")
   texts = texts_of(config)
 
   melody = Melody.load(config.checkpoint)
@@ -102,7 +105,8 @@ def _range_of(control: str) -> tuple[float, float, str, bool] | None:
     return None
   # The program that is exported divides by the temperature; at 0 the package runs another.
   low = max(takes.low, 1e-3) if option == "temperature" else takes.low
-  return low, takes.high, takes.unit, takes.whole
+  limits = (int(x) if x == int(x) else x for x in (low, takes.high))  # 600, not 600.0
+  return (*limits, takes.unit, takes.whole)  # type: ignore[return-value]
 
 
 def _exported(melody, config, platforms) -> tuple[bytearray, dict[str, np.ndarray], dict[str, Any]]:
