@@ -66,8 +66,8 @@ def check_number(name, value, takes):
   Args:
     name: Name of the setting.
     value: What the user gave.
-    takes: [smallest, largest or None, what is counted or measured, whether only whole numbers are taken],
-      as `meta["ranges"]` has it.
+    takes: [smallest, largest or None, what is counted or measured, whether it must be whole], as
+      `meta["ranges"]` has it.
 
   Raises:
     ValueError: naming the setting, its value and what it takes.
