@@ -191,6 +191,13 @@ def write_ledger(folder: pathlib.Path, ledger: Ledger) -> None:
     os.replace(temporary, folder / name)
 
 
+def read_ledger(folder: pathlib.Path) -> Ledger:
+  """The ledger that `write_ledger` wrote into `folder`."""
+  lines = (folder / "manifest.jsonl").read_text().split("\n")
+  report = json.loads((folder / "report.json").read_text())
+  return Ledger([json.loads(line) for line in lines if line], report["quarantined_files"])
+
+
 def load_audio(path: pathlib.Path, min_rate: int = 0) -> np.ndarray:
   """Reads any audio file that libsndfile or ffmpeg can decode.
 
