@@ -42,7 +42,7 @@ def fingerprint(corpus: Corpus, tracks: list[Track]) -> str:
         found = track.path.stat()
         fields["path"] = [found.st_size, found.st_mtime_ns]
     rows.append(fields)
-  return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+  return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def origin_of(corpus: Corpus) -> str:
@@ -78,8 +78,8 @@ def check_place(root: pathlib.Path, origin: str, before: str, tracks: list[Track
   for name in LEDGER:
     if (root / name).exists() and not _is_ledger(root / name):
       raise UserError(
-        f"{root / name} is there already and was not written by melody_jax: give another --data_dir,"
-        " or move it away first"
+        f"{root / name} is there already and was not written by melody_jax: give another"
+        " --data_dir, or move it away first"
       )
 
 

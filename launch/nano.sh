@@ -57,6 +57,14 @@ each() { # prefix
   (IFS=, && printf '%s' "${list[*]}")
 }
 
+# Everything made of a dataset goes by the last part of its path.
+twice=$(each name= | tr , '\n' | sed 's/=.*//' | sort | uniq -d | head -n 1)
+if [[ -n $twice ]]; then
+  echo "nano.sh: error: AUDIO names two datasets '$twice', which would share $ROOT/encoded/$twice:" \
+    "rename the directory of one of them" >&2
+  exit 2
+fi
+
 # The datasets with style tokens, semantic tokens and latents, one for each dataset of AUDIO.
 ENCODED=$(each "$ROOT/encoded/")
 

@@ -115,7 +115,7 @@ def _tfds_records(config, split: str) -> tuple[int, Callable[[Iterable[int]], An
 
 def _source(config) -> tuple[str, str]:
   """Digest of the source's contents, and its place."""
-  place = str(pathlib.Path(config.source).expanduser().absolute())
+  place = str(pathlib.Path(config.source).resolve())
   if not config.tfds:
     return array_dataset.digest(config.source), place
   from melody_jax.input_pipeline.tfds_records import digest

@@ -108,7 +108,7 @@ class FolderCorpus:
   ):  # fmt: skip
     self.name = name
     self._folder = pathlib.Path(folder)
-    self.origin = str(self._folder.absolute())
+    self.origin = str(self._folder.resolve())
     self._licence = licence
     if not self._folder.is_dir():
       raise UserError(f"music folder {folder} does not exist: give an existing directory")
