@@ -27,6 +27,7 @@ override PROMPT := $(value PROMPT)
 override SEED := $(value SEED)
 override SECONDS := $(value SECONDS)
 override OUT := $(value OUT)
+override ARGS := $(value ARGS)
 # Through the environment, so that quotes in a prompt reach the program unharmed.
 export PROMPT SEED SECONDS OUT
 
