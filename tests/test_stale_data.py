@@ -59,8 +59,7 @@ def add(folder):
   music(folder, "e.wav")
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-@pytest.mark.parametrize("change", [delete, move_to_test, add])
+@pytest.mark.parametrize(("change", "jobs"), [(delete, 3), (move_to_test, 1), (add, 1)])
 def test_a_new_build_takes_the_place_of_the_old(tmp_path, change, jobs):
   folder, root = music(tmp_path / "music", "a.wav", "b.wav", "c.wav", "d.wav"), tmp_path / "set"
   build_arrays(FolderCorpus(folder), root, jobs=4 - jobs)
@@ -293,8 +292,6 @@ def test_a_run_does_not_go_on_with_tokens_of_other_models(tmp_path):
   write_audio(tmp_path / "data", 1, models={"audio": "two"})
   with pytest.raises(UserError, match="of another model than when the run .* began"):
     loop.train(config, tmp_path / "run")
-  write_audio(tmp_path / "data", 1, models={"audio": "one"})
-  assert int(loop.train(config, tmp_path / "run").step) == 2
 
 
 def test_export_refuses_the_run_of_another_model(tmp_path):
