@@ -226,7 +226,10 @@ def build_tfds(
   """
   where = pathlib.Path(data_dir) / corpus.name / licences / VERSION
   tracks = select_licences(corpus.tracks(), licences)
-  build = {"made_from": {"build": fingerprint(corpus, tracks)}, "origin": origin_of(corpus)}
+  build: dict[str, Any] = {
+    "made_from": {"build": fingerprint(corpus, tracks)},
+    "origin": origin_of(corpus),
+  }
   before = read_build(where)
   check_place(where, build["origin"], before.get("origin", ""), tracks)
   if before == build and (where / "dataset_info.json").exists():
@@ -263,7 +266,7 @@ def build_tfds_from_arrays(
   where = pathlib.Path(data_dir) / name / VERSION
   models = ArrayDataset(root, splits[0]).made_from.get("models", {})
   made_from = {"source": array_dataset.digest(root), "models": models, "splits": splits}
-  build = {"made_from": made_from, "origin": str(pathlib.Path(root).resolve())}
+  build: dict[str, Any] = {"made_from": made_from, "origin": str(pathlib.Path(root).resolve())}
   before = read_build(where)
   check_place(where, build["origin"], before.get("origin", ""), [])
   if before == build and (where / "dataset_info.json").exists():

@@ -62,7 +62,7 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
   Raises:
     UserError: if nothing is named, or a directory does not exist.
   """
-  named = {}
+  named: dict[str, pathlib.Path] = {}
   for item in filter(None, (part.strip() for part in roots.split(","))):
     # rpartition, because an item without "=" is then all path and has no name.
     name, _, path = item.rpartition("=")
