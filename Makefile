@@ -22,6 +22,12 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # A stamp newer than both files means that .venv is up to date.
 REQUIREMENTS := setup.py constraints.txt
 
+# As they were typed: make would expand the dollar of "costs $$5" to nothing.
+override PROMPT := $(value PROMPT)
+override SEED := $(value SEED)
+override SECONDS := $(value SECONDS)
+override OUT := $(value OUT)
+override ARGS := $(value ARGS)
 # Through the environment, so that quotes in a prompt reach the program unharmed.
 export PROMPT SEED SECONDS OUT
 
@@ -29,7 +35,7 @@ export PROMPT SEED SECONDS OUT
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.sample-ready
-	@case "$(OUT)" in out/*) mkdir -p out;; esac
+	@case "$$OUT" in out/*) mkdir -p out;; esac
 	@$(BIN)/python -m melody_jax.sample --config=configs/sample.py \
 	  --config.prompt="$$PROMPT" --config.seconds="$$SECONDS" --config.seed="$$SEED" \
 	  --config.out="$$OUT" $(ARGS)

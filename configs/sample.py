@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.strength = 0.0  # noise of "vary" and "inpaint", to 1: under 0.5 the tune stays. 0: all noise
 
   c.out = "sample.wav"  # .wav, .flac, .ogg or .mp3; mode "stream": also "-", 16-bit PCM to stdout
+  c.overwrite = False  # replace files that melody_jax did not write, too
   c.seconds = 10.0  # music to make, 1 to 600; mode "stream": also 0, until interrupted
   c.seed = 0  # another one, other music
   c.count = 1  # pieces of seeds `seed`, `seed` + 1, ..., in one batch: x-0.wav, x-1.wav, ...

@@ -12,13 +12,14 @@ import multiprocessing
 import os
 import pathlib
 
+from data.rebuild import array_origin, check_place, fingerprint, origin_of, replaced
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ShardWriter
 
 
 def _write_shards(
-  corpus: Corpus, tracks: list[Track], root: str, shard: int, n_shards: int
+  corpus: Corpus, tracks: list[Track], root: str, shard: int, n_shards: int, made_from: str
 ) -> Ledger:
   ledger = Ledger()
   for split in corpus.splits:
@@ -27,7 +28,9 @@ def _write_shards(
     count = max(1, min(n_shards, len(chosen)))
     if not chosen or shard >= count:
       continue
-    writer = ShardWriter(pathlib.Path(root) / split, shard, count, FEATURES)
+    writer = ShardWriter(
+      pathlib.Path(root) / split, shard, count, FEATURES, {"build": made_from}, origin_of(corpus)
+    )
     for _, record, pcm in examples(corpus, chosen[shard::count], ledger):
       writer.write(record, {"audio": pcm})
     writer.close()
@@ -41,7 +44,7 @@ def build_arrays(
 
   Args:
     corpus: The corpus. Must be picklable if `jobs` is above 1.
-    root: Directory of the dataset. It is made if missing; shards of the same name are replaced.
+    root: Directory of the dataset. It is made if missing; a dataset in it is replaced as a whole.
     licences: "all" tracks, or only "free" ones (see `data.tracks.is_free`).
     jobs: Number of processes. Each writes one shard of every split.
 
@@ -49,7 +52,8 @@ def build_arrays(
     The ledger: rows of the manifest, and the tracks that could not be used.
 
   Raises:
-    UserError: No track has a licence that `licences` admits.
+    UserError: No track has a licence that `licences` admits, no file could be used, or the
+      directory holds what must not be lost.
   """
   tracks = select_licences(corpus.tracks(), licences)
   if not tracks:
@@ -57,18 +61,30 @@ def build_arrays(
       f"{corpus.name}: no track found for licences={licences}; nothing written to {root}"
     )
   root = pathlib.Path(root)
-  root.mkdir(parents=True, exist_ok=True)
-  ledger = Ledger()
+  check_place(root, origin_of(corpus), array_origin(root), tracks)
+  made_from = fingerprint(corpus, tracks)
+  with replaced(root) as new:
+    ledger = _write_all(corpus, tracks, str(new), jobs, made_from)
+    if not ledger.manifest:
+      reasons = ", ".join(f"{n} {reason}" for reason, n in ledger.report()["quarantined"].items())
+      raise UserError(f"{corpus.name}: none of {len(tracks)} files could be used ({reasons})")
+    write_ledger(new, ledger)
+  return ledger
+
+
+def _write_all(corpus: Corpus, tracks: list[Track], root: str, jobs: int, made_from: str) -> Ledger:
+  """Writes all shards, one a process of every split."""
   if jobs == 1:
-    ledger.merge(_write_shards(corpus, tracks, str(root), 0, 1))
-  else:
-    # A forked process could inherit locks of threads that do not exist in it, and hang.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-      work = [pool.submit(_write_shards, corpus, tracks, str(root), i, jobs) for i in range(jobs)]
-      for part in work:
-        ledger.merge(part.result())
-  write_ledger(root, ledger)
+    return _write_shards(corpus, tracks, root, 0, 1, made_from)
+  ledger = Ledger()
+  # A forked process could inherit locks of threads that do not exist in it, and hang.
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    work = [
+      pool.submit(_write_shards, corpus, tracks, root, i, jobs, made_from) for i in range(jobs)
+    ]
+    for part in work:
+      ledger.merge(part.result())
   return ledger
 
 

@@ -5,17 +5,34 @@ No other file of `data` imports TensorFlow. A built dataset can be read without 
 """
 
 from collections.abc import Iterator
+import contextlib
 import itertools
+import json
 import os
 import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
+from data.rebuild import check_place, fingerprint, origin_of
+from data.tracks import (
+  FEATURES,
+  Corpus,
+  Ledger,
+  Track,
+  examples,
+  read_ledger,
+  select_licences,
+  write_ledger,
+)
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline import array_dataset
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature
+from melody_jax.input_pipeline.tfds_records import BUILD, read_build
+from melody_jax.output_files import check_new_folder
 
 VERSION = "1.0.0"
 # Entries of a record that become fields of the dataset. Other facts (key, tempo, ...) differ from
@@ -166,12 +183,33 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
   return pathlib.Path(str(builder.data_dir))
 
 
+def _replace(where: pathlib.Path, new: pathlib.Path) -> None:
+  """Puts a finished dataset into the place of an old one; both lie on one disk."""
+  where.parent.mkdir(parents=True, exist_ok=True)
+  old = where.with_name(f".{where.name}.old-{os.getpid()}")
+  if where.exists():
+    os.rename(where, old)
+  os.rename(new, where)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _beside(data_dir: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A directory to build in, hidden, on the disk of the datasets; gone at the end."""
+  data_dir = pathlib.Path(data_dir)
+  check_new_folder(data_dir)
+  data_dir.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=".building-", dir=data_dir) as folder:
+    yield pathlib.Path(folder)
+
+
 def build_tfds(
   corpus: Corpus, data_dir: str | os.PathLike, licences: str = "all"
 ) -> tuple[pathlib.Path, Ledger]:
   """Builds the dataset of `corpus` under `data_dir`.
 
-  A dataset that exists is left as it is. Delete its directory to build it again.
+  A dataset that was built from the same tracks, files and captions is left as it is; any other is
+  replaced once the new one is complete.
 
   Args:
     corpus: The corpus.
@@ -179,20 +217,32 @@ def build_tfds(
     licences: "all" tracks, or only "free" ones.
 
   Returns:
-    (directory of the dataset, ledger). The ledger is empty if the dataset existed.
-    manifest.jsonl and report.json lie in the directory.
+    (directory of the dataset, ledger). manifest.jsonl and report.json lie in the directory, and
+    build.json, which says what it was built from.
 
   Raises:
-    UserError: No track has an admitted licence, or no file could be used.
+    UserError: No track has an admitted licence, no file could be used, or the directory holds the
+      dataset of other music.
   """
+  where = pathlib.Path(data_dir) / corpus.name / licences / VERSION
+  tracks = select_licences(corpus.tracks(), licences)
+  build: dict[str, Any] = {
+    "made_from": {"build": fingerprint(corpus, tracks)},
+    "origin": origin_of(corpus),
+  }
+  before = read_build(where)
+  check_place(where, build["origin"], before.get("origin", ""), tracks)
+  if before == build and (where / "dataset_info.json").exists():
+    return where, read_ledger(where)
   ledger = Ledger()
-  builder = _named(CorpusBuilder, corpus.name)(
-    corpus=corpus, ledger=ledger, data_dir=str(data_dir), config=licences
-  )
-  fresh = not (pathlib.Path(str(builder.data_dir)) / "dataset_info.json").exists()
-  where = _prepare(builder)
-  if fresh:
-    write_ledger(where, ledger)
+  with _beside(data_dir) as folder:
+    builder = _named(CorpusBuilder, corpus.name)(
+      corpus=corpus, ledger=ledger, data_dir=str(folder), config=licences
+    )
+    new = _prepare(builder)
+    write_ledger(new, ledger)
+    (new / BUILD).write_text(json.dumps(build))
+    _replace(where, new)
   return where, ledger
 
 
@@ -211,6 +261,18 @@ def build_tfds_from_arrays(
     Directory of the new dataset.
 
   Raises:
-    UserError: A split is missing or not complete.
+    UserError: A split is missing or not complete, or the directory holds a copy of another dataset.
   """
-  return _prepare(_named(ArrayBuilder, name)(root=root, splits=splits, data_dir=str(data_dir)))
+  where = pathlib.Path(data_dir) / name / VERSION
+  models = ArrayDataset(root, splits[0]).made_from.get("models", {})
+  made_from = {"source": array_dataset.digest(root), "models": models, "splits": splits}
+  build: dict[str, Any] = {"made_from": made_from, "origin": str(pathlib.Path(root).resolve())}
+  before = read_build(where)
+  check_place(where, build["origin"], before.get("origin", ""), [])
+  if before == build and (where / "dataset_info.json").exists():
+    return where
+  with _beside(data_dir) as folder:
+    new = _prepare(_named(ArrayBuilder, name)(root=root, splits=splits, data_dir=str(folder)))
+    (new / BUILD).write_text(json.dumps(build))
+    _replace(where, new)
+  return where

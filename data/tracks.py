@@ -21,6 +21,7 @@ import numpy as np
 import pyloudnorm
 import soundfile
 
+from melody_jax.audio_io import check_samples
 from melody_jax.input_pipeline.array_dataset import Feature
 
 SAMPLE_RATE = 24_000  # Hz
@@ -190,6 +191,13 @@ def write_ledger(folder: pathlib.Path, ledger: Ledger) -> None:
     os.replace(temporary, folder / name)
 
 
+def read_ledger(folder: pathlib.Path) -> Ledger:
+  """The ledger that `write_ledger` wrote into `folder`."""
+  lines = (folder / "manifest.jsonl").read_text().split("\n")
+  report = json.loads((folder / "report.json").read_text())
+  return Ledger([json.loads(line) for line in lines if line], report["quarantined_files"])
+
+
 def load_audio(path: pathlib.Path, min_rate: int = 0) -> np.ndarray:
   """Reads any audio file that libsndfile or ffmpeg can decode.
 
@@ -221,13 +229,15 @@ def _resampled(path: pathlib.Path, min_rate: int) -> np.ndarray:
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # trouble shows below as an error or as bad samples
     try:
-      audio, rate = librosa.load(path, sr=None, mono=True)
+      # Channels are mixed after the check: two absurd samples may cancel out.
+      channels, rate = librosa.load(path, sr=None, mono=False)
     except librosa.ParameterError as error:  # samples that are not numbers
       raise QuarantineError("corrupt", str(error)) from error
   if rate < min_rate:
     raise QuarantineError("low_rate", f"sampled at {rate} Hz, under {min_rate} Hz")
-  if not np.all(np.isfinite(audio)):
-    raise QuarantineError("corrupt", "holds samples that are not numbers")
+  if wrong := check_samples(channels):
+    raise QuarantineError("corrupt", wrong)
+  audio = librosa.to_mono(channels)
   if rate != SAMPLE_RATE and len(audio):
     audio = librosa.resample(audio, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
   return audio

@@ -7,14 +7,15 @@
 #   launch/nano.sh list                list the stages
 #
 # A finished stage leaves a mark in $ROOT/done and is skipped the next time; FORCE=1 runs it again.
-# A stage that was interrupted goes on where it stopped. Settings are environment variables:
+# A stage that was interrupted goes on where it stopped; encode redoes what older models or another
+# state of the data made. Settings are environment variables:
 #
 #   PYTHON    python of an environment with the [train,data,eval] extras   (default .venv/bin/python)
 #   PRESET    nano, tiny or paper                                          (default nano)
 #   ROOT      directory of runs and encoded datasets                       (default runs/$PRESET)
 #   DATA      directory of datasets and downloads                          (default $MELODY_DATA or ~/melody_data)
 #   JOBS      number of processes that build datasets                      (default 2)
-#   AUDIO     comma-separated array datasets to train on, for example one that
+#   AUDIO     comma-separated array datasets to train on, of different names, for example one that
 #             `python -m data.music_folder --format=arrays` wrote          (default: both corpora, built here)
 #   BUNDLE    directory of the finished models                             (default checkpoints/$PRESET)
 #   X_ARGS    further arguments for stage x, for example TRAIN_LM_ARGS="--config.train.steps=500"
@@ -56,6 +57,14 @@ each() { # prefix
   done
   (IFS=, && printf '%s' "${list[*]}")
 }
+
+# Everything made of a dataset goes by the last part of its path.
+twice=$(each name= | tr , '\n' | sed 's/=.*//' | sort | uniq -d | head -n 1)
+if [[ -n $twice ]]; then
+  echo "nano.sh: error: AUDIO names two datasets '$twice', which would share $ROOT/encoded/$twice:" \
+    "rename the directory of one of them" >&2
+  exit 2
+fi
 
 # The datasets with style tokens, semantic tokens and latents, one for each dataset of AUDIO.
 ENCODED=$(each "$ROOT/encoded/")

@@ -15,6 +15,7 @@ import warnings
 import numpy as np
 
 from melody_jax.errors import UserError
+from melody_jax.provenance import MARK
 
 SAMPLE_RATE = 24_000  # Hz; docs/spec.md, section 1
 INPUT_LUFS = -20.0  # level of all audio that a model reads, in training and in use
@@ -22,6 +23,9 @@ OUTPUT_LUFS = -16.0  # level of audio files written for people
 PEAK_LIMIT = 0.99  # under 1, because lossy formats overshoot a little
 MIN_CLIP_SECONDS = 1.0
 MAX_CLIP_SECONDS = 1200.0
+# Times full scale. Levelling by the peak would turn a clip with one such sample into silence; the
+# hottest mixes in floating point stay well below.
+MAX_PEAK = 10.0
 SILENCE_DBFS = -60.0  # a root mean square under this counts as silence
 
 # suffix -> (libsndfile format, subtype)
@@ -86,13 +90,32 @@ def _existing(path: str | os.PathLike) -> pathlib.Path:
   return path
 
 
+def check_samples(samples: np.ndarray) -> str:
+  """What is wrong with samples as they were decoded; "" where nothing is.
+
+  Args:
+    samples: Samples [samples] or [samples, channels], before channels are mixed: two absurd ones
+      may cancel out.
+  """
+  peak = float(np.max(np.abs(samples), initial=0.0))
+  if not np.isfinite(peak):
+    return "holds samples that are not finite"
+  if peak > MAX_PEAK:
+    return f"holds a sample of {peak:.3g} times full scale, more than {MAX_PEAK:g}"
+  return ""
+
+
 def _read_soundfile(path: pathlib.Path) -> tuple[np.ndarray, int]:
   """Decodes with libsndfile: (mean of the channels, float32 [samples]; sample rate in Hz)."""
   import soundfile
 
   with soundfile.SoundFile(str(path)) as f:
+    mono = []
     # Block by block, so that a long stereo file is never held twice.
-    mono = [block.mean(axis=1) for block in f.blocks(_BLOCK, dtype="float32", always_2d=True)]
+    for block in f.blocks(_BLOCK, dtype="float32", always_2d=True):
+      if wrong := check_samples(block):
+        raise UserError(f"{path} {wrong}: export it again")
+      mono.append(block.mean(axis=1))
     return (np.concatenate(mono) if mono else np.zeros(0, np.float32)), f.samplerate
 
 
@@ -142,7 +165,8 @@ def load(
     Audio, float32 [samples].
 
   Raises:
-    UserError: if the file is missing, not audio, empty, not finite, or too long.
+    UserError: if the file is missing, not audio, empty, too long, or holds samples that are not
+      finite or absurdly large.
   """
   path = _existing(path)
   seconds = probe_seconds(path)
@@ -156,8 +180,6 @@ def load(
     raise UserError(f"{path} is longer than the limit of {max_seconds:.0f} s: cut it first")
   if not len(audio):
     raise UserError(f"{path} holds no audio samples")
-  if not np.isfinite(audio).all():
-    raise UserError(f"{path} holds samples that are not finite: export it again")
   if rate != sample_rate:
     import librosa
 
@@ -260,6 +282,7 @@ def encode(audio: np.ndarray, suffix: str, sample_rate: int = SAMPLE_RATE) -> by
   with soundfile.SoundFile(
     buffer, "w", samplerate=sample_rate, channels=1, format=container, subtype=subtype
   ) as f:
+    f.comment = MARK
     for start in range(0, len(audio), _BLOCK):
       f.write(np.clip(audio[start : start + _BLOCK], -1.0, 1.0))
   return buffer.getvalue()
@@ -291,5 +314,5 @@ def spectrogram_png(audio: np.ndarray, sample_rate: int = SAMPLE_RATE, title: st
   buffer = io.BytesIO()
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata={"Comment": MARK})
   return buffer.getvalue()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from melody_jax.errors import UserError
+from melody_jax.output_files import check_new_folder, check_outputs, write_error
 from melody_jax.task import TASKS
 
 
@@ -57,7 +58,11 @@ def save(
     params: Nested dict of arrays, without boxes of logical axis names.
     metadata: Values that JSON can hold; each is stored as a string of JSON.
     dtype: Dtype in which floating arrays are stored, "float16" or "float32"; None keeps theirs.
+
+  Raises:
+    UserError: if the file cannot be written.
   """
+  from safetensors import SafetensorError
   from safetensors.numpy import save_file
 
   flat = flatten(params)
@@ -68,12 +73,16 @@ def save(
   # safetensors writes the memory as it lies: a transposed view would be stored wrongly.
   flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   # Renamed when complete: a killed process leaves the old file as it was.
   temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file(flat, temporary, {k: json.dumps(v) for k, v in metadata.items()})
     os.replace(temporary, path)
+  except OSError as e:
+    raise write_error(path, e) from e
+  except SafetensorError as e:  # its text names the system's error
+    raise UserError(f"cannot write {path}: {e}") from e
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -184,6 +193,30 @@ def update(
   # `load` gave float32: without this a float16 file would double in size.
   keep = dtype or old_metadata.get("dtype")
   save(path, unflatten(merged), old_metadata | metadata, keep)
+
+
+def params_digest(config: Any, params: dict[str, Any]) -> str:
+  """SHA-256 over a model's config (a dataclass) and parameters, however its file was written."""
+  sha = hashlib.sha256(repr(config).encode())
+  for name, value in sorted(flatten(params).items()):
+    array = np.ascontiguousarray(value)
+    sha.update(f"{name} {array.dtype} {array.shape}".encode())
+    sha.update(array.tobytes())
+  return sha.hexdigest()
+
+
+def check_writable(bundle: str | os.PathLike, model: str) -> None:
+  """Checks before the work that one model's file can be written after it.
+
+  Raises:
+    UserError: if the directory cannot be made or written, or the file is not of melody_jax.
+  """
+  path = path_of(bundle, model)
+  if "://" in str(bundle):
+    return  # a bucket has no directories to look at
+  check_new_folder(path.parent)
+  if path.parent.is_dir():
+    check_outputs([path])
 
 
 def digest(bundle: str | os.PathLike) -> str:

@@ -5,14 +5,18 @@ r"""Writes the features that LM and DPD train on, or plain audio for the encoder
 
 The source is an array dataset, or a TFDS dataset (`--config.tfds=NAME --config.source=TFDS_DIR`).
 Shards are written one by one and a finished shard is not encoded again, so the command resumes.
+Every shard states the digests of the source and of the models; one that was made from others is
+stale and is encoded anew.
 Several hosts (`melody_jax.multihost`) take every n-th shard each; the devices of a host take
 windows of several records at a time.
 """
 
 from collections.abc import Callable, Iterable
+import dataclasses
 import itertools
 import math
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -22,8 +26,10 @@ from melody_jax import cli
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.config import check_ranges
 from melody_jax.errors import UserError, check_choice
+from melody_jax.input_pipeline import array_dataset
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.multihost.session import session
+from melody_jax.output_files import check_new_folder
 
 # The name of a shard has room for five digits.
 RANGES = {"shards": (1, 99_999), "style_hop_seconds": (0.01, math.inf)}
@@ -32,36 +38,55 @@ RANGES = {"shards": (1, 99_999), "style_hop_seconds": (0.01, math.inf)}
 Encoder = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
-def _style(config) -> tuple[Feature, Encoder]:
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+  """How one feature is made.
+
+  Attributes:
+    feature: Layout of the feature.
+    encode: Function from clips to frames.
+    model: Digest of the model that makes it; "" where none does.
+  """
+
+  feature: Feature
+  encode: Encoder
+  model: str = ""
+
+
+def _style(config) -> Encoding:
   from melody_jax.encoders.style import StyleEncoder
 
   style = StyleEncoder.load(config.bundle, text=False)
   hop = config.style_hop_seconds
   levels = style.params["rvq"]["codebooks"].shape[0]
   feature = Feature(1.0 / hop, "int16", (levels,), per_window=True)
-  return feature, lambda clips: style.tokens_of_clips(clips, hop)
+  return Encoding(feature, lambda clips: style.tokens_of_clips(clips, hop), style.digest)
 
 
-def _semantic(config) -> tuple[Feature, Encoder]:
+def _semantic(config) -> Encoding:
   from melody_jax.encoders.semantic import SemanticTokenizer
 
   tokenizer = SemanticTokenizer.load(config.bundle)
-  return Feature(SAMPLE_RATE / tokenizer.config.hop, "int16"), tokenizer.encode_clips
+  feature = Feature(SAMPLE_RATE / tokenizer.config.hop, "int16")
+  return Encoding(feature, tokenizer.encode_clips, tokenizer.digest)
 
 
-def _latents(config) -> tuple[Feature, Encoder]:
+def _latents(config) -> Encoding:
   from melody_jax.encoders.codec import Codec
 
   codec = Codec.load(config.bundle)
   rate = SAMPLE_RATE / codec.config.hop_length
-  return Feature(rate, "float16", (codec.config.latent_dim,)), codec.encode_clips
+  feature = Feature(rate, "float16", (codec.config.latent_dim,))
+  return Encoding(feature, codec.encode_clips, codec.digest)
 
 
-def _audio(config) -> tuple[Feature, Encoder]:
+def _audio(config) -> Encoding:
   del config
-  return Feature(SAMPLE_RATE, "int16"), lambda clips: [
-    np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16) for audio in clips
-  ]
+
+  def encode(clips):
+    return [np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16) for audio in clips]
+
+  return Encoding(Feature(SAMPLE_RATE, "int16"), encode)
 
 
 FEATURES = {
@@ -88,18 +113,69 @@ def _tfds_records(config, split: str) -> tuple[int, Callable[[Iterable[int]], An
   return open_split(config.source, config.tfds, split)
 
 
-def encode_split(config, split: str, encoders: dict[str, tuple[Feature, Encoder]]) -> None:
-  """Encodes one split into `config.out`, shard by shard."""
+def _source(config) -> tuple[str, str]:
+  """Digest of the source's contents, and its place."""
+  place = str(pathlib.Path(config.source).resolve())
+  if not config.tfds:
+    return array_dataset.digest(config.source), place
+  from melody_jax.input_pipeline.tfds_records import digest
+
+  return digest(config.source, config.tfds), f"{place} {config.tfds}"
+
+
+def _check_out(config, made_from: dict[str, Any], origin: str) -> None:
+  """Refuses an output that is the source, or holds what must not be mixed with it or lost.
+
+  Raises:
+    UserError: saying what lies there and what to do.
+  """
+  out = pathlib.Path(config.out)
+  if out.exists() and out.samefile(config.source):
+    raise UserError(f"config.out {out} is the source itself: encode into another directory")
+  check_new_folder(out)
+  for split, shards in array_dataset.shards_of(out).items():
+    for shard in shards:
+      index = array_dataset.read_index(shard)
+      found, place = index.get("made_from") or {}, index.get("origin") or origin
+      if place != origin and found.get("source") != made_from["source"]:
+        raise UserError(
+          f"config.out {out} holds what was encoded from another dataset, {place}: give"
+          f" another config.out, or delete {out}"
+        )
+      if found != made_from and split not in config.splits.split(","):
+        raise UserError(
+          f"{shard.parent} was encoded from another state of the source or by other models: name"
+          f" {split} in config.splits, too, or delete it"
+        )
+
+
+def encode_split(
+  config, split: str, encoders: dict[str, Encoding], made_from: dict[str, Any], origin: str
+) -> None:
+  """Encodes one split into `config.out`, shard by shard.
+
+  Args:
+    config: Keys of configs/encode.py.
+    split: Name of the split.
+    encoders: How each feature is made.
+    made_from: Digests of source and models. A shard that states the same is finished.
+    origin: Place of the source.
+  """
   from tqdm import tqdm
 
   count, read = (_tfds_records if config.tfds else _array_records)(config, split)
-  features = {name: feature for name, (feature, _) in encoders.items()}
+  features = {name: encoding.feature for name, encoding in encoders.items()}
   n_shards = min(config.shards, count)
+  if jax.process_index() == 0:
+    # Of another number of shards none is written over, and a mixture would be refused later on.
+    for old in array_dataset.shards_of(config.out).get(split, []):
+      if not old.name.endswith(f"-of-{n_shards:05d}"):
+        shutil.rmtree(old)
   for shard in range(jax.process_index(), n_shards, jax.process_count()):
     target = pathlib.Path(config.out) / split / f"shard-{shard:05d}-of-{n_shards:05d}"
-    if target.exists():
+    if target.exists() and _is_current(target, features, made_from):
       continue
-    writer = ShardWriter(target.parent, shard, n_shards, features)
+    writer = ShardWriter(target.parent, shard, n_shards, features, made_from, origin)
     indices = range(shard, count, n_shards)
     progress = tqdm(
       read(indices), total=len(indices), desc=f"{split} {shard + 1}/{n_shards}", mininterval=10
@@ -107,10 +183,17 @@ def encode_split(config, split: str, encoders: dict[str, tuple[Feature, Encoder]
     records = iter(progress)
     while group := list(itertools.islice(records, 2 * jax.local_device_count())):
       clips = [audio for _, audio in group]
-      encoded = {name: encode(clips) for name, (_, encode) in encoders.items()}
+      encoded = {name: encoding.encode(clips) for name, encoding in encoders.items()}
       for i, (record, _) in enumerate(group):
         writer.write(record, {name: frames[i] for name, frames in encoded.items()})
     writer.close()
+
+
+def _is_current(shard: pathlib.Path, features: dict[str, Feature], made_from) -> bool:
+  index = array_dataset.read_index(shard)
+  # As JSON has them: tuples are lists there.
+  layout = {k: {**dataclasses.asdict(f), "shape": list(f.shape)} for k, f in features.items()}
+  return index.get("made_from") == made_from and index.get("features") == layout
 
 
 def main(config) -> None:
@@ -122,10 +205,15 @@ def main(config) -> None:
   for name in names:
     check_choice("config.features", name, FEATURES)
   check_ranges(config, RANGES)
+  if "://" not in config.source and not pathlib.Path(config.source).is_dir():
+    raise UserError(f"no dataset directory {config.source} (config.source): check the path")
   with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
+    digest, origin = _source(config)
+    made_from = {"source": digest, "models": {k: e.model for k, e in encoders.items() if e.model}}
+    _check_out(config, made_from, origin)
     for split in config.splits.split(","):
-      encode_split(config, split, encoders)
+      encode_split(config, split, encoders, made_from, origin)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from melody_jax.config import check_ranges
 from melody_jax.errors import UserError, check_choice
 from melody_jax.evaluation.codec import codec
 from melody_jax.evaluation.denoiser import dpd
-from melody_jax.evaluation.finding import Finding, write
+from melody_jax.evaluation.finding import Finding, check_out, write
 from melody_jax.evaluation.mulan import mulan
 from melody_jax.evaluation.prompts import prompts
 from melody_jax.evaluation.tokens import tokens
@@ -63,7 +63,9 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
   if not pathlib.Path(config.bundle).is_dir():
     raise UserError(f"no bundle directory {config.bundle!r} (config.bundle)")
   failures = []
-  for what in EVALUATIONS if config.what == "all" else (config.what,):
+  asked = tuple(EVALUATIONS) if config.what == "all" else (config.what,)
+  check_out(config.out, asked)
+  for what in asked:
     began = time.monotonic()
     try:
       finding = EVALUATIONS[what](config)

@@ -19,17 +19,22 @@ def export(config, workdir: str) -> None:
   What serves training alone stays out (`Task.export_params`).
 
   Raises:
-    UserError: If no directory is given, or the run has no checkpoint.
+    UserError: If no directory is given or it cannot be written, the run has no checkpoint, or is
+      of another model than the config.
   """
   from melody_jax.task import make_task
+  from melody_jax.training import run_record
   from melody_jax.training.checkpoint import load_params
 
   check_training(config)
   check_choice("config.export.dtype", config.export.dtype, DTYPES)
   if not config.export.bundle:
     raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")
+  bundle.check_writable(config.export.bundle, config.task)
+  run_record.check_same_model(workdir, config)
   params, step = load_params(workdir)
   task = make_task(config)
+  _check_shapes(task, params, workdir)
   metadata = {
     "task": config.task,
     "preset": config.preset,
@@ -40,6 +45,26 @@ def export(config, workdir: str) -> None:
   path = bundle.path_of(config.export.bundle, config.task)
   bundle.save(path, task.export_params(params), metadata, config.export.dtype)
   print(f"{path}: step {step}")
+
+
+def _check_shapes(task, params, workdir: str) -> None:
+  """Raises UserError unless the parameters are those that the config's model has."""
+  from flax import linen as nn
+  import jax
+
+  # A run without a record, or with one that was edited, is still told by its arrays.
+  born = nn.meta.unbox(jax.eval_shape(task.init, jax.random.key(0)))
+  wanted, found = (
+    {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape) for path, x in leaves}
+    for leaves in map(jax.tree_util.tree_leaves_with_path, (born, params))
+  )
+  for name in sorted(wanted.keys() | found.keys()):
+    if wanted.get(name) != found.get(name):
+      raise UserError(
+        f"the run in {workdir} is of another model or size than --config: {name} is"
+        f" {found.get(name, 'missing')} there, {wanted.get(name, 'missing')} in the config; give"
+        " the config that it was trained with"
+      )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from melody_jax import cli
+from melody_jax import bundle, cli
 from melody_jax.config import check_ranges
 from melody_jax.errors import check_choice
 from melody_jax.fitting.axes import fit_axes
@@ -29,6 +29,15 @@ FITS: dict[str, Callable[[ml_collections.ConfigDict], dict[str, Any]]] = {
   "prior": fit_prior,
   "latents": fit_latents,
   "axes": fit_axes,
+}
+
+# The model whose file a fit writes.
+MODELS = {
+  "semantic": "wav2vec",
+  "style": "mulan",
+  "prior": "mulan",
+  "latents": "vae",
+  "axes": "vae",
 }
 
 # Every fit has some of these keys.
@@ -59,6 +68,7 @@ def fit(config: ml_collections.ConfigDict) -> None:
   """
   check_choice("config.what", config.what, FITS)
   check_ranges(config, RANGES)
+  bundle.check_writable(config.bundle, MODELS[config.what])
   FITS[config.what](config)
 
 

@@ -25,12 +25,12 @@ from typing import Any
 
 import ml_collections
 
-from melody_jax import cli
+from melody_jax import cli, provenance
 from melody_jax.config import check_training
 from melody_jax.errors import UserError
 from melody_jax.generation.config import settings_of
 from melody_jax.generation.options import check_option
-from melody_jax.output_files import check_writable, write_files
+from melody_jax.output_files import check_outputs, check_writable, write_files
 from melody_jax.planning.topology import open_topology
 from melody_jax.progress import print_progress
 
@@ -114,10 +114,12 @@ def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str
     )
   if out:
     check_writable(out, (".json",))
+    check_outputs([out])
   values = (
     plan_step(config, topology) if trains else plan_sampler(config, topology, preset or "nano")
   )
   if out:
+    values["versions"] = provenance.versions()
     write_files({pathlib.Path(out): json.dumps(values, indent=2).encode()})
   if not values["fits"]:
     raise SystemExit(EXIT_DOES_NOT_FIT)

@@ -5,6 +5,8 @@ import os
 import platform
 
 VERSION = "0.1.0"
+# Stands inside every file that a command writes: only such a file is replaced without a word.
+MARK = "written by melody_jax"
 # Packages whose version can change the samples that are generated.
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "librosa")
 

@@ -16,7 +16,7 @@ import numpy as np
 from melody_jax import audio_io, cli, output_files
 from melody_jax.errors import UserError
 from melody_jax.generation import report
-from melody_jax.generation.config import check, read_clips, requests_of, settings_of
+from melody_jax.generation.config import check, pieces_of, read_clips, requests_of, settings_of
 from melody_jax.progress import Progress, TimedProgress
 
 
@@ -33,6 +33,14 @@ def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
     UserError: if settings, files or checkpoints are no good; nothing is written then.
   """
   check(config)
+  reports = [piece.with_suffix(".json") for piece in pieces_of(config)]
+  saved = [config.stream.save] if config.stream.save else []
+  with output_files.claim([*reports, *saved]):
+    return _sample(config)
+
+
+def _sample(config) -> dict[str, Any]:
+  """The same, when nobody else writes these files."""
   progress = TimedProgress()
   # A bad clip or region is told apart before the models are loaded, which takes longer.
   clips = read_clips(config, progress)
@@ -63,7 +71,7 @@ def _finish(config, melody, pieces, progress: Progress) -> dict[str, Any]:
   files: dict[pathlib.Path, bytes] = {}
   contents: dict[str, Any] = {}
   progress("writing")
-  for i, music in enumerate(pieces):
+  for i, (out, music) in enumerate(zip(pieces_of(config), pieces, strict=True)):
     wave = music.audio
     if not np.isfinite(wave).all():
       raise UserError(
@@ -71,9 +79,6 @@ def _finish(config, melody, pieces, progress: Progress) -> dict[str, Any]:
       )
     if config.normalise:
       wave = audio_io.normalise_loudness(wave, melody.sample_rate, config.loudness)
-    out = pathlib.Path(config.out)
-    if len(pieces) > 1:
-      out = out.with_stem(f"{out.stem}-{config.seed + i}")
     contents = _report(config, melody, music, wave, config.seed + i, len(pieces))
     files |= {
       out: audio_io.encode(wave, out.suffix.lower(), melody.sample_rate),
@@ -99,6 +104,7 @@ def _report(config, melody, music, wave: np.ndarray, seed: int, batch: int) -> d
   seconds = len(wave) / melody.sample_rate
   return {
     **report.asked(config),
+    **(report.unheard(config, melody) if config.mode != "reconstruct" else {}),
     "seed": seed,
     "batch": batch,
     "seconds": seconds,

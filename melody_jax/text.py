@@ -57,6 +57,10 @@ class Tokenizer:
     if not pathlib.Path(path).is_file():
       raise UserError(f"no tokenizer at {path}: name a directory that holds a tokenizer.json")
     self.length = length
+    self._whole = tokenizers.Tokenizer.from_file(str(path))
+    # The file may bring limits of its own.
+    self._whole.no_truncation()
+    self._whole.no_padding()
     self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
     self._tokenizer.enable_truncation(length)
     self._tokenizer.enable_padding(length=length)
@@ -64,6 +68,32 @@ class Tokenizer:
   def __call__(self, text: str) -> tuple[np.ndarray, np.ndarray]:
     encoded = self._tokenizer.encode(text)
     return np.asarray(encoded.ids, np.int32), np.asarray(encoded.attention_mask, bool)
+
+  def unheard(self, text: str) -> tuple[str, list[str]]:
+    """What of a text never reaches the model.
+
+    Args:
+      text: The text.
+
+    Returns:
+      (the end that is cut off, from the first word that is not read whole; words and signs before
+      it that the vocabulary lacks, each once).
+    """
+    encoded = self._whole.encode(text)
+    special = sum(encoded.special_tokens_mask)
+    words = [i for i, mask in enumerate(encoded.special_tokens_mask) if not mask]
+    end, room = len(text), self.length - special
+    if len(words) > room:
+      first = encoded.word_ids[words[room]]
+      end = min(encoded.offsets[i][0] for i in words if encoded.word_ids[i] == first)
+    # The tokeniser has one token for all that it does not know.
+    unknown_id = self._whole.token_to_id("[UNK]")
+    unknown = [
+      text[slice(*encoded.offsets[i])]
+      for i in words
+      if encoded.ids[i] == unknown_id and encoded.offsets[i][0] < end
+    ]
+    return text[end:].strip(), list(dict.fromkeys(unknown))
 
   def batch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Tokenises B texts: (ids int32 [B, length], mask bool [B, length])."""

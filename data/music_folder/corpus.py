@@ -95,6 +95,9 @@ class FolderCorpus:
 
   Raises:
     UserError: The folder does not exist or has no audio, or the captions file is wrong.
+
+  Attributes:
+    origin: The folder, absolute: two folders do not share a dataset by accident.
   """
 
   splits = _SPLITS
@@ -105,6 +108,7 @@ class FolderCorpus:
   ):  # fmt: skip
     self.name = name
     self._folder = pathlib.Path(folder)
+    self.origin = str(self._folder.resolve())
     self._licence = licence
     if not self._folder.is_dir():
       raise UserError(f"music folder {folder} does not exist: give an existing directory")
@@ -128,6 +132,10 @@ class FolderCorpus:
       raise UserError(
         f"captions name {len(unknown)} files that are not in {folder}, the first is {unknown[0]}"
       )
+
+  def identity(self) -> Any:
+    """What the records depend on besides the tracks: the rows of the captions file."""
+    return self._rows
 
   def tracks(self) -> list[Track]:
     """Lists every file. Same-named files ("a.wav", "a.flac") share a split.

@@ -51,6 +51,12 @@ class Codec:
       bundle.require(directory, "vae", params, "latent_scale", "sigma_D")
     return cls(config, params)
 
+  @property
+  def digest(self) -> str:
+    """SHA-256 of all that makes latents of audio."""
+    encoder = {k: v for k, v in self.params.items() if k != "decoder"}
+    return bundle.params_digest(self.config, encoder)
+
   def encode(self, audio_BT: np.ndarray) -> jax.Array:
     """Audio [B, T] -> latents [B, T // hop, D] in [-1, 1]; T is cut to a multiple of the hop."""
     frames = audio_BT.shape[1] // self.config.hop_length

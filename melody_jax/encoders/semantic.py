@@ -43,6 +43,12 @@ class SemanticTokenizer:
     bundle.require(directory, "wav2vec", params, "kmeans", "centroids")
     return cls(config, params)
 
+  @property
+  def digest(self) -> str:
+    """SHA-256 of all that makes semantic tokens of audio."""
+    encoder = self.params
+    return bundle.params_digest(self.config, encoder)
+
   def encode(self, audio_T: np.ndarray) -> np.ndarray:
     """A clip [T] of any length -> int32 [T // hop]; see `encode_clips`."""
     return self.encode_clips([audio_T])[0]

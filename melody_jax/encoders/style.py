@@ -49,6 +49,12 @@ class StyleEncoder:
       bundle.require(directory, "mulan", params, "rvq", "codebooks")
     return cls(config, mulan.with_text_body(params, config) if text else params)
 
+  @property
+  def digest(self) -> str:
+    """SHA-256 of all that makes style tokens of audio."""
+    encoder = {k: v for k, v in self.params.items() if not k.startswith(("text", "prior"))}
+    return bundle.params_digest(self.config, encoder)
+
   def audio(self, audio_BT: np.ndarray) -> jax.Array:
     """Clips [B, T] at 24 kHz -> unit embeddings [B, C]."""
     return self.embed_music(self.params, jnp.asarray(audio_BT))

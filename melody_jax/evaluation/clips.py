@@ -62,7 +62,7 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
   Raises:
     UserError: if nothing is named, or a directory does not exist.
   """
-  named = {}
+  named: dict[str, pathlib.Path] = {}
   for item in filter(None, (part.strip() for part in roots.split(","))):
     # rpartition, because an item without "=" is then all path and has no name.
     name, _, path = item.rpartition("=")
@@ -71,7 +71,11 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
       raise UserError(
         f"no dataset directory {path!r} (config.data): name array datasets, comma-separated"
       )
-    named[name or where.name] = where
+    name = name or where.name
+    if named.setdefault(name, where) != where:
+      raise UserError(
+        f"two datasets are named {name!r} (config.data): name them as a={named[name]},b={where}"
+      )
   if not named:
     raise UserError(
       "config.data is empty: name array datasets as --config.data=recorded=DIR,rendered=DIR"

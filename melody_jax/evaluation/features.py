@@ -57,6 +57,29 @@ class Encoders:
     array = np.array(texts, dtype=object)
     return in_batches(lambda batch: self.style.text(list(batch)), (array,), 16)
 
+  def check(self, dataset: ArrayDataset, names: tuple[str, ...]) -> None:
+    """Refuses stored features that other models made; a dataset that does not say passes.
+
+    Args:
+      dataset: Dataset that holds the features.
+      names: Names of the features, some of ENCODED.
+
+    Raises:
+      UserError: if a feature is of another model than that of this bundle.
+    """
+    for name in names:
+      made_by = dataset.made_from.get("models", {}).get(name)
+      if made_by and made_by != self._encoder_of(name).digest:
+        raise UserError(
+          f"{name} of the dataset was made by another model than that of {self._bundle}: encode it"
+          " again with this bundle"
+        )
+
+  def _encoder_of(self, name: str) -> Codec | SemanticTokenizer | StyleEncoder:
+    if name == "style_tokens":
+      return self.style
+    return self.codec if name == "latents" else self.semantic
+
   def compute(self, name: str, audio_BxS: np.ndarray) -> np.ndarray:
     """Computes one encoded feature of clips of equal length.
 
@@ -88,10 +111,11 @@ def encoded_windows(
   They are read where the dataset holds all that are asked for, else computed from its audio.
 
   Raises:
-    UserError: if the dataset holds neither those features nor audio.
+    UserError: if the dataset holds neither those features nor audio, or they are of other models.
   """
   # All or nothing: stored features may come from another bundle than this one.
   if all(name in dataset.features for name in names):
+    encoders.check(dataset, names)
     return read_windows(dataset, seconds, names, count, seed)
   if "audio" not in dataset.features:
     raise UserError(

@@ -1,5 +1,6 @@
 """What an evaluation found: a JSON file to compute with, a Markdown snippet to read."""
 
+from collections.abc import Iterable
 import dataclasses
 import json
 import math
@@ -7,7 +8,8 @@ import pathlib
 from typing import Any
 
 from melody_jax.errors import UserError
-from melody_jax.output_files import write_files
+from melody_jax.output_files import check_new_folder, check_outputs, write_files
+from melody_jax.provenance import MARK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,26 @@ def _plain(value: Any) -> Any:
   return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _paths(out: str, what: str) -> list[pathlib.Path]:
+  return [pathlib.Path(out) / f"{what}{suffix}" for suffix in (".json", ".md")]
+
+
+def check_out(out: str, names: Iterable[str]) -> None:
+  """Checks before the work that findings can be written after it.
+
+  Args:
+    out: Directory of the findings (config.out).
+    names: Names of the evaluations.
+
+  Raises:
+    UserError: if the directory cannot be made or written, or holds files of these names that
+      melody_jax did not write.
+  """
+  check_new_folder(out)
+  if pathlib.Path(out).is_dir():
+    check_outputs([path for name in names for path in _paths(out, name)])
+
+
 def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.Path]:
   """Writes `<out>/<what>.json` and `<out>/<what>.md`, both or none of them.
 
@@ -89,10 +111,9 @@ def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.P
   except OSError as error:
     raise UserError(f"cannot make the directory {out} (config.out): {error.strerror}") from error
   values = json.dumps(_plain({"what": finding.what, **context, **finding.values}), indent=2)
-  files = {
-    folder / f"{finding.what}.json": (values + "\n").encode(),
-    folder / f"{finding.what}.md": (finding.markdown.rstrip() + "\n").encode(),
-  }
+  markdown = f"{finding.markdown.rstrip()}\n\n<!-- {MARK} -->\n"
+  contents = ((values + "\n").encode(), markdown.encode())
+  files = dict(zip(_paths(out, finding.what), contents, strict=True))
   # Together: a table must not stand beside numbers of an older run.
   write_files(files)
   return list(files)

@@ -23,6 +23,7 @@ from melody_jax.generation.melody import Melody
 from melody_jax.generation.request import Request, Settings
 from melody_jax.metrics.audio_checks import AudioChecks, check_audio
 from melody_jax.metrics.retrieval import RankTest, rank_test, ranks_of_classes
+from melody_jax.output_files import check_outputs, write_files
 from melody_jax.progress import Progress, print_progress
 
 
@@ -285,13 +286,19 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     names = {name: tagger.tags for name, tagger in taggers.items()}
     scores["musicnn"] = tag_scores(probabilities, names, table)
   if c.keep_audio:
-    folder = pathlib.Path(config.out) / "clips"
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, clip in enumerate(clips):
-      stem = f"{i // len(c.seeds):02d}-{c.seeds[i % len(c.seeds)]}"
-      (folder / f"{stem}.flac").write_bytes(audio_io.encode(clip, ".flac", melody.sample_rate))
+    _keep(clips, c.seeds, pathlib.Path(config.out) / "clips", melody.sample_rate)
   finding = judge(clips, melody.sample_rate, table, c.seeds, scores, c.permutations, config.seed)
   return with_raw_levels(finding, raw)
+
+
+def _keep(clips_IxS: np.ndarray, seeds: Sequence[int], folder: pathlib.Path, rate: int) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  names = [
+    folder / f"{i // len(seeds):02d}-{seeds[i % len(seeds)]}.flac" for i in range(len(clips_IxS))
+  ]
+  check_outputs(names)
+  for name, clip in zip(names, clips_IxS, strict=True):
+    write_files({name: audio_io.encode(clip, ".flac", rate)})
 
 
 def _tags(line: str) -> tuple[str, ...]:

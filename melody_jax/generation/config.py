@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import ml_collections
@@ -45,7 +46,46 @@ _OFF = {"top_k": 0, "top_p": 1.0, "strength": 0.0}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses settings that cannot work, before anything is loaded.
+  """Refuses settings that cannot work, and files that cannot be written, before any work.
+
+  Raises:
+    UserError: naming the key, its value and what it may be, or the file.
+  """
+  check_settings(config)
+  if config.out == STDOUT:
+    if config.mode != "stream":
+      raise UserError('config.out is "-", which only goes with mode "stream"')
+  elif pathlib.Path(config.out).suffix.lower() not in audio_io.FORMATS:
+    raise UserError(f"{config.out!r} must end in one of {', '.join(audio_io.FORMATS)}")
+  # Sixteen-bit samples, and room for the picture and the report.
+  size = int(config.seconds * audio_io.SAMPLE_RATE * 2) * config.count + (1 << 20)
+  output_files.check_outputs(
+    outputs_of(config),
+    (config.audio, config.music_prompt, config.stream.resume),
+    config.overwrite,
+    "allow it with --config.overwrite=True",
+    size,
+  )
+
+
+def pieces_of(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
+  """Audio files that the config asks for: config.out, or one with the seed for each piece."""
+  out = pathlib.Path(config.out)
+  if config.count == 1:
+    return [] if config.out == STDOUT else [out]
+  seeds = range(config.seed, config.seed + config.count)
+  return [out.with_stem(f"{out.stem}-{seed}") for seed in seeds]
+
+
+def outputs_of(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
+  """All files that the config asks for, with what lies beside the audio."""
+  beside = (".json",) if config.mode == "stream" else (".png", ".json")
+  paths = [p for piece in pieces_of(config) for p in (piece, *map(piece.with_suffix, beside))]
+  return paths + ([pathlib.Path(config.stream.save)] if config.stream.save else [])
+
+
+def check_settings(config: ml_collections.ConfigDict) -> None:
+  """Refuses settings that cannot work; files are not looked at.
 
   Raises:
     UserError: naming the key, its value and what it may be.
@@ -63,13 +103,6 @@ def check(config: ml_collections.ConfigDict) -> None:
   _check_prompts(config)
   _check_edit(config)
   _check_numbers(config)
-  if config.out == STDOUT:
-    if config.mode != "stream":
-      raise UserError('config.out is "-", which only goes with mode "stream"')
-    return
-  # Sixteen-bit samples, and room for the picture and the report.
-  size = int(config.seconds * audio_io.SAMPLE_RATE * 2) * config.count + (1 << 20)
-  output_files.check_writable(config.out, tuple(audio_io.FORMATS), size)
 
 
 def _value(config: ml_collections.ConfigDict, option: str, key: str) -> Any:
@@ -149,6 +182,12 @@ def _check_edit(config) -> None:
     raise UserError('config.stream.save and config.stream.resume go with mode "stream"')
   if config.stream.resume and config.audio:
     raise UserError("config.audio and config.stream.resume are both set: give one of them")
+  for key in ("times", "negative_prompt"):
+    if config.stream.resume and config[key].strip():
+      raise UserError(
+        f"config.{key} and config.stream.resume are both set: a saved stream goes on with its own;"
+        f" leave out config.{key}"
+      )
   _regions(config)
 
 

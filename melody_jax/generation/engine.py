@@ -6,9 +6,11 @@ still to be made, and runs the one program of `window` on a batch of them.
 Shape letters: B items, T samples, N latent frames, D latent channels, M semantic tokens.
 """
 
+from collections.abc import Sequence
 import functools
 import os
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ from melody_jax.generation.window import Networks
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models.vae import decoder_reach
-from melody_jax.progress import Progress
+from melody_jax.progress import Progress, silent
 
 # The codec reads long audio in windows of this length, so that one program serves all lengths.
 CODEC_SECONDS = 10.0
@@ -114,6 +116,19 @@ class Engine:
     if self.networks is None:
       raise UserError(f"{self._directory} was loaded for its codec alone")
     return self.networks
+
+  def tell_unheard(self, texts: Sequence[str], progress: Progress) -> None:
+    """Tells what of some texts the models cannot hear, a line each.
+
+    Args:
+      texts: Prompts.
+      progress: Told the lines; where it tells nobody they become warnings of Python.
+    """
+    for line in self.styles.unheard(texts):
+      if progress is silent:
+        warnings.warn(line, stacklevel=3)
+      else:
+        progress(line)
 
   def plan(self, request: Request, settings: Settings, progress: Progress) -> piece_plan.Piece:
     """A piece of which nothing is made yet: what of it is known, and its windows.

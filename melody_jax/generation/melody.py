@@ -94,6 +94,7 @@ class Melody(Engine):
       return self.generate([requests], settings, progress)[0]
     began, compiled = time.monotonic(), self.programs.compile_seconds
     pieces = [self.plan(request, settings, progress) for request in requests]
+    self.tell_unheard([text for request in requests for text in request.texts], progress)
     n_windows = max(len(piece.starts) for piece in pieces)
     progress(f"{n_windows} window{'s' * (n_windows > 1)}: compiling (or loading) and generating")
     nfe = 0
@@ -140,6 +141,7 @@ class Melody(Engine):
       if request.mode not in ("generate", "continue"):
         raise UserError(f"a stream goes on without an end: it cannot {request.mode} audio")
     pieces = [self.plan(request, settings, progress) for request in listed]
+    self.tell_unheard([text for request in listed for text in request.texts], progress)
     return Stream.begin(self, pieces, listed, settings, isinstance(requests, Request))
 
   def resume(self, path: str | os.PathLike) -> Stream:

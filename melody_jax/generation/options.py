@@ -7,6 +7,7 @@ Python and numpy: a bad option is told before JAX and the models are loaded.
 
 import dataclasses
 import itertools
+import numbers
 from typing import Any
 
 from melody_jax.config import DTYPES
@@ -32,12 +33,14 @@ class Range:
     high: Largest number.
     unit: What is counted or measured, for the message.
     optional: Whether None, which switches the option off, is a value too.
+    whole: Whether only whole numbers are taken.
   """
 
   low: float
   high: float
   unit: str
   optional: bool = False
+  whole: bool = False
 
 
 OPTIONS: dict[str, Range | tuple[str, ...]] = {
@@ -45,9 +48,9 @@ OPTIONS: dict[str, Range | tuple[str, ...]] = {
   "schedule": tuple(SCHEDULES),
   "solver": SOLVERS,
   "dtype": DTYPES,
-  "steps": Range(1, MAX_STEPS, "denoising steps"),
-  "seed": Range(0, MAX_SEED, "seeds"),
-  "count": Range(1, MAX_COUNT, "pieces"),
+  "steps": Range(1, MAX_STEPS, "denoising steps", whole=True),
+  "seed": Range(0, MAX_SEED, "seeds", whole=True),
+  "count": Range(1, MAX_COUNT, "pieces", whole=True),
   "seconds": Range(MIN_SECONDS, MAX_SECONDS, "seconds of audio"),
   # Beyond 30 every sample lies far outside what the models saw in training.
   "guidance_scale": Range(0, 30, "guidance"),
@@ -58,10 +61,10 @@ OPTIONS: dict[str, Range | tuple[str, ...]] = {
   # From 1e-3 on: at 0 nothing changes, which None says.
   "strength": Range(1e-3, 1, "share of noise", optional=True),
   "temperature": Range(0, 10, "temperatures"),
-  "top_k": Range(1, 1_000_000, "tokens kept", optional=True),
+  "top_k": Range(1, 1_000_000, "tokens kept", optional=True, whole=True),
   "top_p": Range(1e-6, 1, "probability kept", optional=True),
   "repetition_penalty": Range(0, 100, "off a logit"),
-  "repetition_span": Range(1, 250, "tokens"),  # the LM's window holds no more
+  "repetition_span": Range(1, 250, "tokens", whole=True),  # the LM's window holds no more
   "loudness": Range(-70, 0, "LUFS"),  # -70 is where ITU-R BS.1770 hears silence
 }
 
@@ -82,6 +85,9 @@ def check_option(option: str, value: Any, name: str = "") -> None:
     check_choice(name, value, takes)
   elif not (value is None and takes.optional):
     check_range(name, value, takes.low, takes.high, takes.unit)
+    # True is a whole number to Python, and a slip of the pen to everybody else.
+    if takes.whole and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
+      raise UserError(f"{name} is {value!r}; it takes whole numbers ({takes.unit})")
 
 
 def check_interval(low: float, high: float, low_name: str, high_name: str) -> None:

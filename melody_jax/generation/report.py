@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from melody_jax import provenance
+from melody_jax.generation.config import texts_of
 
 
 def asked(config) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def asked(config) -> dict[str, Any]:
     "music_prompt": config.music_prompt if generates else "",
     "weights": config.weights,
     "times": config.times,
-    "negative_prompt": config.negative_prompt.strip(),
+    "negative_prompt": config.negative_prompt.strip() if generates else "",
     "audio": config.audio,
     "regions": config.regions,
     "strength": config.strength,
@@ -30,6 +31,12 @@ def asked(config) -> dict[str, Any]:
     "dtype": config.dtype,
     "lm": config.lm.to_dict(),
   }
+
+
+def unheard(config, melody) -> dict[str, list[str]]:
+  """The part of a report that says what of the texts the models cannot hear."""
+  texts = [*texts_of(config), config.negative_prompt]
+  return {"not_heard": melody.styles.unheard(texts) if any(map(str.strip, texts)) else []}
 
 
 def made_by(config, melody) -> dict[str, Any]:

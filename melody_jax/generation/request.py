@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from melody_jax.audio_io import SAMPLE_RATE
+from melody_jax.audio_io import SAMPLE_RATE, check_samples
 from melody_jax.errors import UserError, check_range
 from melody_jax.generation.options import (
   MIN_SECONDS,
@@ -76,7 +76,7 @@ def check_audio(audio: np.ndarray, what: str) -> None:
     what: Name of the clip, for the message.
 
   Raises:
-    UserError: if the clip has channels, is too short, or holds NaN or infinity.
+    UserError: if the clip has channels, is too short, or holds NaN, infinity or absurd peaks.
   """
   if np.ndim(audio) != 1:
     raise UserError(f"{what} has shape {np.shape(audio)}: it must be mono, [samples]")
@@ -84,8 +84,8 @@ def check_audio(audio: np.ndarray, what: str) -> None:
     raise UserError(
       f"{what} is {len(audio) / SAMPLE_RATE:.2f} s long; at least {MIN_SECONDS:g} s is needed"
     )
-  if not np.isfinite(audio).all():
-    raise UserError(f"{what} holds samples that are not finite")
+  if wrong := check_samples(np.asarray(audio)):
+    raise UserError(f"{what} {wrong}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,6 +151,12 @@ class Request:
         raise UserError(f"region {begin:g}-{end:g} lies outside the audio of {length:.2f} s")
     if self.mode != "continue" and self.seconds is not None:
       raise UserError("seconds does not go with changing audio: the result is as long as that")
+
+  @property
+  def texts(self) -> list[str]:
+    """All texts that it names: of the prompt, the timeline and the negative prompt."""
+    named = (self.prompt, *(prompt for _, prompt in self.timeline), self.negative)
+    return [p.text for prompt in named for p in mixture(prompt) if p.text]
 
   @property
   def mode(self) -> str:

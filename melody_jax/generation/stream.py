@@ -27,10 +27,12 @@ from melody_jax.generation import piece as piece_plan
 from melody_jax.generation.engine import Engine
 from melody_jax.generation.options import check_option
 from melody_jax.generation.piece import Piece, Steering
-from melody_jax.generation.request import Request, Settings
+from melody_jax.generation.request import Request, Settings, mixture
 from melody_jax.generation.style import StyleTrack
 from melody_jax.models import vae as vae_model
-from melody_jax.output_files import write_files
+from melody_jax.output_files import check_outputs, write_files
+from melody_jax.progress import Progress, silent
+from melody_jax.provenance import MARK
 
 _KIND = "melody_jax stream"  # marks its files
 
@@ -74,6 +76,7 @@ class Stream(Iterator[np.ndarray]):
     state: What the stream remembers; None before the first chunk.
     settings: How to sample; may be replaced between chunks.
     chunk_seconds: Length of a chunk in seconds.
+    asked: What was asked for, in words, for reports; saved with the state. Empty where nobody said.
   """
 
   def __init__(
@@ -86,6 +89,7 @@ class Stream(Iterator[np.ndarray]):
     self._engine, self._networks = engine, engine.networks
     self._first, self._position = tuple(first), np.asarray(position, np.int64)
     self.settings, self.single, self.state = settings, single, state
+    self.asked: dict[str, Any] = {}
     # A frame is given only once the decoder has heard as far beyond it as it can hear.
     self._reach = vae_model.decoder_reach(self._networks.codec)
     self._tracks = [piece.steering.track for piece in first]
@@ -119,13 +123,15 @@ class Stream(Iterator[np.ndarray]):
     self.state = dataclasses.replace(state, position=state.position + chunk)
     return audio[0] if self.single else audio
 
-  def steer(self, prompts: Any) -> None:
+  def steer(self, prompts: Any, progress: Progress = silent) -> None:
     """Another prompt from the next window on.
 
     Args:
       prompts: A `PromptLike` for one request; for several a list with one for each item.
+      progress: Told what of the texts the models cannot hear, a line at a time.
     """
     listed: list[Any] = [prompts] if self.single else list(prompts)
+    self._engine.tell_unheard([p.text for given in listed for p in mixture(given)], progress)
     tracks = [self._engine.styles.track(prompt) for prompt in listed]
     if len(tracks) != len(self._tracks):
       raise UserError(f"{len(tracks)} prompts for a stream of {len(self._tracks)} items")
@@ -155,13 +161,19 @@ class Stream(Iterator[np.ndarray]):
       for seed in listed:
         check_option("seed", seed)
       state = dataclasses.replace(state, seeds=np.asarray(listed, np.uint32))
-    return Stream(self._engine, self.settings, self.single, state)
+    other = Stream(self._engine, self.settings, self.single, state)
+    other.asked = dict(self.asked)
+    return other
 
-  def save(self, path: str | os.PathLike) -> None:
+  def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
     """Writes state and settings to a safetensors file; `Melody.resume` reads it.
 
+    Args:
+      path: File to write.
+      overwrite: Whether to replace a file that melody_jax did not write.
+
     Raises:
-      UserError: before the first chunk, or where the file cannot be written.
+      UserError: before the first chunk, or where the file cannot be written or may not be replaced.
     """
     from safetensors.numpy import save
 
@@ -173,10 +185,13 @@ class Stream(Iterator[np.ndarray]):
     }
     metadata = {
       "kind": _KIND,
+      "written_by": MARK,
+      "asked": json.dumps(self.asked),
       "bundle": self._engine.digest,
       "single": json.dumps(self.single),
       "settings": json.dumps(dataclasses.asdict(self.settings)),
     }
+    check_outputs([path], overwrite=overwrite)
     write_files({pathlib.Path(path): save(arrays, metadata)})
 
   @classmethod
@@ -201,7 +216,9 @@ class Stream(Iterator[np.ndarray]):
     settings = json.loads(metadata["settings"])
     settings["guidance_interval"] = tuple(settings["guidance_interval"])
     single = json.loads(metadata["single"])
-    return cls(engine, Settings(**settings), single, StreamState(**arrays))
+    stream = cls(engine, Settings(**settings), single, StreamState(**arrays))
+    stream.asked = json.loads(metadata.get("asked", "{}"))
+    return stream
 
   def _first_window(self) -> StreamState:
     windows = [piece.window(self._networks, 0) for piece in self._first]

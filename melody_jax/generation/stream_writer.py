@@ -18,6 +18,7 @@ from melody_jax.generation.config import STDOUT, prompt_of
 from melody_jax.generation.leveller import StreamLeveller
 from melody_jax.generation.stream import Stream
 from melody_jax.progress import Progress
+from melody_jax.provenance import MARK
 
 
 class Sink(Protocol):
@@ -43,11 +44,17 @@ class FileSink:
     import soundfile
 
     self._path = pathlib.Path(path)
-    self._part = self._path.with_name(f".{self._path.stem[:100]}.part{self._path.suffix}")
+    # Of the name 50 letters: in UTF-8 they take up to 200 of the 255 bytes that a name may have.
+    hidden = f".{self._path.stem[:50]}.{os.getpid()}.part{self._path.suffix}"
+    self._part = self._path.with_name(hidden)
     container, subtype = audio_io.FORMATS[self._path.suffix.lower()]
-    self._file = soundfile.SoundFile(
-      self._part, "w", samplerate=sample_rate, channels=1, format=container, subtype=subtype
-    )
+    try:
+      self._file = soundfile.SoundFile(
+        self._part, "w", samplerate=sample_rate, channels=1, format=container, subtype=subtype
+      )
+    except (OSError, RuntimeError) as e:
+      raise UserError(f"cannot write {self._path}: {e}") from e
+    self._file.comment = MARK
     self.samples = 0
 
   def write(self, audio_T: np.ndarray) -> None:
@@ -113,14 +120,11 @@ def run(config, melody, requests, settings, clips, progress: Progress) -> dict[s
   Raises:
     UserError: if a saved state cannot be read, samples are not finite, or the disk is full.
   """
-  # A saved stream brings its own style and seeds; only a prompt that is given now takes over.
   if config.stream.resume:
-    stream = melody.resume(config.stream.resume)
-    stream.settings = settings
-    if config.prompt.strip() or config.music_prompt:
-      stream.steer(prompt_of(config, clips).get("prompt", ()))
+    stream = _resumed(config, melody, settings, clips, progress)
   else:
     stream = melody.stream(requests[0], settings, progress)
+    stream.asked = report.asked(config) | report.unheard(config, melody)
   to_stdout = config.out == STDOUT
   sink: Sink
   sink = PcmSink(sys.stdout.buffer) if to_stdout else FileSink(config.out, melody.sample_rate)
@@ -136,7 +140,11 @@ def run(config, melody, requests, settings, clips, progress: Progress) -> dict[s
           progress(f"first chunk after {seconds:.2f} s")
         else:
           slowest = max(slowest, seconds)
-        sink.write(wave)
+        try:
+          sink.write(wave)
+        except UserError:  # the disk is full: the state may still find room elsewhere
+          _save(config, stream)
+          raise
   except (KeyboardInterrupt, BrokenPipeError):
     progress("interrupted: the stream ends here")
   finally:
@@ -155,6 +163,34 @@ def run(config, melody, requests, settings, clips, progress: Progress) -> dict[s
     "slowest_later_chunk_seconds": slowest,
   }
   return _finish(config, melody, stream, cost, progress)
+
+
+def _resumed(config, melody, settings, clips, progress: Progress) -> Stream:
+  """The saved stream; it brings its own style and seed, and only a prompt given now takes over."""
+  stream = melody.resume(config.stream.resume)
+  if not stream.single:
+    raise UserError(
+      f"{config.stream.resume} holds {len(stream.state.seeds)} streams side by side: go on with"
+      " Melody.resume from Python; the command writes one"
+    )
+  stream.settings = settings
+  seed = int(stream.state.seeds[0])
+  progress(f"the stream goes on with its own seed, {seed}")
+  now = report.asked(config)
+  # How to sample is asked for anew; what to make is what was asked for then.
+  kept = ("prompt", "music_prompt", "weights", "times", "negative_prompt", "audio", "not_heard")
+  stream.asked = now | {k: v for k, v in stream.asked.items() if k in kept} | {"seed": seed}
+  if config.prompt.strip() or config.music_prompt:
+    given = prompt_of(config, clips)["prompt"]
+    stream.steer(given, progress)
+    stream.asked |= {k: now[k] for k in ("prompt", "music_prompt", "weights", "times")}
+    stream.asked |= report.unheard(config, melody)
+  return stream
+
+
+def _save(config, stream: Stream) -> None:
+  if config.stream.save and stream.state is not None:
+    stream.save(config.stream.save, config.overwrite)
 
 
 def _levelled(config, melody, stream: Stream) -> Iterator[tuple[np.ndarray, float]]:
@@ -178,12 +214,14 @@ def _finish(
   config, melody, stream: Stream, cost: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
   """Writes what lies beside the audio; returns the report."""
-  contents = {**report.asked(config), **cost, **report.made_by(config, melody)}
-  if config.out != STDOUT:
-    path = pathlib.Path(config.out).with_suffix(".json")
-    output_files.write_files({path: report.to_json(contents)})
-  if config.stream.save and stream.state is not None:
-    stream.save(config.stream.save)
+  resumed = {"resumed": config.stream.resume} if config.stream.resume else {}
+  contents = {**stream.asked, **resumed, **cost, **report.made_by(config, melody)}
+  try:
+    _save(config, stream)
+  finally:
+    if config.out != STDOUT:
+      path = pathlib.Path(config.out).with_suffix(".json")
+      output_files.write_files({path: report.to_json(contents)})
   progress(
     f"{config.out}: {cost['seconds']:.1f} s of audio in {cost['generation_seconds']:.1f} s"
     f" ({cost['real_time_factor']:.1f}x real time), compiling {cost['compile_seconds']:.1f} s"

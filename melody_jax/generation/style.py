@@ -9,6 +9,7 @@ Shape letters: C size of the joint space.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import os
 
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from melody_jax.errors import UserError
 from melody_jax.generation.programs import Programs
 from melody_jax.generation.request import Mixture, Prompt, PromptLike, mixture
 from melody_jax.models import mulan, quantizer
+from melody_jax.text import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,6 +98,34 @@ class Styles:
     found = self._programs.call("rvq", quantizer.rvq_encode, codebooks, embedding_C[None])
     return np.asarray(found)[0]
 
+  def unheard(self, texts: Sequence[str]) -> list[str]:
+    """One line for each thing that the models cannot hear of some texts, for the user to know.
+
+    Args:
+      texts: Prompts; each is looked at once.
+
+    Raises:
+      UserError: if the text tower's package is missing.
+    """
+    lines = []
+    for text in dict.fromkeys(text.strip() for text in texts if text.strip()):
+      cut, unknown = self._tokenizer.unheard(text)
+      if cut:
+        lines.append(
+          f"the prompt is longer than the {self._config.text_length} tokens that the model reads;"
+          f' not heard: "{" ".join(cut.split())}"'
+        )
+      if unknown:
+        lines.append(
+          f"the model does not know {', '.join(unknown)} and hears nothing there: say it in English"
+          " words"
+        )
+    return lines
+
+  @functools.cached_property
+  def _tokenizer(self) -> Tokenizer:
+    return load_tokenizer(self._config.text_length, self._config.text_init)
+
   def _embed_one(self, prompt: Prompt) -> np.ndarray:
     if prompt.audio is not None:
       return self._embed_music(prompt.audio)
@@ -106,11 +136,9 @@ class Styles:
     return self._by_text[text]
 
   def _embed_text(self, text: str) -> np.ndarray:
-    from melody_jax.text import load_tokenizer
-
     config = self._config
     self._params = mulan.with_text_body(self._params, config)
-    ids, mask = load_tokenizer(config.text_length, config.text_init).batch([text])
+    ids, mask = self._tokenizer.batch([text])
 
     def program(params, ids, mask):
       return mulan.embed_prompt(params, config, ids, mask)

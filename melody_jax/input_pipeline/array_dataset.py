@@ -4,7 +4,8 @@ Each split has a directory, with one directory for each shard:
 
     <root>/<split>/shard-00000-of-00004/
       records.jsonl        one JSON object a record: id, captions, tags, licence, ...
-      index.json           {"features": {name: {"rate": frames per second, ...}}, "lengths": ...}
+      index.json           {"features": {name: {"rate": frames per second, ...}}, "lengths": ...,
+                            "made_from": digests of sources and models, "origin": place of these}
       audio.npy            int16   [frames, ...]; the records' frames one after another
       latents.npy          float16 [frames, D]
       semantic_tokens.npy  int16   [frames]
@@ -13,10 +14,14 @@ Each split has a directory, with one directory for each shard:
 All features of a record cover the same time, each at its own rate. A window therefore starts at a
 whole frame of the slowest feature. `style_tokens` is different: its frame i describes the whole
 window that starts at i / rate seconds.
+
+All shards of a dataset, in all of its splits, were made from the same: a reader refuses shards of
+different `made_from`, which an interrupted or partly repeated build leaves.
 """
 
 from collections.abc import Iterator
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -29,6 +34,7 @@ from melody_jax.errors import UserError
 
 _INDEX = "index.json"
 _RECORDS = "records.jsonl"
+_SHARDS = "shard-*-of-*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +62,20 @@ class ShardWriter:
     shard: Number of the shard, from 0.
     n_shards: Number of shards of the split.
     features: Layout of each feature.
+    made_from: What the dataset is made from, values that JSON can hold; the same for all shards.
+    origin: Where that lies, for messages: a folder, another dataset.
   """
 
   def __init__(
-    self, split_dir: str | os.PathLike, shard: int, n_shards: int, features: dict[str, Feature]
+    self,
+    split_dir: str | os.PathLike,
+    shard: int,
+    n_shards: int,
+    features: dict[str, Feature],
+    made_from: dict[str, Any] | None = None,
+    origin: str = "",
   ):
+    self._about = {"made_from": made_from, "origin": origin}
     self._final = pathlib.Path(split_dir) / f"shard-{shard:05d}-of-{n_shards:05d}"
     # The hidden name keeps it out of the pattern by which readers find shards.
     self._temporary = self._final.with_name(f".{self._final.name}.tmp-{os.getpid()}")
@@ -70,6 +85,7 @@ class ShardWriter:
     # Frames go to disk at once: a shard may be larger than the memory.
     self._raw = {name: open(self._temporary / f"{name}.raw", "wb") for name in features}
     self._lengths: dict[str, list[int]] = {name: [] for name in features}
+    self._digests = {name: hashlib.sha256() for name in features}
     self._records: list[dict[str, Any]] = []
 
   def write(self, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -93,7 +109,9 @@ class ShardWriter:
           f"record {record.get('id')}: {name} has frames of shape {array.shape[1:]},"
           f" expected {feature.shape}"
         )
-      self._raw[name].write(array.tobytes())
+      content = array.tobytes()
+      self._raw[name].write(content)
+      self._digests[name].update(content)
       self._lengths[name].append(len(array))
     self._records.append(record)
 
@@ -122,6 +140,8 @@ class ShardWriter:
     index = {
       "features": {k: dataclasses.asdict(f) for k, f in self._features.items()},
       "lengths": self._lengths,
+      "sha256": {name: digest.hexdigest() for name, digest in self._digests.items()},
+      **self._about,
     }
     (self._temporary / _INDEX).write_text(json.dumps(index))
     (self._temporary / _RECORDS).write_text(
@@ -132,9 +152,51 @@ class ShardWriter:
     return self._final
 
 
+def read_index(shard: str | os.PathLike) -> dict[str, Any]:
+  """The index of a shard: "features", "lengths", "made_from", "origin"; {} where it is damaged."""
+  try:
+    index = json.loads((pathlib.Path(shard) / _INDEX).read_text())
+  except (OSError, ValueError):
+    return {}
+  return index if isinstance(index, dict) else {}
+
+
+def shards_of(root: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
+  """The finished shards below a directory, {split: directories in order}."""
+  found: dict[str, list[pathlib.Path]] = {}
+  for path in sorted(pathlib.Path(root).glob(f"[!.]*/{_SHARDS}")):
+    found.setdefault(path.parent.name, []).append(path)
+  return found
+
+
+def digest(root: str | os.PathLike) -> str:
+  """SHA-256 over records and features of a dataset, all splits; the same for equal contents.
+
+  Shards state the digests of their arrays, so that nothing but their lists is read. Arrays of
+  shards that do not (of older versions) are read.
+  """
+  sha = hashlib.sha256()
+  for split, shards in shards_of(root).items():
+    for shard in shards:
+      index = read_index(shard)
+      sha.update(f"{split}/{shard.name}".encode())
+      sha.update(json.dumps([index.get("features"), index.get("lengths")]).encode())
+      sha.update((shard / _RECORDS).read_bytes())
+      for name in sorted(index.get("features", {})):
+        known = index.get("sha256", {}).get(name)
+        sha.update((known or _file_digest(shard / f"{name}.npy")).encode())
+  return sha.hexdigest()
+
+
+def _file_digest(path: pathlib.Path) -> str:
+  with open(path, "rb") as f:
+    return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 class _Shard:
   def __init__(self, path: pathlib.Path):
     index = json.loads((path / _INDEX).read_text())
+    self.made_from = index.get("made_from")
     self.features = {
       name: Feature(**{**spec, "shape": tuple(spec["shape"])})
       for name, spec in index["features"].items()
@@ -157,9 +219,11 @@ class ArrayDataset:
 
   Attributes:
     features: Layout of each stored feature.
+    made_from: What its shards state that they are made from; {} where they do not.
 
   Raises:
-    UserError: The split is missing, or not all of its shards are there.
+    UserError: The split is missing, not all of its shards are there, or shards of different builds
+      lie side by side.
   """
 
   def __init__(self, root: str | os.PathLike, split: str):
@@ -169,15 +233,39 @@ class ArrayDataset:
       raise UserError(f"no array dataset at {where}: write one with python -m melody_jax.encode")
     # Every shard's name tells how many there are, so a dataset half written is noticed.
     announced = int(paths[0].name.rsplit("-", 1)[-1])
+    self._refuse_mixture(pathlib.Path(root), paths)
     if len(paths) != announced:
       raise UserError(
         f"{where} has {len(paths)} of {announced} shards: let melody_jax.encode finish"
       )
     self._shards = [_Shard(path) for path in paths]
     self.features: dict[str, Feature] = self._shards[0].features
+    self.made_from: dict[str, Any] = self._shards[0].made_from or {}
     self._where = [
       (s, r) for s, shard in enumerate(self._shards) for r in range(len(shard.records))
     ]
+
+  @staticmethod
+  def _refuse_mixture(root: pathlib.Path, paths: list[pathlib.Path]) -> None:
+    """Raises UserError where shards of the split, or of splits beside it, are of other builds."""
+
+    def build(path: pathlib.Path) -> str:
+      index = read_index(path)
+      return json.dumps([index.get("features"), index.get("made_from")], sort_keys=True)
+
+    counts = {path.name.rsplit("-", 1)[-1] for path in paths}
+    beside = [
+      shards[0] for split, shards in shards_of(root).items() if split != paths[0].parent.name
+    ]
+    first = build(paths[0])
+    others = [path for path in [*paths, *beside] if build(path) != first]
+    if len(counts) > 1 or others:
+      other = others[0] if others else paths[-1]
+      raise UserError(
+        f"{root} mixes what was made at different times: {other.relative_to(root)} is not of the"
+        f" same sources, models or shards as {paths[0].relative_to(root)}; build or encode all"
+        " splits again, or delete the old ones"
+      )
 
   def __len__(self) -> int:
     return len(self._where)

@@ -5,14 +5,22 @@ integer, a resumed run reads exactly the batches it would have read, and each ho
 rows of a batch.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from melody_jax.task import WindowFeature
+
+
+class MadeFrom(Protocol):
+  """A dataset that states what it is made from."""
+
+  @property
+  def made_from(self) -> dict[str, Any]: ...
+
 
 TEXT_FEATURES = ("text_ids", "text_mask")  # not stored: made from a record's captions
 
@@ -22,6 +30,25 @@ def _decode(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
   if name == "audio" and array.dtype == np.int16:
     return array.astype(np.float32) / 32768.0
   return array.astype(dtype)
+
+
+def models_of(datasets: Sequence[MadeFrom]) -> dict[str, str]:
+  """Digests of the models that encoded some datasets, {feature: digest}; {} for plain audio.
+
+  Args:
+    datasets: Datasets that are read as one.
+
+  Raises:
+    UserError: Different models encoded them: a token of one means nothing in another.
+  """
+  found: dict[str, str] = {}
+  for dataset in datasets:
+    for feature, digest in dataset.made_from.get("models", {}).items():
+      if found.setdefault(feature, digest) != digest:
+        raise UserError(
+          f"the datasets hold {feature} of different models: encode all of them with one bundle"
+        )
+  return found
 
 
 class ArraySource:
@@ -43,6 +70,9 @@ class ArraySource:
     UserError: A dataset lacks a feature, no record is as long as a window, or the hosts do not
       divide the batch. Also while reading, if stored frames do not fit the model.
     ValueError: Features ask for text and there is no `tokenize`.
+
+  Attributes:
+    models: Digests of the models that encoded the data, see `models_of`.
   """
 
   def __init__(
@@ -68,6 +98,7 @@ class ArraySource:
     self._shuffle = shuffle
     self._host = host
     self._position = 0
+    self.models = models_of(datasets)
     if batch_size % host[1]:
       raise UserError(f"train.batch_size {batch_size} does not divide over {host[1]} hosts")
     self._grids = [self._grid(d) for d in datasets]

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import Feature
-from melody_jax.input_pipeline.array_source import TEXT_FEATURES
+from melody_jax.input_pipeline.array_source import TEXT_FEATURES, models_of
 from melody_jax.input_pipeline.tfds_records import TfdsDataset, check_split, open_dataset
 from melody_jax.task import Tokenize, WindowFeature
 
@@ -334,6 +334,9 @@ class SeqioSource:
   Raises:
     UserError: A dataset, split or feature is missing, no record is as long as a window, or the
       hosts do not divide the batch.
+
+  Attributes:
+    models: Digests of the models that encoded the data, {feature: digest}; {} for plain audio.
   """
 
   def __init__(
@@ -351,12 +354,14 @@ class SeqioSource:
     self._batch = batch_size // hosts
     self._shard = seqio.ShardInfo(index=host[0], num_shards=hosts) if hosts > 1 else None
     names = [name.strip() for name in config.data.path.split(",") if name.strip()]
-    counts = []
+    counts, datasets = [], []
     for name in names:
       dataset = open_dataset(config.data.tfds_dir, name)
       check_split(dataset, split)
       add_task(config.data.tfds_dir, name, features, config.window_seconds, shuffle, tokenize)
+      datasets.append(dataset)
       counts.append(windows_in_split(dataset, split, config.window_seconds))
+    self.models = models_of(datasets)
     self._windows = sum(counts)
     if not self._windows:
       raise UserError(

@@ -25,6 +25,10 @@ class Source(Protocol, Iterator[dict[str, np.ndarray]]):
   def windows(self) -> int:
     """How many windows it draws from, over all hosts."""
 
+  @property
+  def models(self) -> dict[str, str]:
+    """Digests of the models that encoded the data, {feature: digest}; {} for plain audio."""
+
   def get_state(self) -> dict[str, Any]: ...
 
   def set_state(self, state: dict[str, Any]) -> None: ...

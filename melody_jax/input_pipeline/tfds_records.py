@@ -6,6 +6,7 @@ the builders is not needed.
 
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import Feature
 
 Reader = Callable[[Iterable[int]], Iterator[tuple[dict[str, Any], np.ndarray]]]
+BUILD = "build.json"
 _LISTS = ("captions", "tags")
 
 
@@ -28,10 +30,12 @@ class TfdsDataset:
   Attributes:
     builder: TFDS builder, which reads the records.
     features: Layout of each stored feature.
+    made_from: What it states that it is made from; {} where it does not.
   """
 
   builder: tfds.core.DatasetBuilder
   features: dict[str, Feature]
+  made_from: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _version_directories(root: pathlib.Path, name: str) -> list[pathlib.Path]:
@@ -62,6 +66,33 @@ def find_directory(root: str | os.PathLike, name: str) -> pathlib.Path:
   )
 
 
+def read_build(directory: str | os.PathLike) -> dict[str, Any]:
+  """What a builder noted beside its dataset, "made_from" and "origin"; {} where it did not."""
+  try:
+    return json.loads((pathlib.Path(directory) / BUILD).read_text())
+  except (OSError, ValueError):
+    return {}
+
+
+def digest(root: str | os.PathLike, name: str) -> str:
+  """SHA-256 over what a dataset is made from, all splits, and over its shape on disk.
+
+  Args:
+    root: Directory in which the datasets were built.
+    name: Name of the dataset.
+
+  Raises:
+    UserError: The dataset was not built there.
+  """
+  directory = find_directory(root, name)
+  sha = hashlib.sha256(json.dumps(read_build(directory), sort_keys=True).encode())
+  # The records themselves are gigabytes; their numbers and lengths are listed here.
+  for listed in ("dataset_info.json", "metadata.json", "manifest.jsonl"):
+    if (directory / listed).is_file():
+      sha.update((directory / listed).read_bytes())
+  return sha.hexdigest()
+
+
 def open_dataset(root: str | os.PathLike, name: str) -> TfdsDataset:
   """Opens a dataset.
 
@@ -76,6 +107,7 @@ def open_dataset(root: str | os.PathLike, name: str) -> TfdsDataset:
   try:
     builder = tfds.builder_from_directory(str(directory))
     rates = json.loads((directory / "metadata.json").read_text())["features"]
+    made_from = read_build(directory).get("made_from") or {}
   except (OSError, KeyError, ValueError) as error:
     raise UserError(f"TFDS dataset {directory} is damaged: {error}; build it anew") from error
   features = {}
@@ -83,7 +115,7 @@ def open_dataset(root: str | os.PathLike, name: str) -> TfdsDataset:
     tensor = builder.info.features[key]
     dtype = np.dtype(tensor.np_dtype).name
     features[key] = Feature(spec["rate"], dtype, tuple(tensor.shape[1:]), spec["per_window"])
-  return TfdsDataset(builder, features)
+  return TfdsDataset(builder, features, made_from)
 
 
 def check_split(dataset: TfdsDataset, split: str) -> None:

@@ -18,6 +18,7 @@ from melody_jax.input_pipeline.prefetch import Prefetch
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.multihost.preemption import PreemptionNotice
 from melody_jax.task import Task, make_task
+from melody_jax.training import run_record
 from melody_jax.training.checkpoint import Checkpointer
 from melody_jax.training.initial_params import with_params_of
 from melody_jax.training.metric_logger import MetricLogger
@@ -105,12 +106,14 @@ class _Run:
   def __init__(self, config: ml_collections.ConfigDict, workdir: str | os.PathLike):
     self.config = config
     self.workdir = workdir
+    run_record.check_workdir(workdir)
     self.task: Task = make_task(config)
     self.mesh = sharding.make_mesh(config.mesh)
     self.rows = sharding.batch_sharding(self.mesh)
     self.watch = _FinitenessWatch(config.train.on_nonfinite, workdir)
     part = sharding.batch_part_of_host(self.mesh, config.train.batch_size)
     source = make_source(config, self.task, config.data.split, part=part)
+    self.models = source.models
     self.checkpointer = Checkpointer(workdir, config.train.save_every, config.train.keep)
     init, optimizer, boxed = make_init(config, self.task)
     shardings = shardings_of_state(self.mesh, init, boxed)
@@ -122,6 +125,7 @@ class _Run:
         self.state = with_params_of(self.state, config.train.init_from, self.task, config.task)
     else:
       self.state, position = restored
+      self._check_same_models(position.pop("models", {}))
       source.set_state(position)
     # A thread reads ahead: the device must not wait for the disk.
     self.source = Prefetch(source, self.task.prepare)
@@ -133,6 +137,15 @@ class _Run:
       self.evaluate = _Evaluation(config, self.task, self.mesh, part)
     self.media = jax.jit(sharding.under_mesh(self.mesh, self.task.media))
     self.logger = MetricLogger(workdir, config)
+
+  def _check_same_models(self, before: dict[str, str]) -> None:
+    """Raises UserError where other models encoded the data than when the run began."""
+    changed = [name for name, digest in before.items() if self.models.get(name, digest) != digest]
+    if changed:
+      raise UserError(
+        f"{', '.join(changed)} of the data are of another model than when the run in"
+        f" {self.workdir} began: what it has learnt does not fit them; give another --workdir"
+      )
 
   def evaluation(self, step: int) -> None:
     """Logs validation metrics, sound and pictures."""
@@ -147,7 +160,8 @@ class _Run:
     self.logger.evaluation(step, metrics, time.monotonic() - began)
 
   def save(self, step: int, force: bool) -> None:
-    self.checkpointer.save(step, self.state, self.source.get_state(), force=force)
+    position = self.source.get_state() | {"models": self.models}
+    self.checkpointer.save(step, self.state, position, force=force)
 
   def step(self, step: int, log: bool) -> None:
     """Takes step number `step` (counted from 1), and reports it if `log` is true."""

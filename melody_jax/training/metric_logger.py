@@ -10,6 +10,8 @@ import jax
 import ml_collections
 import numpy as np
 
+from melody_jax.training import run_record
+
 
 def _clock(seconds: float) -> str:
   minutes, seconds = divmod(int(seconds), 60)
@@ -33,8 +35,7 @@ class MetricLogger:
     self._last: tuple[int, float] | None = None
     if self._speaks:
       directory = epath.Path(workdir)  # a bucket's name as well as a directory
-      directory.mkdir(parents=True, exist_ok=True)
-      (directory / "config.json").write_text(config.to_json_best_effort(indent=2))
+      run_record.write(workdir, config)
       try:
         # Optional: a run without it still trains and prints.
         from tensorboardX import SummaryWriter

@@ -142,3 +142,12 @@ def test_examples_go_on_past_bad_files(sounds):
 ])  # fmt: skip
 def test_free_subset(licence, free):
   assert is_free(licence) == free
+
+
+@pytest.mark.parametrize("frame", [[1e30], [1e30, -1e30], [np.inf], [np.inf, -np.inf], [np.nan]])
+def test_absurd_samples_put_a_file_aside(tmp_path, frame):
+  x = np.stack([tone(11)] * len(frame), axis=1).astype(np.float32)
+  x[7] = frame
+  soundfile.write(tmp_path / "x.wav", x, 8000, "FLOAT")
+  with pytest.raises(QuarantineError, match="times full scale|not finite"):
+    load_audio(tmp_path / "x.wav")

@@ -97,3 +97,6 @@ def test_named_roots(tmp_path):
     clips.named_roots(str(tmp_path / "none"))
   with pytest.raises(UserError, match=r"config\.data is empty"):
     clips.named_roots("")
+  (tmp_path / "b" / "one").mkdir(parents=True)
+  with pytest.raises(UserError, match="two datasets are named 'one'"):
+    clips.named_roots(f"{tmp_path}/one,{tmp_path}/b/one")

@@ -11,6 +11,7 @@ from melody_jax.evaluation.finding import Finding, number, write
 from melody_jax.evaluation.mulan import evaluate_mulan, relevance
 from melody_jax.evaluation.prompts import JudgedPrompt, centred, generate_all, judge, tag_scores
 from melody_jax.evaluation.tokens import evaluate_tokens
+from melody_jax.provenance import MARK
 
 
 def _unit(x):
@@ -123,7 +124,7 @@ def test_report_files(tmp_path):
   write(finding, str(tmp_path / "out"), {"seed": 0})
   read = json.loads((tmp_path / "out" / "codec.json").read_text())
   assert read == {"what": "codec", "seed": 0, "x": 1.5, "y": None, "z": [3]}
-  assert (tmp_path / "out" / "codec.md").read_text() == "text\n"
+  assert (tmp_path / "out" / "codec.md").read_text() == f"text\n\n<!-- {MARK} -->\n"
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,14 @@ def test_every_option_of_settings_has_one_range_and_one_key():
 
 def test_the_command_and_python_sample_alike_by_default():
   assert settings_of(load_config("sample")) == Settings()
+
+
+@pytest.mark.parametrize("sample", [np.nan, np.inf, 1e30])
+def test_absurd_audio_is_refused(sample):
+  audio = np.full(48_000, 0.1, np.float32)
+  audio[7] = sample
+  for fields in ({"audio": audio}, {"prompt": "a", "audio": audio}):
+    with pytest.raises(UserError, match="audio holds"):
+      Request(**fields)
+  with pytest.raises(UserError, match="audio holds"):
+    Prompt(audio=audio)

@@ -335,3 +335,41 @@ def test_sweep_list():
   done = launch("sweep.sh", "list")
   assert done.returncode == 0
   assert [line.split()[0] for line in done.stdout.splitlines()] == sweeps.names()
+
+
+def test_nano_refuses_two_datasets_of_one_name(tmp_path):
+  env = {"AUDIO": "a/music,b/music,c/other", "ROOT": str(tmp_path)}
+  done = launch("nano.sh", "--dry_run", "encode", **env)
+  assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+  assert "AUDIO names two datasets 'music'" in done.stderr and "rename" in done.stderr
+  assert launch("nano.sh", "--dry_run", "encode", AUDIO="a/music,b/others").returncode == 0
+
+
+PROMPTS = [
+  "costs $5",
+  "$(shell id) ${HOME} $@ $$",
+  "a `date` b",
+  'it\'s "loud" # now',
+  "two\nlines",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_make_passes_prompts_on_as_they_were_typed(tmp_path, repository, prompt, by_environment):
+  python = tmp_path / "bin" / "python"
+  python.parent.mkdir()
+  python.write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
+  python.chmod(0o755)
+  (tmp_path / ".sample-ready").touch()
+  given = {"PROMPT": prompt, "OUT": f"{tmp_path}/$x y.wav", "SEED": "7"}
+  words = [] if by_environment else [f"{k}={v}" for k, v in given.items()]
+  words += ["ARGS=--config.negative_prompt='$5 off'"]
+  done = subprocess.run(
+    ["make", "-s", "sample", f"VENV={tmp_path}", *words],
+    cwd=repository, env=os.environ | (given if by_environment else {}),
+    capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  options = dict(word.split("=", 1) for word in done.stdout.split("\0") if "=" in word)
+  assert options["--config.prompt"] == prompt and options["--config.out"] == given["OUT"]
+  assert options["--config.negative_prompt"] == "$5 off" and options["--config.seed"] == "7"

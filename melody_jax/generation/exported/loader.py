@@ -16,7 +16,11 @@ from: the same seed gives the same music.
 import argparse
 import io
 import json
-import wave
+import numbers
+import os
+import pathlib
+import struct
+import sys
 import zipfile
 
 import jax
@@ -56,6 +60,30 @@ def first_window(meta, tokens, seed):
   }
 
 
+def check_number(name, value, takes):
+  """Refuses a number outside its range.
+
+  Args:
+    name: Name of the setting.
+    value: What the user gave.
+    takes: [smallest, largest or None, what is counted or measured, whether it must be whole], as
+      `meta["ranges"]` has it.
+
+  Raises:
+    ValueError: naming the setting, its value and what it takes.
+  """
+  low, high, unit, whole = takes
+  if isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0:
+    value = value.item()
+  # Written so that NaN, which compares false with everything, is refused.
+  largest = sys.float_info.max if high is None else high
+  if not (isinstance(value, numbers.Real) and low <= value <= largest):
+    limits = f"{low} or more" if high is None else f"{low} to {high}"
+    raise ValueError(f"{name} is {value}; it takes {limits} ({unit})")
+  if whole and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
+    raise ValueError(f"{name} is {value}; it takes whole numbers ({unit})")
+
+
 def _arrays(archive, name):
   with np.load(io.BytesIO(archive.read(name))) as arrays:
     return {key: arrays[key] for key in arrays.files}
@@ -68,23 +96,27 @@ class Sampler:
     styles: {prompt: style tokens int32 [levels]} that came with the file.
     sample_rate: Sample rate in Hz.
     batch: Number of items of every call.
+    meta: All that came with the file: sizes, ranges of numbers, the mark of its files.
   """
 
   def __init__(self, program, params, meta, schedules):
     """Use `load`."""
     self._call = jax.jit(program.call)
     self._params = jax.device_put(params)
-    self._meta, self._schedules = meta, schedules
+    self.meta, self._schedules = meta, schedules
     self.styles = {name: np.asarray(tokens, np.int32) for name, tokens in meta["styles"].items()}
     self.sample_rate, self.batch = meta["sample_rate"], meta["batch"]
 
   @classmethod
   def load(cls, path):
     """Reads the file; ValueError where it is not one, or not for this platform."""
-    with zipfile.ZipFile(path) as archive:
-      meta = json.loads(archive.read("meta.json"))
-      program = jax.export.deserialize(bytearray(archive.read("program.jax")))
-      params, schedules = (_arrays(archive, name) for name in ("params.npz", "schedules.npz"))
+    try:
+      with zipfile.ZipFile(path) as archive:
+        meta = json.loads(archive.read("meta.json"))
+        program = jax.export.deserialize(bytearray(archive.read("program.jax")))
+        params, schedules = (_arrays(archive, name) for name in ("params.npz", "schedules.npz"))
+    except (zipfile.BadZipFile, KeyError) as e:
+      raise ValueError(f"{path} is no exported sampler, or is damaged: export it again") from e
     here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if here not in program.platforms:
       raise ValueError(f"{path} was exported for {', '.join(program.platforms)}, this is {here}")
@@ -98,19 +130,25 @@ class Sampler:
       schedule: Name of the schedule of angles; None: that of the export.
       **numbers: Other settings that were exported, by name (guidance_scale, temperature, ...).
     """
-    found = {k: np.asarray(v, dtype) for k, (dtype, v) in self._meta["controls"].items()}
+    found = {k: np.asarray(v, dtype) for k, (dtype, v) in self.meta["controls"].items()}
     steps = int(found["n_steps"]) if steps is None else steps
-    schedule = schedule or self._meta["schedule"]
+    schedule = schedule or self.meta["schedule"]
     if schedule not in self._schedules:
       raise ValueError(f"schedule is {schedule!r}; it takes {', '.join(self._schedules)}")
-    if not 1 <= steps <= len(found["omegas"]):
-      raise ValueError(f"steps is {steps}; it takes 1 to {len(found['omegas'])}")
+    check_number("steps", steps, self.meta["ranges"]["steps"])
     found["omegas"] = self._schedules[schedule][steps - 1]
     found["n_steps"] = np.asarray(steps, np.int32)
+    # Steps and their angles belong together: `steps` and `schedule` set them.
+    free = {k: r for k, r in self.meta["free"].items() if k not in ("omegas", "n_steps")}
     for name, number in numbers.items():
-      if name not in found:
-        raise ValueError(f"{name!r} was not exported; numbers that were: {', '.join(found)}")
-      found[name] = np.asarray(number, found[name].dtype)
+      if name not in free:
+        raise ValueError(f"{name!r} was not exported; numbers that were: {', '.join(free)}")
+      if free[name]:
+        check_number(name, number, free[name])
+      array = np.asarray(number, found[name].dtype)
+      if array.shape != found[name].shape or not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} is {number}; it takes finite numbers, {found[name].shape}")
+      found[name] = array
     return found
 
   def __call__(self, style, seconds=10.0, seed=0, **settings):
@@ -126,12 +164,16 @@ class Sampler:
       Audio float32 [B, samples] at `sample_rate`.
 
     Raises:
-      ValueError: for a prompt, a setting or a number of steps that the file lacks.
+      ValueError: for a prompt or a setting that the file lacks, a number out of its range, or where
+        the music is not finite.
     """
-    if isinstance(style, str) and style not in self.styles:
-      raise ValueError(f"no style {style!r} in this file; it has: {', '.join(self.styles)}")
-    tokens = self.styles[style] if isinstance(style, str) else np.asarray(style, np.int32)
-    controls, m = self.controls(**settings), self._meta
+    tokens = self._tokens_of(style)
+    m, (low, _, unit, _) = self.meta, self.meta["ranges"]["seconds"]
+    # Python may make hours; the command has the limit of the package's own.
+    check_number("seconds", seconds, [low, None, unit, False])
+    low, high, unit, _ = m["ranges"]["seed"]
+    check_number("seed", seed, [low, high - self.batch + 1, unit, True])
+    controls = self.controls(**settings)
     n_samples = round(seconds * self.sample_rate)
     window = first_window(m, tokens, seed)
     made = self._call(self._params, window, controls)
@@ -143,11 +185,26 @@ class Sampler:
       keep, seam = chunk * m["hop"], m["reach"] * m["hop"]
       pieces[-1] = pieces[-1][:, : pieces[-1].shape[1] - seam]
       pieces.append(np.asarray(made["audio"])[:, -(keep + seam) :])
-    return np.concatenate(pieces, axis=1)[:, :n_samples]
+    audio = np.concatenate(pieces, axis=1)[:, :n_samples]
+    if not np.isfinite(audio).all():
+      raise ValueError("the music holds samples that are not finite: export the sampler again")
+    return audio
+
+  def _tokens_of(self, style):
+    """Style tokens int32 [levels] of a prompt of the file, or such tokens themselves, checked."""
+    if isinstance(style, str):
+      if style not in self.styles:
+        raise ValueError(f"no style {style!r} in this file; it has: {', '.join(self.styles)}")
+      return self.styles[style]
+    tokens, levels, size = np.asarray(style), self.meta["style_levels"], self.meta["style_vocab"]
+    whole = tokens.shape == (levels,) and np.issubdtype(tokens.dtype, np.integer)
+    if not whole or tokens.min() < 0 or tokens.max() >= size:
+      raise ValueError(f"a style is a prompt of the file, or {levels} integers of 0 to {size - 1}")
+    return tokens.astype(np.int32)
 
   def _next(self, window, made, chunk):
     """A chunk further on: all but the last is known."""
-    m = self._meta
+    m = self.meta
     start = window["start_frame"] + chunk
     first = start * m["tokens"] // m["frames"]
     moved = int(first[0] - window["first_token"][0])
@@ -167,30 +224,107 @@ class Sampler:
     }
 
 
-def write_wav(path, audio_T, sample_rate):
-  """Writes samples float [T] as 16-bit mono WAV; the peak is brought to 0.99."""
+def wav_bytes(audio_T, sample_rate, mark):
+  """Samples float [T] as a 16-bit mono WAV file; the peak is brought to 0.99.
+
+  Args:
+    audio_T: Samples.
+    sample_rate: Sample rate in Hz.
+    mark: Comment in the file, by which it is known again.
+  """
   peak = max(float(np.max(np.abs(audio_T))), 1e-9)
-  with wave.open(path, "wb") as f:
-    f.setnchannels(1)
-    f.setsampwidth(2)
-    f.setframerate(sample_rate)
-    f.writeframes((audio_T / peak * 0.99 * 32767).astype("<i2").tobytes())
+  pcm = (audio_T / peak * 0.99 * 32767).astype("<i2").tobytes()
+  comment = mark.encode() + b"\0" * (2 - len(mark) % 2)  # chunks have even lengths
+  layout = struct.pack("<HHIIHH", 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+  chunks = [(b"fmt ", layout), (b"LIST", b"INFO" + _chunk(b"ICMT", comment)), (b"data", pcm)]
+  return _chunk(b"RIFF", b"WAVE" + b"".join(_chunk(name, body) for name, body in chunks))
+
+
+def _chunk(name, body):
+  return name + struct.pack("<I", len(body)) + body
+
+
+def check_out(path, source, mark, overwrite):
+  """Refuses a file that cannot be written, or that somebody else wrote; before any work.
+
+  Args:
+    path: File to write.
+    source: File of the sampler, which must not be overwritten.
+    mark: Comment by which a file of this program is known.
+    overwrite: Whether to replace other files too.
+
+  Raises:
+    ValueError: saying what is wrong and what to do.
+  """
+  if path.suffix.lower() != ".wav":
+    raise ValueError(f"{str(path)!r} must end in .wav")
+  if not path.parent.is_dir():
+    raise ValueError(f"cannot write {path}: {path.parent} is no directory; create it first")
+  if not path.parent.stat().st_mode & 0o222 or not os.access(path.parent, os.W_OK):
+    raise ValueError(f"cannot write {path}: the directory is read-only; write elsewhere")
+  try:
+    path.stat()
+  except FileNotFoundError:
+    if path.is_symlink() and not overwrite:
+      raise ValueError(f"{path} is a link to nowhere: write to another name") from None
+    return
+  if not path.is_file():
+    raise ValueError(f"{path} is no ordinary file: name another one")
+  if path.samefile(source):
+    raise ValueError(f"{path} is the sampler itself: write to another name")
+  with open(path, "rb") as f:
+    head = f.read(1 << 16)
+  if head and mark.encode() not in head and not overwrite:
+    raise ValueError(
+      f"{path} is there already and was not written by this program: write to another name, or"
+      " allow it with --overwrite"
+    )
+
+
+def write_wavs(contents):
+  """Writes {path: bytes}, each under a temporary name first: nothing half-written stays."""
+  for path, content in contents.items():
+    temporary = path.with_name(f".melody-{os.getpid()}.tmp")
+    try:
+      temporary.write_bytes(content)
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
 
 
 def main():
   """The command."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument("file")
+  parser = argparse.ArgumentParser(description="Makes music in the styles of an exported sampler.")
+  parser.add_argument("file", help="the sampler, *.sampler")
   parser.add_argument("--style", default="", help="a prompt of the file; default: its first")
-  parser.add_argument("--seconds", type=float, default=10.0)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--steps", type=int, default=None)
-  parser.add_argument("--out", default="sample.wav")
+  parser.add_argument("--seconds", type=float, default=10.0, help="seconds of music")
+  parser.add_argument("--seed", type=int, default=0, help="another one, other music")
+  parser.add_argument("--steps", type=int, default=None, help="denoising steps")
+  parser.add_argument("--out", default="sample.wav", help="*.wav; x-SEED.wav where it has a batch")
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace files that this program did not write, too"
+  )
   options = parser.parse_args()
+  try:
+    _run(options)
+  except (ValueError, OSError) as e:
+    print(f"{parser.prog}: error: {' '.join(str(e).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _run(options):
   sampler = Sampler.load(options.file)
   style = options.style or next(iter(sampler.styles))
+  check_number("--seconds", options.seconds, sampler.meta["ranges"]["seconds"])
+  out = pathlib.Path(options.out)
+  seeds = range(options.seed, options.seed + sampler.batch)
+  several = [out.with_name(f"{out.stem}-{seed}{out.suffix}") for seed in seeds]
+  paths = several if len(several) > 1 else [out]
+  for path in paths:
+    check_out(path, options.file, sampler.meta["mark"], options.overwrite)
   audio = sampler(style, options.seconds, options.seed, steps=options.steps)
-  write_wav(options.out, audio[0], sampler.sample_rate)
+  rate, mark = sampler.sample_rate, sampler.meta["mark"]
+  write_wavs({path: wav_bytes(row, rate, mark) for path, row in zip(paths, audio, strict=True)})
 
 
 if __name__ == "__main__":

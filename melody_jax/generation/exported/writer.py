@@ -20,13 +20,16 @@ import numpy as np
 from melody_jax import bundle, output_files
 from melody_jax.errors import UserError
 from melody_jax.generation import window as window_program
-from melody_jax.generation.config import check, settings_of, texts_of
+from melody_jax.generation.config import check_settings, settings_of, texts_of
 from melody_jax.generation.exported import loader
 from melody_jax.generation.melody import Melody
-from melody_jax.generation.options import MAX_STEPS
+from melody_jax.generation.options import MAX_STEPS, OPTIONS, Range
 from melody_jax.generation.request import Prompt
 from melody_jax.generation.schedules import SCHEDULES, angle_schedule
 from melody_jax.models.vae import decoder_reach
+from melody_jax.progress import print_progress
+from melody_jax.provenance import MARK
+from melody_jax.task import TASKS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SUFFIX = ".sampler"
@@ -44,18 +47,24 @@ def export(config: ml_collections.ConfigDict, out: str, platforms: tuple[str, ..
     UserError: if settings or the checkpoint are no good; nothing is written then.
   """
   output_files.check_writable(out, (SUFFIX,))
+  models = [bundle.path_of(config.checkpoint, model) for model in TASKS]
+  allow = "allow it with --config.overwrite=True"
+  output_files.check_outputs([out], models, config.overwrite, allow)
   unknown = [p for p in platforms if p not in PLATFORMS]
   if unknown or not platforms:
     raise UserError(
       f"--platforms is {','.join(platforms)!r}; it takes some of {','.join(PLATFORMS)}"
     )
-  config = ml_collections.ConfigDict(config.to_dict() | {"out": out.removesuffix(SUFFIX) + ".wav"})
-  check(config)
-  if config.mode != "generate" or config.music_prompt or config.times:
+  check_settings(config)
+  if config.mode != "generate":
     raise UserError("an exported sampler makes music from texts: leave config.mode as it is")
+  for key in ("music_prompt", "times", "weights", "negative_prompt"):
+    if config[key].strip():
+      raise UserError(f"an exported sampler takes single texts, without config.{key}: leave it out")
   texts = texts_of(config)
 
   melody = Melody.load(config.checkpoint)
+  melody.tell_unheard(texts, print_progress)
   styles = {t: melody.styles.tokens(melody.styles.embed((Prompt(t),))).tolist() for t in texts}
   program, params, meta = _exported(melody, config, platforms)
   contents = io.BytesIO()
@@ -67,6 +76,7 @@ def export(config: ml_collections.ConfigDict, out: str, platforms: tuple[str, ..
       archive.writestr(name, stored.getvalue())
     archive.writestr("meta.json", json.dumps({**meta, "styles": styles}, indent=1))
     archive.writestr("loader.py", inspect.getsource(loader))
+    archive.comment = MARK.encode()
   output_files.write_files({pathlib.Path(out): contents.getvalue()})
 
 
@@ -81,6 +91,22 @@ def _schedules() -> dict[str, np.ndarray]:
     )
     for name in SCHEDULES
   }
+
+
+# Names of the program's arguments that differ from those of the options.
+_RENAMED = {"guard.penalty": "repetition_penalty", "guard.span": "repetition_span"}
+
+
+def _range_of(control: str) -> tuple[float, float, str, bool] | None:
+  """What the loader takes for a number, by the table that the command goes by; None: any."""
+  option = _RENAMED.get(control, control.rsplit(".", 1)[-1])
+  takes = OPTIONS.get(option)
+  if not isinstance(takes, Range):
+    return None
+  # The program that is exported divides by the temperature; at 0 the package runs another.
+  low = max(takes.low, 1e-3) if option == "temperature" else takes.low
+  limits = (int(x) if x == int(x) else x for x in (low, takes.high))  # 600, not 600.0
+  return (*limits, takes.unit, takes.whole)  # type: ignore[return-value]
 
 
 def _exported(melody, config, platforms) -> tuple[bytearray, dict[str, np.ndarray], dict[str, Any]]:
@@ -109,6 +135,11 @@ def _exported(melody, config, platforms) -> tuple[bytearray, dict[str, np.ndarra
     "batch": config.count,
     "bundle_sha256": melody.digest,
     "controls": {n: (str(x.dtype), x.tolist()) for n, x in zip(names, leaves, strict=True)},
+    "free": {name: _range_of(name) for name in names},
+    "ranges": {name: _range_of(name) for name in ("steps", "seconds", "seed")},
+    "mark": MARK,
+    "style_levels": networks.lm.config.style_levels,
+    "style_vocab": networks.lm.config.style_vocab,
     "schedule": settings.schedule,
     "sample_rate": melody.sample_rate,
     "tokens": networks.tokens,

@@ -1,0 +1,71 @@
+"""What a run notes about itself beside its checkpoints: its config, in config.json."""
+
+import json
+import os
+from typing import Any
+
+from etils import epath
+import ml_collections
+
+from melody_jax.errors import UserError
+
+_FILE = "config.json"
+_SECTIONS = {"task", "model", "train", "data"}  # what the config of every run has
+# They change how a model computes, not what its parameters mean.
+_FREE_KEYS = ("dtype", "remat", "attention", "dropout")
+
+
+def _read(workdir: str | os.PathLike) -> Any:
+  try:
+    return json.loads((epath.Path(workdir) / _FILE).read_text())
+  except (OSError, ValueError):
+    return None
+
+
+def check_workdir(workdir: str | os.PathLike) -> None:
+  """Refuses a directory whose config.json is not that of a run: it would be overwritten.
+
+  Raises:
+    UserError: naming the file.
+  """
+  path = epath.Path(workdir) / _FILE
+  found = _read(workdir)
+  if path.exists() and not (isinstance(found, dict) and found.keys() >= _SECTIONS):
+    raise UserError(
+      f"{path} is there already and was not written by melody_jax: give another --workdir, or move"
+      " it away first"
+    )
+
+
+def write(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
+  """Writes the config of a run into its directory, which is made where it is missing."""
+  directory = epath.Path(workdir)
+  directory.mkdir(parents=True, exist_ok=True)
+  (directory / _FILE).write_text(config.to_json_best_effort(indent=2))
+
+
+def check_same_model(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
+  """Refuses a config that names another model than the run in `workdir` has.
+
+  Args:
+    workdir: Directory of the run. One without a record passes.
+    config: Config that its parameters are to be read with.
+
+  Raises:
+    UserError: naming what differs, and both values.
+  """
+  run = _read(workdir)
+  if not isinstance(run, dict) or "task" not in run:
+    return
+  if run["task"] != config.task:
+    raise UserError(
+      f"{workdir} is a run of {run['task']!r}, --config names {config.task!r}: give"
+      f" --config=configs/{run['task']}.py:{run.get('preset', 'PRESET')}, or that model's --workdir"
+    )
+  theirs, ours = run.get("model", {}), json.loads(config.model.to_json_best_effort())
+  for key in sorted(theirs.keys() & ours.keys() - set(_FREE_KEYS)):
+    if theirs[key] != ours[key]:
+      raise UserError(
+        f"config.model.{key} is {ours[key]!r}, the run in {workdir} has {theirs[key]!r}: give the"
+        f" preset and the settings that it was trained with ({workdir}/{_FILE})"
+      )
