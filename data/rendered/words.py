@@ -40,6 +40,37 @@ def _tags(
   return list(dict.fromkeys(tags))
 
 
+def _short_captions(
+  rng: np.random.Generator,
+  style: str,
+  paced: str,
+  company: str,
+  first_player: str,
+  mode: str,
+  bpm: str,
+) -> list[str]:
+  """Two of four short captions, some of them with the mood of the mode."""
+  # Seldom: mode alone does not make music bright or dark, but prompts ask for it in these words.
+  moods = {"major": "bright", "minor": "dark"} if rng.random() < 0.3 else {}
+  mood = moods.get(mode, "")
+  short = [
+    f"{paced} {company}",
+    f"{paced}, {first_player}",
+    paced,
+    f"{style}, {mode + ' key, ' if mode else ''}{bpm}",
+  ]
+  drawn = [short[i] for i in rng.permutation(len(short))[:2]]
+  return [tidy(f"{mood} {text}".strip()).lower() if mood else text for text in drawn]
+
+
+def _remark(style: str, note: str) -> str:
+  """The author's note as a caption, or "" where it is long or does not describe the sound."""
+  if not note or len(note) > 90 or _CHATTY.search(note):
+    return ""
+  note = note.rstrip(".")
+  return f"{tidy(style)}: {note[:1].lower()}{note[1:]}" if note else ""
+
+
 def describe_piece(
   rng: np.random.Generator,
   style: str,
@@ -78,18 +109,8 @@ def describe_piece(
   sentence = " ".join([article(paced), with_lead or with_band, over if with_lead else ""])
   players = join_words(([lead] if lead else []) + accompaniment[:3] + drums)
   second = f"{tidy(style)} {in_key} at {bpm}, {in_metre}, played by {players}"
-  # Seldom: mode alone does not make music bright or dark, but prompts ask for it in these words.
-  moods = {"major": "bright", "minor": "dark"} if rng.random() < 0.3 else {}
-  mood = moods.get(mode, "")
-  short = [
-    f"{paced} {with_lead or with_band}",
-    f"{paced}, {lead or (accompaniment or ['drums'])[0]}",
-    paced,
-    f"{style}, {mode + ' key, ' if mode else ''}{bpm}",
-  ]
-  drawn = [short[i] for i in rng.permutation(len(short))[:2]]
-  remark = "" if not note or len(note) > 90 or _CHATTY.search(note) else note.rstrip(".")
-  remark = f"{tidy(style)}: {remark[:1].lower()}{remark[1:]}" if remark else ""
+  company, first_player = with_lead or with_band, lead or (accompaniment or ["drums"])[0]
+  short = _short_captions(rng, style, paced, company, first_player, mode, bpm)
   words = _tags(tags, lead, accompaniment, drums, tempo, mode)
   listed = [words[i] for i in rng.permutation(len(words))[: int(rng.integers(3, 7))]]
   # Key and tempo come and go, so that a model learns each and depends on neither.
@@ -97,9 +118,9 @@ def describe_piece(
   captions = [
     tidy(", ".join([sentence, *extras]).replace(", ,", ","), True),
     tidy(re.sub(r"(, )+", ", ", second), True),
-    *(tidy(f"{mood} {text}".strip()).lower() if mood else text for text in drawn),
+    *short,
     ", ".join(listed),
-    remark,
+    _remark(style, note),
   ]
   return Description(
     distinct([re.sub(r"\s+", " ", c).replace(" ,", ",").strip(" ,") for c in captions]), words

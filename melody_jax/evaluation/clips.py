@@ -178,6 +178,24 @@ def batches(n: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
     yield np.minimum(np.arange(first, first + size), n - 1), real
 
 
+def with_all(
+  by_dataset: dict[str, tuple[np.ndarray, ...]],
+) -> dict[str, tuple[np.ndarray, ...]]:
+  """Adds "all", the arrays of all datasets joined.
+
+  Args:
+    by_dataset: {dataset: arrays [N, ...]}, equally many of each dataset.
+
+  Returns:
+    The same and, as its last entry, "all". With one dataset alone it would repeat that one, and is
+    left out.
+  """
+  if len(by_dataset) < 2:
+    return by_dataset
+  joined = tuple(np.concatenate(parts) for parts in zip(*by_dataset.values(), strict=True))
+  return {**by_dataset, "all": joined}
+
+
 def in_batches(function: Callable[..., Any], rows: tuple[np.ndarray, ...], size: int) -> Any:
   """Calls a function on batches of rows and concatenates what it returns.
 

@@ -95,18 +95,22 @@ def evaluate_codec(
     for p in sorted({t["package"] for t in tracks})
   }
   overall = _summary(tracks)
+  values = {"overall": overall, "packages": packages, "tracks": tracks}
+  return Finding("codec", values, _markdown(packages, overall))
+
+
+def _markdown(packages: dict[str, dict[str, Any]], overall: dict[str, Any]) -> str:
   rows = [
     (name, s["tracks"], s["minutes"], s["si_sdr"], s["log_spectral_distance"], s["si_sdr_worst"])
     for name, s in [*packages.items(), ("all", overall)]
   ]
   header = ("package", "tracks", "minutes", "SI-SDR (dB)", "LSD (dB)", "worst track SI-SDR (dB)")
-  markdown = (
+  return (
     "Codec alone on whole tracks of packages that no model trained on: "
     f"SI-SDR {number(overall['si_sdr'])} dB, "
     f"log-spectral distance {number(overall['log_spectral_distance'])} dB (means over tracks).\n\n"
     + table(header, rows)
   )
-  return Finding("codec", {"overall": overall, "packages": packages, "tracks": tracks}, markdown)
 
 
 def _summary(tracks: list[dict[str, Any]]) -> dict[str, Any]:

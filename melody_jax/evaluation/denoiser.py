@@ -205,30 +205,29 @@ def evaluate_denoiser(
   sets = {**errors, "all": everything} if len(errors) > 1 else errors
   summaries = {name: _summary(e) for name, e in sets.items()}
   angles = _by_angle(everything)
-  rows = [
-    (
-      name,
-      len(sets[name]["right"]),
-      *(s[p] for p in PREDICTORS),
-      s["per_cent_under_constant"],
-      s["per_cent_under_linear"],
-    )
-    for name, s in summaries.items()
-  ]
-  header = (
-    "validation",
-    "windows",
-    "best constant per angle",
-    "best linear per angle",
-    "DPD, right tokens",
-    "DPD, another track's tokens",
-    "DPD, no tokens",
-    "% under constant",
-    "% under linear",
-  )
   last = _summary(everything)
   headline = ("per_cent_under_constant", "per_cent_under_linear", "right_beats_shuffled")
   values = {"datasets": summaries, "by_angle": angles, **{k: last[k] for k in headline}}
+  sizes = {name: len(e["right"]) for name, e in sets.items()}
+  return Finding("dpd", values, _markdown(summaries, sizes, angles, last))
+
+
+def _markdown(
+  summaries: dict[str, dict[str, float]],
+  sizes: dict[str, int],
+  angles: list[dict[str, Any]],
+  last: dict[str, float],
+) -> str:
+  columns = {
+    "constant": "best constant per angle",
+    "linear": "best linear per angle",
+    "right": "DPD, right tokens",
+    "shuffled": "DPD, another track's tokens",
+    "none": "DPD, no tokens",
+    "per_cent_under_constant": "% under constant",
+    "per_cent_under_linear": "% under linear",
+  }
+  rows = [(name, sizes[name], *(s[key] for key in columns)) for name, s in summaries.items()]
   text = (
     f"Mean squared velocity error: {number(last['per_cent_under_constant'])} % under the best "
     f"constant per angle, {number(last['per_cent_under_linear'])} % under the best linear "
@@ -236,10 +235,10 @@ def evaluate_denoiser(
     f"{100 * last['right_beats_shuffled']:.0f} % of windows."
   )
   by_angle = table(
-    ("angle (share of pi/2)", "constant", "linear", "right", "shuffled", "none"),
+    ("angle (share of pi/2)", *PREDICTORS),
     [(b["angle"], *(b[p] for p in PREDICTORS)) for b in angles],
   )
-  return Finding("dpd", values, "\n\n".join((text, table(header, rows), by_angle)))
+  return "\n\n".join((text, table(("validation", "windows", *columns.values()), rows), by_angle))
 
 
 def _summary(errors: dict[str, np.ndarray]) -> dict[str, float]:

@@ -112,50 +112,38 @@ def evaluate_mulan(
     The finding "mulan".
   """
   values: dict[str, Any] = {"k": k, "retrieval": {}, "rvq": rvq}
-  rows = []
   for name in music:
-    s = score_retrieval(embed_text, music[name], clips[name], k, draws, seed)
-    tracks = len({clip.track for clip in clips[name]})
-    texts = len({c for clip in clips[name] for c in clip.captions})
-    values["retrieval"][name] = dataclasses.asdict(s) | {
-      "over_chance": s.over_chance,
-      "tracks": tracks,
-      "distinct_captions": texts,
+    scores = score_retrieval(embed_text, music[name], clips[name], k, draws, seed)
+    values["retrieval"][name] = dataclasses.asdict(scores) | {
+      "over_chance": scores.over_chance,
+      "tracks": len({clip.track for clip in clips[name]}),
+      "distinct_captions": len({c for clip in clips[name] for c in clip.captions}),
     }
-    rows.append(
-      (
-        name,
-        s.n_candidates,
-        tracks,
-        s.recall,
-        s.recall_chance,
-        s.over_chance,
-        s.recall_best,
-        s.hit_rate,
-        s.hit_rate_chance,
-      )
-    )
-  header = (
-    "validation",
-    "clips",
-    "tracks",
-    f"recall@{k}",
-    "chance",
-    "times chance",
-    "best possible",
-    f"hit@{k}",
-    "chance of a hit",
-  )
+  markdown = _retrieval_markdown(values["retrieval"], k)
+  if rvq:
+    markdown += "\n\n" + _rvq_markdown(rvq)
+  return Finding("mulan", values, markdown)
+
+
+def _retrieval_markdown(retrieval: dict[str, dict[str, Any]], k: int) -> str:
+  columns = {
+    "n_candidates": "clips",
+    "tracks": "tracks",
+    "recall": f"recall@{k}",
+    "recall_chance": "chance",
+    "over_chance": "times chance",
+    "recall_best": "best possible",
+    "hit_rate": f"hit@{k}",
+    "hit_rate_chance": "chance of a hit",
+  }
+  rows = [(name, *(scores[key] for key in columns)) for name, scores in retrieval.items()]
   text = (
     "Text-to-music retrieval: the query is one of a clip's captions; every clip that bears that "
     f"caption is right; recall@{k} is the share of the right clips among the first {k}, whose "
     f"chance level is {k} / clips however many share it. hit@{k} asks for any one right clip, "
     "with its own chance level."
   )
-  markdown = text + "\n\n" + table(header, rows)
-  if rvq:
-    markdown += "\n\n" + _rvq_markdown(rvq)
-  return Finding("mulan", values, markdown)
+  return text + "\n\n" + table(("validation", *columns.values()), rows)
 
 
 def _rvq_markdown(rvq: dict[str, dict[str, Any]]) -> str:

@@ -7,12 +7,27 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from melody_jax.evaluation.clips import datasets_of, in_batches, stack_clips
+from melody_jax.evaluation.clips import datasets_of, in_batches, stack_clips, with_all
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.evaluation.language_model import row_cross_entropy
 from melody_jax.metrics.tokens import token_use
 from melody_jax.progress import print_progress
+
+# Keys of a dataset's figures and the columns that they fill.
+LM_COLUMNS = (
+  ("lm_cross_entropy", "LM cross-entropy"),
+  ("lm_cross_entropy_without_style", "LM without style"),
+  ("per_cent_under_unigram", "% under unigram"),
+)
+COLUMNS = (
+  ("n_tokens", "tokens"),
+  ("used", "centres used"),
+  ("entropy", "unigram entropy (nats)"),
+  ("perplexity", "perplexity"),
+  ("repeat_rate", "repeats"),
+  *LM_COLUMNS,
+)
 
 
 def evaluate_tokens(
@@ -37,53 +52,50 @@ def evaluate_tokens(
   Returns:
     The finding "tokens".
   """
-  everything = tuple(np.concatenate([w[i] for w in windows.values()]) for i in (0, 1))
-  # "all" comes last and is left out where it would repeat the only dataset.
-  sets = {**windows, "all": everything} if len(windows) > 1 else windows
-  values: dict[str, Any] = {"vocabulary": vocabulary, "datasets": {}}
-  rows = []
-  scores = {}
-  for name, (semantic, style) in windows.items():
-    if cross_entropy is not None:
-      scores[name] = in_batches(cross_entropy, (style, semantic), batch_size)
-  if cross_entropy is not None and len(windows) > 1:
-    scores["all"] = tuple(np.concatenate([scores[n][i] for n in windows]) for i in (0, 1))
-  for name, (semantic, _) in sets.items():
-    use = token_use(semantic, vocabulary)
-    entry = dataclasses.asdict(use)
-    row = [name, use.n_tokens, use.used, use.entropy, use.perplexity, use.repeat_rate]
-    if cross_entropy is not None:
-      # Windows have equal lengths, so the mean of row means is the mean over tokens.
-      conditional, unconditional = (float(part.mean()) for part in scores[name])
-      under = 100.0 * (1.0 - conditional / use.entropy)
-      entry |= {
-        "lm_cross_entropy": conditional,
-        "lm_cross_entropy_without_style": unconditional,
-        "per_cent_under_unigram": under,
+  sets = with_all(windows)
+  scores = None
+  if cross_entropy is not None:
+    scores = with_all(
+      {
+        name: in_batches(cross_entropy, (style, semantic), batch_size)
+        for name, (semantic, style) in windows.items()
       }
-      row += [conditional, unconditional, under]
-    values["datasets"][name] = entry
-    rows.append(tuple(row))
-  last = values["datasets"][list(sets)[-1]]
+    )
+  entries = {
+    name: _entry(semantic, vocabulary, scores and scores[name])
+    for name, (semantic, _) in sets.items()
+  }
+  values: dict[str, Any] = {"vocabulary": vocabulary, "datasets": entries}
+  last = entries[list(sets)[-1]]
   # At the top of the JSON stand the figures over everything, which the model card quotes.
   values |= {"used": last["used"], "unigram_entropy": last["entropy"]}
-  header = [
-    "validation",
-    "tokens",
-    "centres used",
-    "unigram entropy (nats)",
-    "perplexity",
-    "repeats",
-  ]
   text = f"{last['used']} of {vocabulary} centres occur in the validation split."
-  if cross_entropy is not None:
-    header += ["LM cross-entropy", "LM without style", "% under unigram"]
+  if scores is not None:
     values["per_cent_under_unigram"] = last["per_cent_under_unigram"]
     text += (
       f" The LM's cross-entropy is {number(last['lm_cross_entropy'])} nats per token, "
       f"{number(last['per_cent_under_unigram'])} % under the unigram entropy of the same tokens."
     )
-  return Finding("tokens", values, text + "\n\n" + table(tuple(header), rows))
+  columns = COLUMNS if scores is not None else COLUMNS[: -len(LM_COLUMNS)]
+  rows = [(name, *(entry[key] for key, _ in columns)) for name, entry in entries.items()]
+  header = ("validation", *(title for _, title in columns))
+  return Finding("tokens", values, text + "\n\n" + table(header, rows))
+
+
+def _entry(
+  semantic_NxT: np.ndarray, vocabulary: int, scores: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, Any]:
+  """Figures of one dataset; `scores` are the LM's two arrays [N], or None."""
+  use = token_use(semantic_NxT, vocabulary)
+  if scores is None:
+    return dataclasses.asdict(use)
+  # Windows have equal lengths, so the mean of row means is the mean over tokens.
+  conditional, unconditional = (float(part.mean()) for part in scores)
+  return dataclasses.asdict(use) | {
+    "lm_cross_entropy": conditional,
+    "lm_cross_entropy_without_style": unconditional,
+    "per_cent_under_unigram": 100.0 * (1.0 - conditional / use.entropy),
+  }
 
 
 def tokens(config: ml_collections.ConfigDict) -> Finding:

@@ -4,6 +4,8 @@ Writes kmeans/centroids [K, D], kmeans/mean [D] and kmeans/std [D], float32, int
 wav2vec.
 """
 
+from collections.abc import Callable
+import os
 from typing import Any
 
 import jax
@@ -55,6 +57,20 @@ def fit_kmeans(
   if scaled:
     std_D = np.ones_like(std_D)
   whitened = jax.jit(lambda x: whiten(x, mean_D, std_D))
+  centroids_KxD, report = _kmeans_passes(features_NxD, whitened, n_centres, rng, passes, points)
+  return {"centroids": centroids_KxD, "mean": mean_D, "std": std_D}, report
+
+
+def _kmeans_passes(
+  features_NxD: np.ndarray,
+  whitened: Callable[[np.ndarray], jax.Array],
+  n_centres: int,
+  rng: jax.Array,
+  passes: int,
+  points: int,
+) -> tuple[np.ndarray, dict[str, float]]:
+  """Centres [K, D] of whitened features, and the report of the last pass; see `fit_kmeans`."""
+  n, dimensions = features_NxD.shape
   order_rng = np.random.default_rng(int(jax.random.randint(rng, (), 0, 2**31 - 1)))
   seed_rng, update_rng = jax.random.split(rng)
   # k-means++ looks at all points once for each centre, so it gets a sample.
@@ -70,7 +86,7 @@ def fit_kmeans(
       state, step = quantizer.kmeans_update(state, whitened(features_NxD[chosen]), key)
       totals = {k: totals[k] + float(step[k]) for k in totals}
     report = {
-      "distortion": totals["distortion"] / len(batches) / len(mean_D),
+      "distortion": totals["distortion"] / len(batches) / dimensions,
       "reseeded": totals["reseeded"],
     }
     print(
@@ -78,7 +94,7 @@ def fit_kmeans(
       f" {report['reseeded']:.0f} centres re-seeded",
       flush=True,
     )
-  return {"centroids": np.asarray(state.centroids), "mean": mean_D, "std": std_D}, report
+  return np.asarray(state.centroids), report
 
 
 def bigram_cross_entropy(
@@ -137,6 +153,18 @@ def fit_semantic(config: ml_collections.ConfigDict) -> dict[str, Any]:
     scaled=model_config.tokens_from == "teacher",
   )
   bundle.update(path, {"kmeans": kmeans}, {})
+  report |= _validate(config, path, model_config, features)
+  bundle.update(path, {}, {"kmeans_report": report})
+  return report
+
+
+def _validate(
+  config: ml_collections.ConfigDict,
+  path: str | os.PathLike,
+  model_config: Wav2VecConfig,
+  features_BxTxD: np.ndarray,
+) -> dict[str, Any]:
+  """Measures the stored centres on validation data, against bigrams of the fitted features."""
   # Read back, so that the report is about what was stored, with its rounding.
   stored = bundle.load(path)[0]
   assign = jax.jit(
@@ -145,7 +173,10 @@ def fit_semantic(config: ml_collections.ConfigDict) -> dict[str, Any]:
     )
   )
   train_tokens = np.concatenate(
-    [np.asarray(assign(f)) for f in np.array_split(features, max(len(features) // 8, 1))]
+    [
+      np.asarray(assign(f))
+      for f in np.array_split(features_BxTxD, max(len(features_BxTxD) // 8, 1))
+    ]
   )
   to_tokens = jax.jit(lambda audio: semantic_tokens(stored, model_config, audio))
   tokens = collect(
@@ -154,21 +185,20 @@ def fit_semantic(config: ml_collections.ConfigDict) -> dict[str, Any]:
     "validation",
   )
   use = token_use(tokens, model_config.n_tokens)
-  report |= {
+  bigram = bigram_cross_entropy(train_tokens, tokens, model_config.n_tokens)
+  share = 1.0 - bigram / max(use.entropy, 1e-9)
+  print(
+    f"{path}: {use.used} of {model_config.n_tokens} centres used in"
+    f" {use.n_tokens} validation tokens;"
+    f" unigram entropy {use.entropy:.3f} nats,"
+    f" bigram cross-entropy {bigram:.3f}"
+    f" ({share:.1%} under), {use.repeat_rate:.1%} repeats"
+  )
+  return {
     "validation_tokens": use.n_tokens,
     "centres": model_config.n_tokens,
     "centres_used": use.used,
     "unigram_entropy": use.entropy,
     "repeat_rate": use.repeat_rate,
-    "bigram_cross_entropy": bigram_cross_entropy(train_tokens, tokens, model_config.n_tokens),
+    "bigram_cross_entropy": bigram,
   }
-  bundle.update(path, {}, {"kmeans_report": report})
-  share = 1.0 - report["bigram_cross_entropy"] / max(use.entropy, 1e-9)
-  print(
-    f"{path}: {use.used} of {model_config.n_tokens} centres used in"
-    f" {use.n_tokens} validation tokens;"
-    f" unigram entropy {use.entropy:.3f} nats,"
-    f" bigram cross-entropy {report['bigram_cross_entropy']:.3f}"
-    f" ({share:.1%} under), {use.repeat_rate:.1%} repeats"
-  )
-  return report

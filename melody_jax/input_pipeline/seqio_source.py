@@ -167,6 +167,20 @@ def _to_batch_dtype(array: tf.Tensor, name: str, dtype: str) -> tf.Tensor:
   return tf.cast(array, dtype)
 
 
+def _caption_of(record: dict[str, tf.Tensor], k: tf.Tensor) -> tf.Tensor:
+  """Draws a caption for window k of a record."""
+  # Appended, so that the list is never empty; drawn only if it is the only one.
+  captions = tf.concat([record["captions"], [_NO_CAPTION]], 0)
+  available = tf.maximum(tf.shape(record["captions"])[0], 1)
+  seed = tf.stack(
+    [
+      tf.cast(record["caption_seed"][0], tf.int64) + k,
+      tf.cast(record["caption_seed"][1], tf.int64),
+    ]
+  )
+  return captions[tf.random.stateless_uniform([], seed, 0, available, tf.int32)]
+
+
 def cut_windows(
   records: tf.data.Dataset,
   features: Mapping[str, Feature],
@@ -205,10 +219,6 @@ def cut_windows(
     needed = {name: record[name] for name in (*features, "captions")}
     return {**needed, "starts": starts_of(record[timekeeper], seeds[0]), "caption_seed": seeds[1]}
 
-  def windows_of(record: dict[str, tf.Tensor]) -> tf.data.Dataset:
-    starts = tf.data.Dataset.from_tensor_slices(record["starts"]).enumerate()
-    return starts.map(lambda k, start: window_at(record, k, start))
-
   def window_at(
     record: dict[str, tf.Tensor], k: tf.Tensor, start: tf.Tensor
   ) -> dict[str, tf.Tensor]:
@@ -217,20 +227,12 @@ def cut_windows(
       array = _slice(record[name], start, feature, round(window_seconds * feature.rate))
       row[name] = _to_batch_dtype(array, name, wanted[name].dtype)
     if vocabulary is not None:
-      row["text_ids"], row["text_mask"] = vocabulary.encode_with_mask(caption_of(record, k))
+      row["text_ids"], row["text_mask"] = vocabulary.encode_with_mask(_caption_of(record, k))
     return row
 
-  def caption_of(record: dict[str, tf.Tensor], k: tf.Tensor) -> tf.Tensor:
-    # Appended, so that the list is never empty; drawn only if it is the only one.
-    captions = tf.concat([record["captions"], [_NO_CAPTION]], 0)
-    available = tf.maximum(tf.shape(record["captions"])[0], 1)
-    seed = tf.stack(
-      [
-        tf.cast(record["caption_seed"][0], tf.int64) + k,
-        tf.cast(record["caption_seed"][1], tf.int64),
-      ]
-    )
-    return captions[tf.random.stateless_uniform([], seed, 0, available, tf.int32)]
+  def windows_of(record: dict[str, tf.Tensor]) -> tf.data.Dataset:
+    starts = tf.data.Dataset.from_tensor_slices(record["starts"]).enumerate()
+    return starts.map(lambda k, start: window_at(record, k, start))
 
   return with_starts(records).flat_map(windows_of)
 

@@ -95,6 +95,30 @@ def forward(candidate, forget, reset, skip, vectors, h, *, memory: Memory, mixed
   _for_each_direction(vectors, mixed, run)
 
 
+def _step_gradients(u_c, u_f, u_r, skip, gradient, previous, d_next, vectors):
+  """Gradients of one step, all [R, C]: of (u_c, u_f, u_r, skip), and of the state before it."""
+  v_f, v_r, _, _ = vectors
+  f, r = _sigmoid_gates(u_f, u_r, previous, vectors)
+  c = u_c + f * (previous - u_c)
+  d_r = gradient * (c - skip) * r * (1.0 - r)
+  # A state is read twice: by h of its own step, and by the next step.
+  d_c = gradient * r + d_next
+  d_f = d_c * (previous - u_c) * f * (1.0 - f)
+  d_inputs = (d_c * (1.0 - f), d_f, d_r, gradient * (1.0 - r))
+  return d_inputs, d_c * f + d_f * v_f + d_r * v_r
+
+
+def _store_vector_gradients(d_vectors_4x1xC: Ref, sums_RxC, memory: Memory, mask) -> None:
+  """Adds the gradients of v_f, v_r, b_f and b_r, summed over K, over the rows and writes them."""
+  for i, total in enumerate(sums_RxC):
+    # Values beyond the end of the array may be anything, also NaN. They must not reach the sum.
+    inside = total if memory.valid is None else jnp.where(memory.valid, total, 0.0)
+    value = jnp.sum(inside, axis=0, keepdims=True)
+    if mask is not None:
+      value = jnp.where(mask, value, d_vectors_4x1xC[i])
+    d_vectors_4x1xC[i] = value
+
+
 def backward(
   candidate,
   forget,
@@ -130,7 +154,7 @@ def backward(
   steps, *tile = candidate.shape
 
   def run(reverse, weights, mask):
-    v_f, v_r, b_f, _ = weights
+    v_f, _, b_f, _ = weights
 
     def index(i):
       return steps - 1 - i if reverse else i
@@ -147,19 +171,10 @@ def backward(
       u_c, s = memory.load(candidate, k), memory.load(skip, k)
       u_f, u_r = memory.load(forget, k), memory.load(reset, k)
       g, previous = memory.load(gradient, k), memory.load(states_KxRxC, k)
-      f, r = _sigmoid_gates(u_f, u_r, previous, weights)
-      c = u_c + f * (previous - u_c)
-      d_r = g * (c - s) * r * (1.0 - r)
-      d_c = g * r + d_next
-      d_f = d_c * (previous - u_c) * f * (1.0 - f)
-      for ref, value in (
-        (d_candidate, d_c * (1.0 - f)),
-        (d_forget, d_f),
-        (d_reset, d_r),
-        (d_skip, g * (1.0 - r)),
-      ):
+      d_inputs, d_previous = _step_gradients(u_c, u_f, u_r, s, g, previous, d_next, weights)
+      for ref, value in zip((d_candidate, d_forget, d_reset, d_skip), d_inputs, strict=True):
         memory.store(ref, k, value, mask)
-      d_previous = d_c * f + d_f * v_f + d_r * v_r
+      _, d_f, d_r, _ = d_inputs
       sums = (sum_v_f + d_f * previous, sum_v_r + d_r * previous, sum_b_f + d_f, sum_b_r + d_r)
       return (d_previous, *sums)
 
@@ -167,12 +182,6 @@ def backward(
     lax.fori_loop(0, steps, recompute, zero, unroll=memory.unroll)
     memory.barrier()
     _, *sums = lax.fori_loop(0, steps, differentiate, (zero,) * 5, unroll=memory.unroll)
-    for i, total in enumerate(sums):
-      # Values beyond the end of the array may be anything, also NaN. They must not reach the sum.
-      inside = total if memory.valid is None else jnp.where(memory.valid, total, 0.0)
-      value = jnp.sum(inside, axis=0, keepdims=True)
-      if mask is not None:
-        value = jnp.where(mask, value, d_vectors_4x1xC[i])
-      d_vectors_4x1xC[i] = value
+    _store_vector_gradients(d_vectors_4x1xC, sums, memory, mask)
 
   _for_each_direction(vectors, mixed, run)

@@ -28,6 +28,18 @@ def _mismatch(own: dict[str, Any], given: dict[str, Any], may_lack: frozenset[st
   return ""
 
 
+def _announce(path: str | os.PathLike, own: dict[str, Any], given: dict[str, Any]) -> None:
+  """Prints how many arrays come from the file, and which modules stay as they were drawn."""
+  # Said aloud: a module that stays random by mistake costs a whole training.
+  new = sorted({name.split("/")[0] for name in own.keys() - given.keys()})
+  print(
+    f"begins with {len(own.keys() & given.keys())} of {len(own)} arrays from {path}"
+    + (f"; not in it: some of {', '.join(new)}" if new else ""),
+    file=sys.stderr,
+    flush=True,
+  )
+
+
 def with_params_of(
   state: TrainState, path: str | os.PathLike, task: Task, task_name: str
 ) -> TrainState:
@@ -69,14 +81,7 @@ def with_params_of(
       " Set config.model as the file's model_config has it"
     )
   if jax.process_index() == 0:
-    # Said aloud: a module that stays random by mistake costs a whole training.
-    new = sorted({name.split("/")[0] for name in own.keys() - given.keys()})
-    print(
-      f"begins with {len(own.keys() & given.keys())} of {len(own)} arrays from {path}"
-      + (f"; not in it: some of {', '.join(new)}" if new else ""),
-      file=sys.stderr,
-      flush=True,
-    )
+    _announce(path, own, given)
 
   def replace(tree: Any) -> Any:
     def of_file(keys: Any, old: jax.Array) -> jax.Array:
