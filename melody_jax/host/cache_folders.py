@@ -73,8 +73,8 @@ def _private(parent: pathlib.Path) -> pathlib.Path | None:
 def prepare() -> None:
   """Names cache folders in the environment where those of the libraries cannot be written.
 
-  Runs when the package is imported, so before numba and matplotlib. A folder that the user named and
-  that can be written stays as it is.
+  Runs when the package is imported, so before numba and matplotlib. A folder that the user
+  named and that can be written stays as it is.
   """
   if not hasattr(os, "getuid"):
     return  # not a system on which homes are missing

@@ -20,6 +20,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -29,6 +30,21 @@ from melody_jax.errors import UserError
 
 _INDEX = "index.json"
 _RECORDS = "records.jsonl"
+
+
+# Ends of lines to some readers though not to JSON, and halves of characters, which UTF-8 lacks.
+_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+
+
+def json_text(entries: Any, indent: int | None = None) -> str:
+  """JSON with letters of all languages as such, safe for readers that know other ends of lines.
+
+  Args:
+    entries: JSON-serialisable object.
+    indent: Indentation of nested entries; None for all on one line.
+  """
+  text = json.dumps(entries, ensure_ascii=False, indent=indent)
+  return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +139,9 @@ class ShardWriter:
       "features": {k: dataclasses.asdict(f) for k, f in self._features.items()},
       "lengths": self._lengths,
     }
-    (self._temporary / _INDEX).write_text(json.dumps(index))
+    (self._temporary / _INDEX).write_text(json.dumps(index), encoding="utf-8")
     (self._temporary / _RECORDS).write_text(
-      "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._records)
+      "".join(f"{json_text(record)}\n" for record in self._records), encoding="utf-8"
     )
     shutil.rmtree(self._final, ignore_errors=True)
     os.rename(self._temporary, self._final)
@@ -134,12 +150,14 @@ class ShardWriter:
 
 class _Shard:
   def __init__(self, path: pathlib.Path):
-    index = json.loads((path / _INDEX).read_text())
+    index = json.loads((path / _INDEX).read_text(encoding="utf-8"))
     self.features = {
       name: Feature(**{**spec, "shape": tuple(spec["shape"])})
       for name, spec in index["features"].items()
     }
-    self.records = [json.loads(line) for line in (path / _RECORDS).read_text().splitlines()]
+    # Not splitlines: texts may hold U+2028 and its kin, which it takes for ends of lines.
+    lines = (path / _RECORDS).read_text(encoding="utf-8").split("\n")
+    self.records = [json.loads(line) for line in lines if line]
     self.arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in self.features}
     # Records lie one after another: a running sum of lengths gives the first frame of each.
     self.offsets = {
