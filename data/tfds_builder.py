@@ -113,15 +113,8 @@ class CorpusBuilder(_MelodyBuilder, skip_registration=True):  # type: ignore[cal
       if first is not None:
         generators[split] = itertools.chain([first], generator)
     if not generators:
-      raise UserError(
-        f"{self._corpus.name}: none of {len(tracks)} files could be used ({self._reasons()})"
-      )
+      self._ledger.check_usable(self._corpus.name)
     return generators
-
-  def _reasons(self) -> str:
-    return ", ".join(
-      f"{count} {reason}" for reason, count in self._ledger.report()["quarantined"].items()
-    )
 
   def _generate_examples(self, tracks: list[Track]) -> Iterator[tuple[str, dict[str, Any]]]:
     for _, record, pcm in examples(self._corpus, tracks, self._ledger):
@@ -185,7 +178,7 @@ def build_tfds(
   Raises:
     UserError: No track has an admitted licence, or no file could be used.
   """
-  ledger = Ledger()
+  ledger = Ledger(remarks=list(corpus.notes))
   builder = _named(CorpusBuilder, corpus.name)(
     corpus=corpus, ledger=ledger, data_dir=str(data_dir), config=licences
   )

@@ -89,9 +89,11 @@ class Corpus(Protocol):
   Attributes:
     name: Name of the dataset.
     splits: Names of its splits.
+    notes: Lines for the user on what was found, and what was left out.
   """
 
   name: str
+  notes: list[str]
 
   # Read-only, so that a corpus may declare a tuple of fixed length.
   @property
@@ -128,17 +130,31 @@ class Ledger:
     manifest: One row for each used track.
     quarantined: One row for each unusable track, with the reason.
     notes: One row for each track that is used though something is odd about it.
+    remarks: Lines on the corpus as a whole.
   """
 
   manifest: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
   notes: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  remarks: list[str] = dataclasses.field(default_factory=list)
 
   def merge(self, other: "Ledger") -> None:
     """Adds the rows of `other`."""
     self.manifest += other.manifest
     self.quarantined += other.quarantined
     self.notes += other.notes
+    self.remarks += other.remarks
+
+  def check_usable(self, name: str) -> None:
+    """Raises UserError, with the reasons, if no track of the corpus `name` could be used."""
+    if self.manifest:
+      return
+    counts = ", ".join(f"{n} {reason}" for reason, n in self.report()["quarantined"].items())
+    first = min(self.quarantined, key=lambda row: row["track"], default=None)
+    example = f"; the first is {first['track']}: {first['detail']}" if first else ""
+    raise UserError(
+      f"{name}: none of {len(self.quarantined)} files could be used ({counts}){example}"
+    )
 
   def report(self) -> dict[str, Any]:
     """Counts and seconds per split, licence and quarantine reason; JSON-serialisable."""
@@ -161,6 +177,7 @@ class Ledger:
       "quarantined": dict(sorted(reasons.items())),
       "quarantined_files": sorted(self.quarantined, key=lambda row: row["track"]),
       "notes": sorted(self.notes, key=lambda row: row["track"]),
+      "remarks": self.remarks,
     }
 
 
@@ -307,7 +324,9 @@ def examples(
     try:
       audio = normalise(_load(corpus, track, ledger))
     except QuarantineError as error:
-      ledger.quarantined.append({"track": track.id, "reason": error.reason, "detail": error.detail})
+      ledger.quarantined.append(
+        {"track": track.id, "split": track.split, "reason": error.reason, "detail": error.detail}
+      )
       continue
     metadata = {
       "track": track.id,

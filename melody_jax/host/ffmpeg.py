@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import threading
@@ -20,14 +19,11 @@ import threading
 import numpy as np
 
 from melody_jax.errors import UserError
+from melody_jax.host.programs import check_not_killed
 
 _BLOCK = 1 << 16  # frames a block
 _KEPT_LINES = 20  # of what ffmpeg complains about; a damaged file may give thousands
 _DRM_CODECS = ("drms", "drmi", "drmt")
-# Signals by which a program falls over its input. All others are sent to it from outside.
-_OWN_SIGNALS = frozenset((
-  signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP,
-))  # fmt: skip
 # Containers without a length of their own: ffprobe guesses one from the bit rate.
 _GUESSED_LENGTH = frozenset(("aac", "mp3", "ac3", "eac3", "amr", "dts", "loas", "mpeg", "mpegts"))
 
@@ -87,13 +83,6 @@ def _first_line(complaints: bytes, path: pathlib.Path | None = None) -> str:
   return lines[0].removeprefix(f"{_argument(path)}: " if path else "")
 
 
-def _check_not_killed(status: int, program: str, path: pathlib.Path) -> None:
-  if status < 0 and -status not in _OWN_SIGNALS:
-    raise UserError(
-      f"{program} was killed by signal {-status} while it read {path}: is there enough memory?"
-    )
-
-
 def _known_good() -> bytes:
   """A WAV file of a tenth of a second at 8 kHz, 16-bit mono."""
   pcm = bytes(1600)
@@ -141,7 +130,7 @@ def probe(path: pathlib.Path) -> Stream:
   ]  # fmt: skip
   process = _start(command, stdin=subprocess.DEVNULL)
   answer, complaints = process.communicate()
-  _check_not_killed(process.returncode, "ffprobe", path)
+  check_not_killed(process.returncode, "ffprobe", path)
   try:
     found = json.loads(answer or b"{}")
   except ValueError:
@@ -221,7 +210,7 @@ class Decoding:
       status = process.wait()
       reader.join()
     self.complaints = b"".join(lines)
-    _check_not_killed(status, "ffmpeg", self._path)
+    check_not_killed(status, "ffmpeg", self._path)
     if status or not frames:
       check_works()
       text = self.complaints.lower()

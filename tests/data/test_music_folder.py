@@ -5,7 +5,8 @@ import json
 import pytest
 
 from data.build import build_arrays
-from data.music_folder.corpus import FolderCorpus, read_captions
+from data.music_folder.captions_file import read_captions
+from data.music_folder.corpus import FolderCorpus
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 
@@ -83,7 +84,7 @@ def test_licence_switch_keeps_the_free_subset(sounds, tmp_path):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("name,caption\na.wav,x\n", "line 2: no 'file'"),
+    ("name,caption\na.wav,x\n", "line 1: no column 'file' among 'name', 'caption'"),
     ("file,split\na.wav,dev\n", "split 'dev' is not one of"),
 ])  # fmt: skip
 def test_wrong_captions_name_the_line(tmp_path, content, message):
@@ -94,7 +95,7 @@ def test_wrong_captions_name_the_line(tmp_path, content, message):
 
 def test_malformed_jsonl_missing_folder_and_empty_folder(tmp_path, sounds):
   (tmp_path / "c.jsonl").write_text('{"file": "a.wav"\n')
-  with pytest.raises(UserError, match="malformed"):
+  with pytest.raises(UserError, match="line 1: malformed"):
     read_captions(tmp_path / "c.jsonl")
   with pytest.raises(UserError, match="does not exist"):
     FolderCorpus(tmp_path / "nowhere")
