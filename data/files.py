@@ -84,11 +84,11 @@ def find_files(root: pathlib.Path, is_wanted: Callable[[str], bool], outside: bo
         seen.add(_identity(entry.stat()))
         files.append(where)
   notes = [
-    f"{len(names)} {text}: {some(names)}"
+    f"links that {text} ({len(names)}): {some(names)}"
     for names, text in (
-      (twice, "links lead to what is read already, and are not read again"),
-      (broken, "links lead nowhere"),
-      (away, "links lead out of the folder and are not followed"),
+      (twice, "lead to what is read already, and are not read again"),
+      (broken, "lead nowhere"),
+      (away, "lead out of the folder and are not followed"),
     )
     if names
   ]

@@ -70,7 +70,7 @@ def match(
   notes = [f"captions file {where}: {described} of {len(files)} files have captions"]
   if lost:
     rows = some([f"{row.file} ({row.line})" for row in lost])
-    notes.append(f"captions file {where}: {len(lost)} rows match no file: {rows}")
+    notes.append(f"captions file {where}: rows that match no file ({len(lost)}): {rows}")
   return found, notes
 
 
