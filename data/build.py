@@ -8,13 +8,17 @@ TensorFlow is imported only when a TFDS dataset is asked for.
 import argparse
 from collections.abc import Callable
 import concurrent.futures
+from concurrent.futures.process import BrokenProcessPool
 import multiprocessing
 import os
 import pathlib
+import sys
+from typing import NoReturn
 
 from data.rebuild import array_origin, check_place, fingerprint, origin_of, replaced
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
 from melody_jax.errors import UserError
+from melody_jax.host import cache_folders
 from melody_jax.input_pipeline.array_dataset import ShardWriter
 
 
@@ -52,8 +56,8 @@ def build_arrays(
     The ledger: rows of the manifest, and the tracks that could not be used.
 
   Raises:
-    UserError: No track has a licence that `licences` admits, no file could be used, or the
-      directory holds what must not be lost.
+    UserError: No track has a licence that `licences` admits, none could be used, the directory
+      holds what must not be lost, or the machine is at fault.
   """
   tracks = select_licences(corpus.tracks(), licences)
   if not tracks:
@@ -64,10 +68,9 @@ def build_arrays(
   check_place(root, origin_of(corpus), array_origin(root), tracks)
   made_from = fingerprint(corpus, tracks)
   with replaced(root) as new:
-    ledger = _write_all(corpus, tracks, str(new), jobs, made_from)
-    if not ledger.manifest:
-      reasons = ", ".join(f"{n} {reason}" for reason, n in ledger.report()["quarantined"].items())
-      raise UserError(f"{corpus.name}: none of {len(tracks)} files could be used ({reasons})")
+    ledger = Ledger(remarks=list(corpus.notes))
+    ledger.merge(_write_all(corpus, tracks, str(new), jobs, made_from))
+    ledger.check_usable(corpus.name)
     write_ledger(new, ledger)
   return ledger
 
@@ -83,14 +86,24 @@ def _write_all(corpus: Corpus, tracks: list[Track], root: str, jobs: int, made_f
     work = [
       pool.submit(_write_shards, corpus, tracks, root, i, jobs, made_from) for i in range(jobs)
     ]
-    for part in work:
-      ledger.merge(part.result())
+    try:
+      for part in work:
+        ledger.merge(part.result())
+    except BrokenProcessPool as error:
+      raise UserError(
+        f"{corpus.name}: a process of the build was killed: is there enough memory for"
+        f" --jobs={jobs}?"
+      ) from error
   return ledger
 
 
-def default_data_dir() -> pathlib.Path:
-  """Directory of all datasets if the user names none: $MELODY_DATA, or ~/melody_data."""
-  return pathlib.Path(os.environ.get("MELODY_DATA", pathlib.Path.home() / "melody_data"))
+def default_data_dir() -> pathlib.Path | None:
+  """Directory of all datasets if the user names none: $MELODY_DATA, or ~/melody_data.
+
+  None if there is no home either; then the user must name one.
+  """
+  given, home = os.environ.get("MELODY_DATA"), cache_folders.home()
+  return pathlib.Path(given) if given else home and home / "melody_data"
 
 
 def common_arguments(description: str) -> argparse.ArgumentParser:
@@ -104,6 +117,7 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     "--data_dir",
     type=pathlib.Path,
     default=default_data_dir(),
+    required=default_data_dir() is None,
     help="datasets and downloads go here (default: %(default)s)",
   )
   parser.add_argument(
@@ -130,9 +144,18 @@ def build(make_corpus: Callable[[], Corpus], arguments: argparse.Namespace) -> N
     arguments: Parsed flags of `common_arguments`.
 
   Raises:
-    UserError: There is no usable track.
+    UserError: There is no usable track, or nothing can be written.
   """
-  corpus = make_corpus()
+  try:
+    _build(make_corpus(), arguments)
+  except OSError as error:
+    where = f" ({error.filename})" if error.filename else ""
+    raise UserError(f"the build stopped: {error.strerror or error}{where}") from error
+
+
+def _build(corpus: Corpus, arguments: argparse.Namespace) -> None:
+  for note in corpus.notes:
+    print(note)
   # A dataset of free licences has a name of its own, so that both can lie side by side.
   name = corpus.name if arguments.licences == "all" else f"{corpus.name}_{arguments.licences}"
   if arguments.format in ("arrays", "both"):
@@ -148,4 +171,19 @@ def _announce(where: pathlib.Path, ledger: Ledger) -> None:
   report = ledger.report()
   hours = ", ".join(f"{k} {v['seconds'] / 3600:.2f} h" for k, v in report["splits"].items())
   put_aside = ", ".join(f"{v} {k}" for k, v in report["quarantined"].items()) or "none"
+  for row in report["notes"]:
+    print(f"{row['track']}: {row['note']}")
+  empty = {row["split"] for row in ledger.quarantined} - set(report["splits"])
+  if empty:
+    print(f"no usable track is left in {', '.join(sorted(empty))}")
   print(f"{where}: {report['tracks']} tracks; {hours}; quarantined: {put_aside} (report.json)")
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+  """Entry point of a builder: a UserError ends it with one line on standard error and status 2."""
+  try:
+    main()
+  except UserError as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2) from error
+  raise SystemExit(0)

@@ -130,15 +130,8 @@ class CorpusBuilder(_MelodyBuilder, skip_registration=True):  # type: ignore[cal
       if first is not None:
         generators[split] = itertools.chain([first], generator)
     if not generators:
-      raise UserError(
-        f"{self._corpus.name}: none of {len(tracks)} files could be used ({self._reasons()})"
-      )
+      self._ledger.check_usable(self._corpus.name)
     return generators
-
-  def _reasons(self) -> str:
-    return ", ".join(
-      f"{count} {reason}" for reason, count in self._ledger.report()["quarantined"].items()
-    )
 
   def _generate_examples(self, tracks: list[Track]) -> Iterator[tuple[str, dict[str, Any]]]:
     for _, record, pcm in examples(self._corpus, tracks, self._ledger):
@@ -234,7 +227,7 @@ def build_tfds(
   check_place(where, build["origin"], before.get("origin", ""), tracks)
   if before == build and (where / "dataset_info.json").exists():
     return where, read_ledger(where)
-  ledger = Ledger()
+  ledger = Ledger(remarks=list(corpus.notes))
   with _beside(data_dir) as folder:
     builder = _named(CorpusBuilder, corpus.name)(
       corpus=corpus, ledger=ledger, data_dir=str(folder), config=licences

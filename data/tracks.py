@@ -7,22 +7,18 @@ A corpus lists its `Track`s, loads one as a mono waveform, and describes a clip 
 
 from collections.abc import Iterable, Iterator
 import dataclasses
-import json
 import os
 import pathlib
-import re
-import subprocess
-import tempfile
 from typing import Any, Protocol
 import warnings
 
 import librosa
 import numpy as np
 import pyloudnorm
-import soundfile
 
-from melody_jax.audio_io import check_samples
-from melody_jax.input_pipeline.array_dataset import Feature
+from melody_jax.errors import UserError
+from melody_jax.host import decoding
+from melody_jax.input_pipeline.array_dataset import Feature, json_text
 
 SAMPLE_RATE = 24_000  # Hz
 # Quiet enough that most music reaches it without clipping. One level for all clips keeps loudness
@@ -35,14 +31,13 @@ FREE_LICENCES = ("CC-BY", "CC0", "public-domain", "own")
 FEATURES = {"audio": Feature(SAMPLE_RATE, "int16")}  # what every built dataset stores
 
 _SILENT_PEAK = 1e-4
-_DRM_CODECS = ("drms", "drmi", "drmt")
 
 
 class QuarantineError(Exception):
   """Raised for a file that cannot be used. The build puts the file aside and goes on.
 
   Attributes:
-    reason: "corrupt", "silent", "too_short", "drm" (protected) or "low_rate".
+    reason: "corrupt", "truncated", "silent", "too_short", "drm" (protected) or "low_rate".
     detail: What was wrong, in words.
   """
 
@@ -94,9 +89,11 @@ class Corpus(Protocol):
   Attributes:
     name: Name of the dataset.
     splits: Names of its splits.
+    notes: Lines for the user on what was found, and what was left out.
   """
 
   name: str
+  notes: list[str]
 
   # Read-only, so that a corpus may declare a tuple of fixed length.
   @property
@@ -132,15 +129,32 @@ class Ledger:
   Attributes:
     manifest: One row for each used track.
     quarantined: One row for each unusable track, with the reason.
+    notes: One row for each track that is used though something is odd about it.
+    remarks: Lines on the corpus as a whole.
   """
 
   manifest: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  notes: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  remarks: list[str] = dataclasses.field(default_factory=list)
 
   def merge(self, other: "Ledger") -> None:
     """Adds the rows of `other`."""
     self.manifest += other.manifest
     self.quarantined += other.quarantined
+    self.notes += other.notes
+    self.remarks += other.remarks
+
+  def check_usable(self, name: str) -> None:
+    """Raises UserError, with the reasons, if no track of the corpus `name` could be used."""
+    if self.manifest:
+      return
+    counts = ", ".join(f"{n} {reason}" for reason, n in self.report()["quarantined"].items())
+    first = min(self.quarantined, key=lambda row: row["track"], default=None)
+    example = f"; the first is {first['track']}: {first['detail']}" if first else ""
+    raise UserError(
+      f"{name}: none of {len(self.quarantined)} files could be used ({counts}){example}"
+    )
 
   def report(self) -> dict[str, Any]:
     """Counts and seconds per split, licence and quarantine reason; JSON-serialisable."""
@@ -162,6 +176,8 @@ class Ledger:
       "licences": total("licence"),
       "quarantined": dict(sorted(reasons.items())),
       "quarantined_files": sorted(self.quarantined, key=lambda row: row["track"]),
+      "notes": sorted(self.notes, key=lambda row: row["track"]),
+      "remarks": self.remarks,
     }
 
 
@@ -182,20 +198,25 @@ def write_ledger(folder: pathlib.Path, ledger: Ledger) -> None:
   """Writes manifest.jsonl (a row a track) and report.json into `folder`."""
   rows = sorted(ledger.manifest, key=lambda row: row["track"])
   for name, text in (
-    ("manifest.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)),
-    ("report.json", json.dumps(ledger.report(), indent=2, ensure_ascii=False) + "\n"),
+    ("manifest.jsonl", "".join(f"{json_text(row)}\n" for row in rows)),
+    ("report.json", json_text(ledger.report(), indent=2) + "\n"),
   ):
     # Written beside its place and renamed: a reader never sees half a file.
     temporary = folder / f".{name}.tmp-{os.getpid()}"
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, folder / name)
 
 
 def read_ledger(folder: pathlib.Path) -> Ledger:
   """The ledger that `write_ledger` wrote into `folder`."""
-  lines = (folder / "manifest.jsonl").read_text().split("\n")
-  report = json.loads((folder / "report.json").read_text())
-  return Ledger([json.loads(line) for line in lines if line], report["quarantined_files"])
+  lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").split("\n")
+  report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+  rows = [json.loads(line) for line in lines if line]
+  return Ledger(rows, report["quarantined_files"], report["notes"], report["remarks"])
+
+
+class AudioWarning(UserWarning):
+  """What the user should know about a file that is used all the same. `examples` collects them."""
 
 
 def load_audio(path: pathlib.Path, min_rate: int = 0) -> np.ndarray:
@@ -206,78 +227,26 @@ def load_audio(path: pathlib.Path, min_rate: int = 0) -> np.ndarray:
     min_rate: Lowest sample rate in Hz. A slower file is put aside as "low_rate".
 
   Returns:
-    Mono waveform at 24 kHz, float32 [samples].
+    Mono waveform at 24 kHz without an offset, float32 [samples].
 
   Raises:
-    QuarantineError: The file is corrupt, protected, or its sample rate is under `min_rate`.
+    QuarantineError: The file is corrupt, truncated, protected, or its sample rate is under
+      `min_rate`.
+    UserError: The machine is at fault: see `melody_jax.host.decoding`.
   """
   try:
-    # Fails at once for a format that libsndfile lacks; librosa would try a slower decoder first.
-    soundfile.info(path)
-    return _resampled(path, min_rate)
-  except (soundfile.LibsndfileError, RuntimeError, EOFError):
-    with tempfile.TemporaryDirectory() as folder:
-      decoded = pathlib.Path(folder) / "decoded.wav"
-      _decode_with_ffmpeg(path, decoded)
-      try:
-        return _resampled(decoded, min_rate)
-      except (soundfile.LibsndfileError, RuntimeError, EOFError) as error:
-        raise QuarantineError("corrupt", f"cannot decode: {error}") from error
-
-
-def _resampled(path: pathlib.Path, min_rate: int) -> np.ndarray:
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # trouble shows below as an error or as bad samples
-    try:
-      # Channels are mixed after the check: two absurd samples may cancel out.
-      channels, rate = librosa.load(path, sr=None, mono=False)
-    except librosa.ParameterError as error:  # samples that are not numbers
-      raise QuarantineError("corrupt", str(error)) from error
+    sound = decoding.read(path)
+  except decoding.DamagedAudio as damaged:
+    reason = "corrupt" if damaged.reason == "samples" else damaged.reason
+    raise QuarantineError(reason, damaged.detail) from damaged
+  audio, rate = sound.audio, sound.rate
   if rate < min_rate:
     raise QuarantineError("low_rate", f"sampled at {rate} Hz, under {min_rate} Hz")
-  if wrong := check_samples(channels):
-    raise QuarantineError("corrupt", wrong)
-  audio = librosa.to_mono(channels)
+  for note in sound.notes:
+    warnings.warn(note, AudioWarning, stacklevel=2)
   if rate != SAMPLE_RATE and len(audio):
     audio = librosa.resample(audio, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
   return audio
-
-
-def _decode_with_ffmpeg(path: pathlib.Path, wav: pathlib.Path) -> None:
-  # An encrypted stream may decode to noise instead of failing, so its codec is looked up first.
-  probe = ["ffprobe", "-v", "error", "-select_streams", "a:0", "-of", "csv=p=0"]
-  probe += ["-show_entries", "stream=codec_name,codec_tag_string", str(path)]
-  decode = [
-    "ffmpeg",
-    "-v",
-    "error",
-    "-i",
-    str(path),
-    "-map",
-    "0:a:0",
-    "-c:a",
-    "pcm_f32le",
-    str(wav),
-  ]
-  try:
-    streams = subprocess.run(probe, capture_output=True, text=True, errors="replace")
-    if any(codec in streams.stdout for codec in _DRM_CODECS):
-      raise QuarantineError("drm", "the audio stream is encrypted")
-    result = subprocess.run(
-      decode, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-    )
-  except FileNotFoundError as error:
-    raise QuarantineError(
-      "corrupt", "libsndfile cannot read it and ffmpeg is not installed"
-    ) from error
-  # ffmpeg prints memory addresses. Without them the report of a build is the same every time.
-  message = re.sub(
-    r" @ 0x[0-9a-f]+", "", (result.stderr.strip().splitlines() or ["no audio stream"])[0]
-  )
-  if "encrypt" in result.stderr.lower() or "drm" in result.stderr.lower():
-    raise QuarantineError("drm", message)
-  if result.returncode or not wav.exists():
-    raise QuarantineError("corrupt", message)
 
 
 def normalise(audio: np.ndarray) -> np.ndarray:
@@ -295,6 +264,7 @@ def normalise(audio: np.ndarray) -> np.ndarray:
   seconds = len(audio) / SAMPLE_RATE
   if seconds < MIN_SECONDS:
     raise QuarantineError("too_short", f"{seconds:.1f} s, under {MIN_SECONDS} s")
+  audio = decoding.without_offset(audio)
   peak = float(np.abs(audio).max())
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -321,6 +291,23 @@ def segments(pcm: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
       yield start // length, piece
 
 
+def _load(corpus: Corpus, track: Track, ledger: Ledger) -> np.ndarray:
+  """Loads a track and notes what is odd about it; trouble of the machine is a UserError."""
+  try:
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter("always", AudioWarning)
+      audio = corpus.load(track)
+  except MemoryError as error:
+    raise UserError(f"not enough memory for {track.id}: cut it, or use fewer --jobs") from error
+  except OSError as error:
+    # QuarantineError is for what a file is to blame for. A system's error would befall any file.
+    raise UserError(f"cannot load {track.id}: {error.strerror or error}") from error
+  for warning in caught:
+    if issubclass(warning.category, AudioWarning):
+      ledger.notes.append({"track": track.id, "note": str(warning.message)})
+  return audio
+
+
 def examples(
   corpus: Corpus, tracks: Iterable[Track], ledger: Ledger
 ) -> Iterator[tuple[Track, dict[str, Any], np.ndarray]]:
@@ -329,18 +316,24 @@ def examples(
   Args:
     corpus: The corpus of the tracks.
     tracks: Tracks to decode, one at a time.
-    ledger: Gets a row for each track, used or not. An unusable track is skipped.
+    ledger: Gets a row for each track, used or not, and what is odd about it. An unusable track is
+      skipped.
 
   Yields:
     (track, record, samples): samples int16 [samples] at 24 kHz. The record holds id ("track#k"),
     track, package, captions, tags, licence, author, source, title, seconds, and the facts of the
     corpus.
+
+  Raises:
+    UserError: The machine is at fault, not a track: memory is short, a program is missing.
   """
   for track in tracks:
     try:
-      audio = normalise(corpus.load(track))
+      audio = normalise(_load(corpus, track, ledger))
     except QuarantineError as error:
-      ledger.quarantined.append({"track": track.id, "reason": error.reason, "detail": error.detail})
+      ledger.quarantined.append(
+        {"track": track.id, "split": track.split, "reason": error.reason, "detail": error.detail}
+      )
       continue
     metadata = {
       "track": track.id,

@@ -7,6 +7,7 @@ music = Melody.load("checkpoints/nano").generate(Request(prompt="slow bossa nova
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from melody_jax.host import cache_folders
 from melody_jax.provenance import VERSION
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
   from melody_jax.generation.request import Settings as Settings
 
 __version__ = VERSION
+
+# First of all: once numba or matplotlib is imported, it is too late.
+cache_folders.prepare()
 
 _PUBLIC = {
   "Melody": "melody_jax.generation.melody",

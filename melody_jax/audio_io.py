@@ -7,14 +7,13 @@ matplotlib) are imported inside the functions, so that the import of this module
 import io
 import os
 import pathlib
-import shutil
-import subprocess
-import tempfile
 import warnings
 
 import numpy as np
 
 from melody_jax.errors import UserError
+from melody_jax.host import decoding
+from melody_jax.progress import print_progress
 from melody_jax.provenance import MARK
 
 SAMPLE_RATE = 24_000  # Hz; docs/spec.md, section 1
@@ -23,9 +22,6 @@ OUTPUT_LUFS = -16.0  # level of audio files written for people
 PEAK_LIMIT = 0.99  # under 1, because lossy formats overshoot a little
 MIN_CLIP_SECONDS = 1.0
 MAX_CLIP_SECONDS = 1200.0
-# Times full scale. Levelling by the peak would turn a clip with one such sample into silence; the
-# hottest mixes in floating point stay well below.
-MAX_PEAK = 10.0
 SILENCE_DBFS = -60.0  # a root mean square under this counts as silence
 
 # suffix -> (libsndfile format, subtype)
@@ -35,21 +31,8 @@ FORMATS = {
   ".ogg": ("OGG", "VORBIS"),
   ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-# Frames per read or write: libsndfile's Vorbis encoder overflows its stack on long ones.
+# Frames per write: libsndfile's Vorbis encoder overflows its stack on long ones.
 _BLOCK = 1 << 16
-
-
-def _ffprobe_seconds(path: pathlib.Path) -> float | None:
-  """Duration in seconds by ffprobe; None where ffprobe is missing or cannot tell."""
-  if not shutil.which("ffprobe"):
-    return None
-  command = ["ffprobe", "-v", "error", "-select_streams", "a:0", "-show_entries", "format=duration"]
-  command += ["-of", "csv=p=0", str(path)]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
-  try:
-    return float(done.stdout.strip())
-  except ValueError:
-    return None
 
 
 def import_writers() -> None:
@@ -70,16 +53,12 @@ def probe_seconds(path: str | os.PathLike) -> float | None:
     Seconds, or None if the header does not say.
 
   Raises:
-    UserError: if there is no such file.
+    UserError: if there is no such file, or it cannot be opened.
   """
-  import soundfile
-
-  path = _existing(path)
   try:
-    info = soundfile.info(str(path))
-    return info.frames / info.samplerate
-  except (soundfile.SoundFileError, RuntimeError, TypeError, ZeroDivisionError):
-    return _ffprobe_seconds(path)
+    return decoding.seconds(_existing(path))
+  except decoding.DamagedAudio:
+    return None  # what is wrong with it, `load` says
 
 
 def _existing(path: str | os.PathLike) -> pathlib.Path:
@@ -90,63 +69,25 @@ def _existing(path: str | os.PathLike) -> pathlib.Path:
   return path
 
 
-def check_samples(samples: np.ndarray) -> str:
-  """What is wrong with samples as they were decoded; "" where nothing is.
-
-  Args:
-    samples: Samples [samples] or [samples, channels], before channels are mixed: two absurd ones
-      may cancel out.
-  """
-  peak = float(np.max(np.abs(samples), initial=0.0))
-  if not np.isfinite(peak):
-    return "holds samples that are not finite"
-  if peak > MAX_PEAK:
-    return f"holds a sample of {peak:.3g} times full scale, more than {MAX_PEAK:g}"
-  return ""
-
-
-def _read_soundfile(path: pathlib.Path) -> tuple[np.ndarray, int]:
-  """Decodes with libsndfile: (mean of the channels, float32 [samples]; sample rate in Hz)."""
-  import soundfile
-
-  with soundfile.SoundFile(str(path)) as f:
-    mono = []
-    # Block by block, so that a long stereo file is never held twice.
-    for block in f.blocks(_BLOCK, dtype="float32", always_2d=True):
-      if wrong := check_samples(block):
-        raise UserError(f"{path} {wrong}: export it again")
-      mono.append(block.mean(axis=1))
-    return (np.concatenate(mono) if mono else np.zeros(0, np.float32)), f.samplerate
-
-
-def _read_ffmpeg(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
-  """Like `_read_soundfile`, for formats that only ffmpeg decodes; stops after `max_seconds`."""
-  with tempfile.TemporaryDirectory() as folder:
-    wav = pathlib.Path(folder) / "decoded.wav"
-    # One second more than allowed, so that the caller sees that the file is too long.
-    limit = [] if max_seconds is None else ["-t", str(max_seconds + 1)]
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path), "-vn", "-sn", "-dn"]
-    command += [*limit, "-c:a", "pcm_f32le", "-rf64", "auto", "-y", str(wav)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or not wav.is_file():
-      lines = done.stderr.strip().splitlines() or ["no audio stream"]
-      raise UserError(f"{path} is not audio that libsndfile or ffmpeg can read ({lines[-1]})")
-    return _read_soundfile(wav)
-
-
 def _decode(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
-  import soundfile
-
+  """Decodes a file to (mono float32 [samples], sample rate in Hz); tells the user what is odd."""
   try:
-    return _read_soundfile(path)
-  except (soundfile.SoundFileError, RuntimeError, TypeError) as e:
-    if shutil.which("ffmpeg"):
-      # Second, not first: libsndfile reads the usual formats without a process and a file.
-      return _read_ffmpeg(path, max_seconds)
-    reason = " ".join(str(e).split())
+    # One second more than allowed, so that the caller sees that the file is too long.
+    sound = decoding.read(path, None if max_seconds is None else max_seconds + 1)
+  except decoding.DamagedAudio as damaged:
+    if damaged.reason == "truncated":
+      hint = "export it again, or repair it"
+      raise UserError(f"{path} is damaged: {damaged.detail}; {hint}") from damaged
+    if damaged.reason == "drm":
+      raise UserError(f"{path} is protected: {damaged.detail}") from damaged
+    if damaged.reason == "samples":
+      raise UserError(f"{path} {damaged.detail}: export it again") from damaged
     raise UserError(
-      f"{path} is not audio that libsndfile can read ({reason}); installing ffmpeg adds formats"
-    ) from e
+      f"{path} is not audio that libsndfile or ffmpeg can read ({damaged.detail})"
+    ) from damaged
+  for note in sound.notes:
+    print_progress(f"{path}: {note}")
+  return sound.audio, sound.rate
 
 
 def load(
@@ -157,7 +98,8 @@ def load(
   libsndfile decodes. Formats that it does not know are left to ffmpeg, if that is installed.
 
   Args:
-    path: Audio file of any sample rate and any number of channels; channels are averaged.
+    path: Audio file of any sample rate and any number of channels; channels are averaged, or one
+      is taken where they cancel each other. A constant part of the signal is taken away.
     sample_rate: Sample rate of the result in Hz; librosa resamples (soxr, high quality).
     max_seconds: Longer files are refused, before decoding if the header says how long they are.
 
@@ -165,8 +107,8 @@ def load(
     Audio, float32 [samples].
 
   Raises:
-    UserError: if the file is missing, not audio, empty, too long, or holds samples that are not
-      finite or absurdly large.
+    UserError: if the file is missing, damaged, not audio, empty, too long, or holds samples that are
+      not finite or absurdly large; or if a decoder is missing or does not work.
   """
   path = _existing(path)
   seconds = probe_seconds(path)

@@ -93,6 +93,27 @@ def test_bad_clips_are_refused_with_the_reason(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_file_is_refused_with_what_is_missing(tmp_path):
+  path = write(tmp_path / "x.flac", tone(4.0))
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  with pytest.raises(UserError, match=r"x.flac is damaged: only [12].\d s of the 4.0 s that its"):
+    audio_io.load_clip(path)
+
+
+def test_channels_that_cancel_are_told_to_the_user(tmp_path, capsys):
+  import soundfile
+
+  soundfile.write(tmp_path / "x.wav", np.stack([tone(2.0), -tone(2.0)], 1), RATE, "FLOAT")
+  np.testing.assert_array_equal(audio_io.load(tmp_path / "x.wav"), tone(2.0))
+  assert "x.wav: its channels cancel each other" in capsys.readouterr().err
+
+
+def test_an_offset_alone_is_silence(tmp_path):
+  path = write(tmp_path / "x.wav", np.full(2 * RATE, 0.5, np.float32))
+  with pytest.raises(UserError, match="is silent"):
+    audio_io.load_clip(path)
+
+
 def test_a_long_file_is_refused_by_its_header(tmp_path, monkeypatch):
   path = write(tmp_path / "x.flac", tone(3.0))
   monkeypatch.setattr(audio_io, "_decode", lambda *a: pytest.fail("decoded"))

@@ -6,9 +6,8 @@ python -m data.encoded --source=DIR --name=NAME
 import argparse
 import pathlib
 import re
-import sys
 
-from data.build import default_data_dir
+from data.build import default_data_dir, run
 from melody_jax.errors import UserError
 
 
@@ -18,7 +17,11 @@ def main() -> None:
   parser.add_argument("--source", type=pathlib.Path, required=True, help="an array dataset")
   parser.add_argument("--name", default="encoded", help="name of the TFDS dataset")
   parser.add_argument(
-    "--data_dir", type=pathlib.Path, default=default_data_dir(), help="default: %(default)s"
+    "--data_dir",
+    type=pathlib.Path,
+    default=default_data_dir(),
+    help="default: %(default)s",
+    required=default_data_dir() is None,
   )
   arguments = parser.parse_args()
   # TFDS makes a class of this name; checked here, where the error can still say what to do.
@@ -37,7 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run(main)

@@ -1,24 +1,27 @@
-"""A user's own folder of audio. Captions may come from a CSV or JSONL file.
+"""A user's own folder of audio. Captions may come from a CSV, JSONL or JSON file.
 
-The captions file lies in the folder (captions.csv or captions.jsonl), or a flag names it. Each row
-has `file`, the path relative to the folder. All other fields may be left out:
+The captions file lies in the folder (captions.csv, .tsv, .jsonl, .json), or a flag names it. Each
+row has `file`, the path relative to the folder. All other fields may be left out:
 
-    caption    one text, or several separated by "|"; in JSONL `captions` may be a list
+    caption    one text, or several separated by "|"; in JSON it may be a list
     tags       separated by commas, or a list
     title, author, licence
     split      takes the place of the automatic split
+
+`captions_file.py` lists further names of these columns; `matching.py` says which file a row means.
 """
 
-import csv
-import json
 import pathlib
-from typing import Any
+import re
 
 import numpy as np
 
 from data import descriptors
 from data.captions import distinct, tempo_word, tidy
-from data.splits import TEST, TRAIN, VALIDATION, assign_splits
+from data.files import find_files
+from data.music_folder.captions_file import SPLITS, read_captions
+from data.music_folder.matching import About, match, same_name
+from data.splits import assign_splits
 from data.tracks import SAMPLE_RATE, Description, Track, load_audio
 from melody_jax.errors import UserError
 
@@ -28,70 +31,23 @@ SUFFIXES = frozenset((
   ".w64", ".m4a", ".m4b", ".m4p", ".mp4", ".aac", ".wma", ".ac3", ".ape", ".wv", ".mka", ".mkv",
   ".webm", ".mp2", ".amr", ".mpc", ".tta", ".3gp", ".mov",
 ))  # fmt: skip
-_SPLITS = (TRAIN, VALIDATION, TEST)
-
-
-def read_captions(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Reads a captions file.
-
-  Args:
-    path: A file as the module describes it: JSONL if it ends in .jsonl or .json, otherwise CSV.
-
-  Returns:
-    {file: {"captions": list, "tags": list, "title", "author", "licence", "split": texts}}.
-
-  Raises:
-    UserError: The file cannot be read or parsed, a row has no `file`, or a split is unknown.
-  """
-  try:
-    # utf-8-sig: spreadsheets put a byte order mark in front, which would spoil the first column.
-    text = path.read_text(encoding="utf-8-sig")
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"captions file {path} cannot be read: {error}") from error
-  try:
-    if path.suffix.lower() in (".jsonl", ".json"):
-      rows = [(i, json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-    else:  # rows are counted from 2, as an editor shows them: line 1 names the columns
-      rows = list(enumerate(csv.DictReader(text.splitlines()), 2))
-  except (json.JSONDecodeError, csv.Error) as error:
-    raise UserError(f"captions file {path} is malformed: {error}") from error
-  found = {}
-  for number, row in rows:
-    if not isinstance(row, dict) or not row.get("file"):
-      raise UserError(
-        f"captions file {path}, line {number}: no 'file'; give a path relative to the folder"
-      )
-    if row.get("split") and row["split"] not in _SPLITS:
-      raise UserError(
-        f"captions file {path}, line {number}: split {row['split']!r} is not one of"
-        f" {', '.join(_SPLITS)}"
-      )
-    # Windows programs write backslashes.
-    file = pathlib.PurePosixPath(str(row["file"]).replace("\\", "/")).as_posix()
-    texts = _texts(row.get("captions"), "|") + _texts(row.get("caption"), "|")
-    fields = {key: str(row.get(key) or "") for key in ("title", "author", "licence", "split")}
-    found[file] = {
-      **fields,
-      "captions": distinct(texts),
-      "tags": distinct(_texts(row.get("tags"), ",")),
-    }
-  return found
-
-
-def _texts(value: Any, separator: str) -> list[str]:
-  parts = value if isinstance(value, list) else str(value or "").split(separator)
-  return [str(part).strip() for part in parts if str(part).strip()]
+_NOTHING = About()
+# Names of captions files, in any case; the second is that of Hugging Face's folders of audio.
+_CAPTIONS = re.compile(r"captions\.(csv|tsv|txt|jsonl|ndjson|json)|metadata\.(csv|jsonl)")
 
 
 class FolderCorpus:
   """Corpus of all audio files below a folder.
 
   Args:
-    folder: Directory, searched with all its sub-directories. Hidden files, links and files without
-      a suffix of audio are left out.
-    captions: Captions file. None looks for captions.csv or captions.jsonl in the folder.
+    folder: Directory, searched with all its sub-directories. Links are followed, and no file is
+      taken twice. Hidden files and files without a suffix of audio are left out.
+    captions: Captions file. None looks for captions.csv, .tsv, .jsonl or .json in the folder.
     name: Name of the dataset.
     licence: Licence of the files for which the captions file gives none.
+
+  Attributes:
+    notes: Lines on what was found: how many files have captions, what was not understood.
 
   Raises:
     UserError: The folder does not exist or has no audio, or the captions file is wrong.
@@ -100,7 +56,7 @@ class FolderCorpus:
     origin: The folder, absolute: two folders do not share a dataset by accident.
   """
 
-  splits = _SPLITS
+  splits = SPLITS
 
   def __init__(
     self, folder: pathlib.Path, captions: pathlib.Path | None = None, name: str = "music_folder",
@@ -112,26 +68,31 @@ class FolderCorpus:
     self._licence = licence
     if not self._folder.is_dir():
       raise UserError(f"music folder {folder} does not exist: give an existing directory")
-    if captions is None:
-      present = (self._folder / f"captions{suffix}" for suffix in (".csv", ".jsonl"))
-      captions = next((path for path in present if path.exists()), None)
-    self._rows = read_captions(pathlib.Path(captions)) if captions else {}
-    self._files = sorted(
-      path.relative_to(self._folder).as_posix()
-      for path in self._folder.rglob("*")
-      if path.suffix.lower() in SUFFIXES and path.is_file() and not path.is_symlink()
-      and not any(part.startswith(".") for part in path.relative_to(self._folder).parts)
-    )  # fmt: skip
+    found = find_files(
+      self._folder, lambda where: pathlib.PurePosixPath(where).suffix.lower() in SUFFIXES, True
+    )
+    self._files, self.notes = found.files, list(found.notes)
     if not self._files:
       raise UserError(
         f"music folder {folder} holds no audio file: looked for {' '.join(sorted(SUFFIXES))}"
       )
-    # Most often a wrong base directory. A caption must never be lost without a word.
-    unknown = sorted(set(self._rows) - set(self._files))
-    if unknown:
-      raise UserError(
-        f"captions name {len(unknown)} files that are not in {folder}, the first is {unknown[0]}"
-      )
+    if captions is None:
+      captions = self._find_captions()
+    self._about: dict[str, About] = {}
+    if captions:
+      content = read_captions(pathlib.Path(captions))
+      self._about, matched = match(content, pathlib.Path(captions), self._folder, self._files)
+      self.notes += [*content.notes, *matched]
+
+  def _find_captions(self) -> pathlib.Path | None:
+    """The captions file in the folder; None if there is none."""
+    here = sorted(self._folder.iterdir())
+    present = [path for path in here if _CAPTIONS.fullmatch(path.name.lower())]
+    if len(present) > 1:
+      self.notes.append(f"of {len(present)} captions files only {present[0]} is read")
+    if not present:
+      self.notes.append(f"no captions file in {self._folder}: captions say what can be measured")
+    return present[0] if present else None
 
   def identity(self) -> Any:
     """What the records depend on besides the tracks: the rows of the captions file."""
@@ -143,20 +104,22 @@ class FolderCorpus:
     A split in the captions file takes the place of the automatic one.
     """
     groups = {
-      file: str(pathlib.PurePosixPath(file).with_suffix("")).lower() for file in self._files
+      file: same_name(str(pathlib.PurePosixPath(file).with_suffix("")).lower())
+      for file in self._files
     }
     # A small folder still gets one track to validate on; with two tracks both are needed to train.
     share = max(0.05, 1 / len(set(groups.values()))) if len(set(groups.values())) > 2 else 0.0
     splits = assign_splits(list(groups.values()), validation=share)
     tracks = []
     for file in self._files:
-      row = self._rows.get(file, {})
+      facts = self._about.get(file, _NOTHING).facts
       tracks.append(
         Track(
           id=f"{self.name}/{file}", package=self.name,
-          split=row.get("split") or splits[groups[file]],
-          title=row.get("title") or pathlib.PurePosixPath(file).stem, author=row.get("author", ""),
-          licence=row.get("licence") or self._licence, source="user's folder",
+          split=facts.get("split") or splits[groups[file]],
+          title=facts.get("title") or pathlib.PurePosixPath(file).stem,
+          author=facts.get("author", ""),
+          licence=facts.get("licence") or self._licence, source="user's folder",
           path=self._folder / file,
         )
       )  # fmt: skip
@@ -183,8 +146,8 @@ class FolderCorpus:
       clip: Normalised waveform at 24 kHz, float32 [samples].
     """
     del k
-    row = self._rows.get(track.id.split("/", 1)[1], {})
-    captions, tags = list(row.get("captions", [])), list(row.get("tags", []))
+    about = self._about.get(track.id.split("/", 1)[1], _NOTHING)
+    captions, tags = list(about.captions), list(about.tags)
     if tags:
       captions.append(", ".join(tags))
     if not captions:

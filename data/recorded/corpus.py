@@ -11,7 +11,7 @@ from data.debian import fetch_packages
 from data.recorded.packages import PACKAGES, Package, credits_of, music_files
 from data.recorded.words import describe_recording
 from data.splits import TEST, TEST_OTHER, TRAIN, VALIDATION, assign_splits, group_of
-from data.tracks import SAMPLE_RATE, Description, QuarantineError, Track, load_audio
+from data.tracks import SAMPLE_RATE, Description, Track, load_audio
 
 _MIN_RATE = 22_050  # slower files are telephone-like effects, or music without its treble
 _USUAL_TEMPO = 120.0
@@ -23,6 +23,9 @@ class RecordedCorpus:
   Args:
     folder: Directory of the unpacked packages, one sub-directory each.
     packages: Packages to use; all by default.
+
+  Attributes:
+    notes: Lines on links in the packages that were not followed.
 
   Raises:
     UserError: A package cannot be fetched.
@@ -37,13 +40,15 @@ class RecordedCorpus:
       zip(self._packages, fetch_packages(list(self._packages), folder), strict=True)
     )
     self._tempi: dict[str, float] = {}  # bpm that an album states
+    self._found = {name: music_files(p, self._roots[name]) for name, p in self._packages.items()}
+    self.notes = [f"{name}: {note}" for name, f in self._found.items() for note in f.notes]
 
   def tracks(self) -> list[Track]:
     """Lists every music file, package by package. Near-duplicates share a split."""
     tracks = []
     for name, package in sorted(self._packages.items()):
       root = self._roots[name]
-      files = music_files(package, root)
+      files = list(self._found[name].files)
       groups = {where: group_of(name, where) for where in files}
       splits = assign_splits(list(groups.values()))
       credits = credits_of(package, root, files)
@@ -87,10 +92,10 @@ class RecordedCorpus:
       Mono waveform at 24 kHz, float32 [samples].
 
     Raises:
-      QuarantineError: The file is missing, corrupt, or sampled under 22,050 Hz.
+      QuarantineError: The file is corrupt, or sampled under 22,050 Hz.
+      UserError: The file cannot be read.
     """
-    if track.path is None or not track.path.exists():
-      raise QuarantineError("corrupt", "file is gone")
+    assert track.path is not None  # a track of this corpus is a file
     return load_audio(track.path, _MIN_RATE)
 
   def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:

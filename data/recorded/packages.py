@@ -7,6 +7,8 @@ import pathlib
 import re
 from typing import Any
 
+from data.files import Found, find_files
+
 
 @dataclasses.dataclass(frozen=True)
 class Package:
@@ -84,23 +86,26 @@ _UFOAI_AUTHORS = (
 )  # fmt: skip
 
 
-def music_files(package: Package, root: pathlib.Path) -> list[str]:
-  """Finds the music of an unpacked package. Links, sound effects and speech are left out.
+def music_files(package: Package, root: pathlib.Path) -> Found:
+  """Finds the music of an unpacked package. Sound effects and speech are left out.
 
   Args:
     package: The package.
     root: Directory in which it was unpacked.
 
   Returns:
-    Sorted paths relative to `root`.
+    Sorted paths relative to `root`, and lines on links that were not followed.
+
+  Raises:
+    UserError: A folder cannot be listed.
   """
-  chosen = []
-  for path in sorted(root.rglob("*")):
-    where = path.relative_to(root).as_posix()
+
+  def is_music(where: str) -> bool:
     wanted = _AUDIO.search(where) and re.search(package.music, where)
-    if wanted and not _NOT_MUSIC.search(where) and path.is_file() and not path.is_symlink():
-      chosen.append(where)
-  return chosen
+    return bool(wanted) and not _NOT_MUSIC.search(where)
+
+  # A link out of the package leads into this machine, which differs from others.
+  return find_files(root, is_music, outside=False)
 
 
 def _copyright_paragraphs(text: str) -> list[tuple[list[str], str, str]]:

@@ -4,25 +4,27 @@ python -m data.rendered [--data_dir=DIR] [--format=arrays] [--jobs=2]
 """
 
 import pathlib
-import sys
 
-from data.build import build, common_arguments
+from data.build import build, common_arguments, run
 from data.debian import fetch_packages
+from data.files import find_files
 from data.rendered.corpus import MIDI_PACKAGE, RenderedCorpus
-from melody_jax.errors import UserError
 
 
-def midi_files(package_root: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Finds the MIDI files of an unpacked package. Links are left out.
+def midi_files(package_root: pathlib.Path) -> tuple[dict[str, pathlib.Path], tuple[str, ...]]:
+  """Finds the MIDI files of an unpacked package.
 
   Args:
     package_root: Directory in which the package was unpacked.
 
   Returns:
-    {path inside the package: file}.
+    ({path inside the package: file}, lines on links that were not followed).
+
+  Raises:
+    UserError: A folder cannot be listed.
   """
-  files = (p for p in sorted(package_root.rglob("*.mid")) if not p.is_symlink())
-  return {p.relative_to(package_root).as_posix(): p for p in files}
+  found = find_files(package_root, lambda where: where.endswith(".mid"), outside=False)
+  return {where: package_root / where for where in found.files}, found.notes
 
 
 def main() -> None:
@@ -42,13 +44,13 @@ def main() -> None:
 
   def make() -> RenderedCorpus:
     (root,) = fetch_packages([MIDI_PACKAGE], raw)
-    return RenderedCorpus(midi_files(root), arguments.pieces)
+    files, notes = midi_files(root)
+    corpus = RenderedCorpus(files, arguments.pieces)
+    corpus.notes += notes
+    return corpus
 
   build(make, arguments)
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run(main)

@@ -66,6 +66,9 @@ class RenderedCorpus:
     midi_files: {path inside the package: file}: MIDI files to render besides.
     per_style: Number of training pieces of a style. A texture gets four times as many. Validation
       gets three tenths of this number.
+
+  Attributes:
+    notes: Lines on what was found.
   """
 
   name = "rendered"
@@ -74,6 +77,7 @@ class RenderedCorpus:
   def __init__(self, midi_files: dict[str, pathlib.Path], per_style: int = 10):
     self._midi_files = midi_files
     self._per_style = per_style
+    self.notes: list[str] = []
     # What `load` made, for `describe`: a composed piece if it is one, and what its MIDI plays.
     self._current: tuple[tuple[Groove, Piece] | None, MidiFacts] | None = None
 

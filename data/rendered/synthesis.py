@@ -8,17 +8,20 @@ import pathlib
 import shutil
 import subprocess
 
-import librosa
 import numpy as np
 
 from data.tracks import SAMPLE_RATE, QuarantineError
 from melody_jax.errors import UserError
+from melody_jax.host import decoding
+from melody_jax.host.programs import check_not_killed
 
 # (file, Debian package). Two sets of recorded instruments: the second tests whether a model knows
 # instruments or only the samples of the first.
 TRAIN_SOUNDFONT = ("FluidR3_GM.sf2", "fluid-soundfont-gm")
 HELD_OUT_SOUNDFONT = ("TimGM6mb.sf2", "timgm6mb-soundfont")
 _SOUNDFONT_DIRS = ("/usr/share/sounds/sf2", "/usr/share/soundfonts")
+# A MIDI file of one note: a header, and a track of twelve bytes.
+_ONE_NOTE = bytes.fromhex("4d546864000000060000000100604d54726b0000000c00903c4060803c4000ff2f00")
 _GAIN = "0.6"  # factor; records are normalised afterwards, it only has to avoid clipping
 
 
@@ -67,12 +70,33 @@ def run_mma(source: pathlib.Path, midi: pathlib.Path) -> None:
 
   Raises:
     QuarantineError: mma rejects the score.
-    UserError: mma is not installed.
+    UserError: mma is not installed, was killed, or rejects any score.
   """
-  command = [require_program("mma", "mma"), "-w", str(source), "-f", str(midi)]
+  failed = _mma(source, midi)
+  if failed is not None:
+    known_good = source.with_name("known-good.mma")
+    known_good.write_text("Tempo 120\n1 C\n")
+    _check_works("mma", _mma(known_good, known_good.with_suffix(".mid")))
+    raise QuarantineError("corrupt", f"mma: {failed}")
+
+
+def _mma(source: pathlib.Path, midi: pathlib.Path) -> str | None:
+  return _run([require_program("mma", "mma"), "-w", str(source), "-f", str(midi)], source, midi)
+
+
+def _run(command: list[str], source: pathlib.Path, made: pathlib.Path) -> str | None:
+  """Runs a program that makes a file. None, or what it said if it failed."""
   result = subprocess.run(command, capture_output=True, text=True, errors="replace")
-  if result.returncode or not midi.exists():
-    raise QuarantineError("corrupt", f"mma: {(result.stdout + result.stderr).strip()[-200:]}")
+  check_not_killed(result.returncode, pathlib.Path(command[0]).name, source)
+  if result.returncode or not made.exists() or not made.stat().st_size:
+    return (result.stdout + result.stderr).strip()[-200:] or f"status {result.returncode}"
+  return None
+
+
+def _check_works(program: str, failed: str | None) -> None:
+  """Raises UserError if a program failed even at what is known to be good: no file is to blame."""
+  if failed is not None:
+    raise UserError(f"{program} does not work here: {failed}")
 
 
 def render(midi: pathlib.Path, wav: pathlib.Path, font: pathlib.Path) -> np.ndarray:
@@ -88,8 +112,25 @@ def render(midi: pathlib.Path, wav: pathlib.Path, font: pathlib.Path) -> np.ndar
 
   Raises:
     QuarantineError: fluidsynth rejects the file.
-    UserError: fluidsynth is not installed.
+    UserError: fluidsynth is not installed, was killed, rejects any file, or what it wrote is not
+      whole.
   """
+  failed = _fluidsynth(midi, wav, font)
+  if failed is not None:
+    known_good = wav.with_name("known-good.mid")
+    known_good.write_bytes(_ONE_NOTE)
+    _check_works("fluidsynth", _fluidsynth(known_good, known_good.with_suffix(".wav"), font))
+    raise QuarantineError("corrupt", f"fluidsynth: {failed}")
+  try:
+    return decoding.read(wav).audio
+  except decoding.DamagedAudio as damaged:
+    # It is fresh from the program: the disk did not take it.
+    raise UserError(
+      f"fluidsynth's {wav} is damaged ({damaged.detail}): is the disk full?"
+    ) from damaged
+
+
+def _fluidsynth(midi: pathlib.Path, wav: pathlib.Path, font: pathlib.Path) -> str | None:
   program = require_program("fluidsynth", "fluidsynth")
   command = [
     program,
@@ -104,10 +145,4 @@ def render(midi: pathlib.Path, wav: pathlib.Path, font: pathlib.Path) -> np.ndar
     str(font),
     str(midi),
   ]
-  result = subprocess.run(command, capture_output=True, text=True, errors="replace")
-  if result.returncode or not wav.exists():
-    raise QuarantineError(
-      "corrupt", f"fluidsynth: {(result.stdout + result.stderr).strip()[-200:]}"
-    )
-  audio, _ = librosa.load(wav, sr=None, mono=True)
-  return audio
+  return _run(command, midi, wav)

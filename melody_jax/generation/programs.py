@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import os
-import pathlib
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax.errors import UserError
+from melody_jax.host import cache_folders
 
 GIB = 2**30
 
@@ -18,8 +18,10 @@ def use_compilation_cache() -> None:
   """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR or the user's cache directory."""
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     # The second run of the command need not compile.
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "melody_jax"))
+    cache = cache_folders.user_cache()
+    # Without a folder that can be written every run compiles; that costs time, nothing else.
+    if cache is not None:
+      jax.config.update("jax_compilation_cache_dir", str(cache / "melody_jax"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from melody_jax.audio_io import SAMPLE_RATE, check_samples
+from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.errors import UserError, check_range
 from melody_jax.generation.options import (
   MIN_SECONDS,
@@ -20,6 +20,7 @@ from melody_jax.generation.options import (
   check_region,
   check_times,
 )
+from melody_jax.host.decoding import check_samples
 
 DEFAULT_SECONDS = 10.0
 # A variation with less noise keeps the semantic tokens, one with more draws them again.

@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -35,6 +36,21 @@ from melody_jax.errors import UserError
 _INDEX = "index.json"
 _RECORDS = "records.jsonl"
 _SHARDS = "shard-*-of-*"
+
+
+# Ends of lines to some readers though not to JSON, and halves of characters, which UTF-8 lacks.
+_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+
+
+def json_text(entries: Any, indent: int | None = None) -> str:
+  """JSON with letters of all languages as such, safe for readers that know other ends of lines.
+
+  Args:
+    entries: JSON-serialisable object.
+    indent: Indentation of nested entries; None for all on one line.
+  """
+  text = json.dumps(entries, ensure_ascii=False, indent=indent)
+  return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +159,9 @@ class ShardWriter:
       "sha256": {name: digest.hexdigest() for name, digest in self._digests.items()},
       **self._about,
     }
-    (self._temporary / _INDEX).write_text(json.dumps(index))
+    (self._temporary / _INDEX).write_text(json.dumps(index), encoding="utf-8")
     (self._temporary / _RECORDS).write_text(
-      "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._records)
+      "".join(f"{json_text(record)}\n" for record in self._records), encoding="utf-8"
     )
     shutil.rmtree(self._final, ignore_errors=True)
     os.rename(self._temporary, self._final)
@@ -155,7 +171,7 @@ class ShardWriter:
 def read_index(shard: str | os.PathLike) -> dict[str, Any]:
   """The index of a shard: "features", "lengths", "made_from", "origin"; {} where it is damaged."""
   try:
-    index = json.loads((pathlib.Path(shard) / _INDEX).read_text())
+    index = json.loads((pathlib.Path(shard) / _INDEX).read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return {}
   return index if isinstance(index, dict) else {}
@@ -195,13 +211,15 @@ def _file_digest(path: pathlib.Path) -> str:
 
 class _Shard:
   def __init__(self, path: pathlib.Path):
-    index = json.loads((path / _INDEX).read_text())
+    index = json.loads((path / _INDEX).read_text(encoding="utf-8"))
     self.made_from = index.get("made_from")
     self.features = {
       name: Feature(**{**spec, "shape": tuple(spec["shape"])})
       for name, spec in index["features"].items()
     }
-    self.records = [json.loads(line) for line in (path / _RECORDS).read_text().splitlines()]
+    # Not splitlines: texts may hold U+2028 and its kin, which it takes for ends of lines.
+    lines = (path / _RECORDS).read_text(encoding="utf-8").split("\n")
+    self.records = [json.loads(line) for line in lines if line]
     self.arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in self.features}
     # Records lie one after another: a running sum of lengths gives the first frame of each.
     self.offsets = {

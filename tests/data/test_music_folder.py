@@ -1,13 +1,21 @@
 """The user's folder: captions by CSV, by JSONL, or none; splits; bad input in one line."""
 
 import json
+import os
+import sys
+import unicodedata
 
+import numpy as np
 import pytest
+import soundfile
 
-from data.build import build_arrays
-from data.music_folder.corpus import FolderCorpus, read_captions
+from data import build
+from data.music_folder import __main__ as command
+from data.music_folder.captions_file import read_captions
+from data.music_folder.corpus import FolderCorpus
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
+from tests.data.conftest import tone
 
 GOOD = {"a.wav", "b.flac", "album/c.ogg", "d.mp3"}
 
@@ -18,7 +26,7 @@ def records(root):
 
 
 def test_build_without_captions_measures_some_words(sounds, tmp_path):
-  ledger = build_arrays(FolderCorpus(sounds), tmp_path)
+  ledger = build.build_arrays(FolderCorpus(sounds), tmp_path)
   found = records(tmp_path)
   assert {r["track"].split("/", 1)[1] for _, r in found.values()} == GOOD
   assert all(r["captions"] and "music" in r["captions"][0].lower() for _, r in found.values())
@@ -37,7 +45,7 @@ def test_csv_captions_tags_and_split(sounds, tmp_path):
     'a.wav,"slow, quiet piano|piano at night","piano, night",CC-BY-4.0,test\n'
     "album/c.ogg,,,,\n"
   )
-  ledger = build_arrays(FolderCorpus(sounds, captions), tmp_path / "out")
+  ledger = build.build_arrays(FolderCorpus(sounds, captions), tmp_path / "out")
   split, record = records(tmp_path / "out")["music_folder/a.wav#0"]
   assert split == "test" and record["licence"] == "CC-BY-4.0"
   assert record["captions"] == ["slow, quiet piano", "piano at night", "piano, night"]
@@ -55,7 +63,7 @@ def test_jsonl_captions_lie_in_the_folder(sounds, tmp_path):
     {"file": "d.mp3", "caption": "three"},
   ]
   (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-  build_arrays(FolderCorpus(folder), tmp_path / "out")
+  build.build_arrays(FolderCorpus(folder), tmp_path / "out")
   found = records(tmp_path / "out")
   assert found["music_folder/a.wav#0"][1]["captions"] == ["one", "two", "x, y"]
   assert found["music_folder/d.mp3#0"][1]["captions"] == ["three"]
@@ -78,12 +86,12 @@ def test_licence_switch_keeps_the_free_subset(sounds, tmp_path):
   captions = tmp_path / "c.csv"
   captions.write_text("file,licence\na.wav,GPL-2+\nb.flac,CC-BY-SA-3.0\n")
   corpus = FolderCorpus(sounds, captions, licence="all rights reserved")
-  ledger = build_arrays(corpus, tmp_path / "out", licences="free")
+  ledger = build.build_arrays(corpus, tmp_path / "out", licences="free")
   assert [row["track"] for row in ledger.manifest] == ["music_folder/b.flac"]
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("name,caption\na.wav,x\n", "line 2: no 'file'"),
+    ("name,caption\na.wav,x\n", "line 1: no column 'file' among 'name', 'caption'"),
     ("file,split\na.wav,dev\n", "split 'dev' is not one of"),
 ])  # fmt: skip
 def test_wrong_captions_name_the_line(tmp_path, content, message):
@@ -94,7 +102,7 @@ def test_wrong_captions_name_the_line(tmp_path, content, message):
 
 def test_malformed_jsonl_missing_folder_and_empty_folder(tmp_path, sounds):
   (tmp_path / "c.jsonl").write_text('{"file": "a.wav"\n')
-  with pytest.raises(UserError, match="malformed"):
+  with pytest.raises(UserError, match="line 1: malformed"):
     read_captions(tmp_path / "c.jsonl")
   with pytest.raises(UserError, match="does not exist"):
     FolderCorpus(tmp_path / "nowhere")
@@ -103,3 +111,118 @@ def test_malformed_jsonl_missing_folder_and_empty_folder(tmp_path, sounds):
   (tmp_path / "c.csv").write_text("file\nmissing.wav\n")
   with pytest.raises(UserError, match="the first is missing.wav"):
     FolderCorpus(sounds, tmp_path / "c.csv")
+
+
+def run(monkeypatch, folder, out, *flags):
+  """Runs the command in this process; returns its exit status."""
+  arguments = [f"--folder={folder}", f"--data_dir={out}", "--format=arrays", *flags]
+  monkeypatch.setattr(sys, "argv", ["music_folder", *arguments])
+  with pytest.raises(SystemExit) as exit_:
+    build.run(command.main)
+  return exit_.value.code
+
+
+def test_what_was_found_and_what_was_not_is_printed_and_reported(tmp_path, monkeypatch, capsys):
+  folder = tmp_path / "music"
+  folder.mkdir()
+  sound = tone(11)
+  soundfile.write(folder / "a.wav", sound, 8000)
+  soundfile.write(folder / "inverted.wav", np.stack([sound, -sound], 1), 8000)
+  (folder / "link.wav").symlink_to("a.wav")
+  (folder / "captions.csv").write_text("path;text;mood\na.wav;slow;sad\nlost.wav;x;y\n")
+  assert run(monkeypatch, folder, tmp_path) == 0
+  printed = capsys.readouterr().out
+  report = json.loads((tmp_path / "arrays/music_folder/report.json").read_text())
+  for line in (
+    "links that lead to what is read already, and are not read again (1): link.wav",
+    f"captions file {folder}/captions.csv: columns that were not understood: 'mood'",
+    f"captions file {folder}/captions.csv: 1 of 2 files have captions",
+    f"captions file {folder}/captions.csv: rows that match no file (1): lost.wav (line 3)",
+  ):
+    assert line in printed.splitlines() and line in report["remarks"]
+  (note,) = report["notes"]
+  assert note["track"] == "music_folder/inverted.wav" and "channels cancel" in note["note"]
+  assert note["note"] in printed
+
+
+def test_a_folder_without_a_usable_file_is_an_error(sounds, tmp_path, monkeypatch, capsys):
+  folder = tmp_path / "music"
+  folder.mkdir()
+  for name in ("bad_silent.wav", "bad_short.wav", "bad_empty.mp3"):
+    (folder / name).write_bytes((sounds / name).read_bytes())
+  soundfile.write(folder / "offset.wav", np.full(8000 * 12, 0.4), 8000)
+  assert run(monkeypatch, folder, tmp_path / "out") == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "none of 4 files could be used (1 corrupt, 2 silent, 1 too_short)" in line
+  assert "the first is music_folder/bad_empty.mp3: the file is empty" in line
+  assert not list((tmp_path / "out").rglob("shard-*"))
+
+
+def test_trouble_of_the_machine_stops_the_build_and_blames_no_file(
+  sounds, tmp_path, monkeypatch, capsys
+):
+  def no_space(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr("data.music_folder.corpus.load_audio", no_space)
+  assert run(monkeypatch, sounds, tmp_path) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.endswith("No space left on device") and "cannot load music_folder/" in line
+  assert not (tmp_path / "arrays/music_folder/report.json").exists()
+
+
+def test_a_folder_of_data_sets_that_cannot_be_made_is_named(sounds, monkeypatch, capsys):
+  assert run(monkeypatch, sounds, "/proc/data") == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "the build stopped: No such file or directory (/proc/data" in line
+
+
+def test_without_a_home_the_data_directory_must_be_named(sounds, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr("melody_jax.host.cache_folders.home", lambda: None)
+  monkeypatch.delenv("MELODY_DATA", raising=False)
+  assert build.default_data_dir() is None
+  assert build.common_arguments("x").parse_args([f"--data_dir={tmp_path}"]).data_dir == tmp_path
+  with pytest.raises(SystemExit):
+    build.common_arguments("x").parse_args([])
+  assert "--data_dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_a_macs_names_match_captions_however_they_are_spelt(tmp_path, written):
+  name = "Canción/Für Elise.wav"
+  other = "NFD" if written == "NFC" else "NFC"
+  path = tmp_path / unicodedata.normalize(written, name)
+  path.parent.mkdir()
+  path.write_bytes(b"x")
+  captions = f"file,caption,split\n{unicodedata.normalize(other, name)},slow piano,test\n"
+  (tmp_path / "captions.csv").write_text(captions, encoding="utf-8")
+  (track,) = FolderCorpus(tmp_path).tracks()
+  assert track.split == "test" and track.path == path
+  assert FolderCorpus(tmp_path).describe(track, 0, np.zeros(1)).captions == ["slow piano"]
+
+
+def test_a_caption_for_a_link_goes_to_the_file(tmp_path):
+  (tmp_path / "a.wav").write_bytes(b"x")
+  (tmp_path / "z.wav").symlink_to("a.wav")
+  (tmp_path / "CAPTIONS.TSV").write_text("file\tcaption\nz.wav\tslow piano\n")
+  corpus = FolderCorpus(tmp_path)
+  (track,) = corpus.tracks()
+  assert track.path == tmp_path / "a.wav"
+  assert corpus.describe(track, 0, np.zeros(1)).captions == ["slow piano"]
+
+
+def test_texts_with_other_ends_of_lines_are_read_back(tmp_path):
+  folder = tmp_path / "music"
+  folder.mkdir()
+  name = "one\u2028two\x85three.wav"
+  soundfile.write(os.fsencode(folder / name), tone(11), 8000, format="WAV")
+  row = {"file": name, "caption": "slow\u2028piano", "author": "A\u2029B"}
+  (folder / "captions.json").write_text(json.dumps([row], ensure_ascii=False), encoding="utf-8")
+  build.build_arrays(FolderCorpus(folder), tmp_path / "out")
+  ((_, record),) = records(tmp_path / "out").values()
+  assert record["captions"] == ["slow piano"] and record["author"] == "A B"
+  assert record["title"] == "one\u2028two\x85three"
+  # Whoever reads the files by lines finds one record a line.
+  for file in ("train/shard-00000-of-00001/records.jsonl", "manifest.jsonl"):
+    (line,) = (tmp_path / "out" / file).read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["title"] == record["title"]

@@ -37,11 +37,11 @@ def test_only_music_is_taken(tmp_path):
   ):
     put(root, where, "x")
   (root / "usr/music/link.ogg").symlink_to(root / "usr/music/forest/a.ogg")
-  assert music_files(BY_NAME["supertux-data"], root) == ["usr/music/forest/a.ogg"]
+  assert music_files(BY_NAME["supertux-data"], root).files == ("usr/music/forest/a.ogg",)
   stems = tmp_path / "fretsonfire-songs-sectoid"
   for where in ("songs/x/song.ogg", "songs/x/guitar.ogg"):
     put(stems, where, "x")
-  assert music_files(BY_NAME["fretsonfire-songs-sectoid"], stems) == ["songs/x/song.ogg"]
+  assert music_files(BY_NAME["fretsonfire-songs-sectoid"], stems).files == ("songs/x/song.ogg",)
 
 
 def test_licences_per_file(tmp_path):

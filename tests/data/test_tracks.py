@@ -20,6 +20,7 @@ from data.tracks import (
   normalise,
   segments,
 )
+from melody_jax.errors import UserError
 from tests.data.conftest import tone
 
 
@@ -97,6 +98,28 @@ def test_normalise_never_passes_the_peak():
   clicks = np.zeros(SAMPLE_RATE * 12, np.float32)
   clicks[:: SAMPLE_RATE // 5] = 0.5
   assert np.abs(normalise(clicks)).max() <= 0.99 + 1e-6
+
+
+def test_an_offset_is_no_sound_and_moves_no_loudness():
+  with pytest.raises(QuarantineError, match="silent"):
+    normalise(np.full(SAMPLE_RATE * 12, 0.5, np.float32))
+  plain = tone(12, SAMPLE_RATE).astype(np.float32)
+  np.testing.assert_allclose(normalise(plain + np.float32(0.5)), normalise(plain), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("error", "message"),
+  [(MemoryError(), "not enough memory"), (OSError(5, "I/O error"), "I/O error")],
+)
+def test_what_the_machine_is_to_blame_for_is_no_quarantine(error, message):
+  class Corpus:
+    def load(self, track):
+      raise error
+
+  ledger = Ledger()
+  with pytest.raises(UserError, match=message):
+    list(examples(Corpus(), [Track("p/a", "p", "train")], ledger))
+  assert not ledger.quarantined
 
 
 def test_segments_are_30_s_and_short_tails_are_dropped():

