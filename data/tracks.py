@@ -7,6 +7,7 @@ A corpus lists its `Track`s, loads one as a mono waveform, and describes a clip 
 
 from collections.abc import Iterable, Iterator
 import dataclasses
+import json
 import os
 import pathlib
 from typing import Any, Protocol

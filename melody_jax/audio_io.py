@@ -107,8 +107,8 @@ def load(
     Audio, float32 [samples].
 
   Raises:
-    UserError: if the file is missing, damaged, not audio, empty, too long, or holds samples that are
-      not finite or absurdly large; or if a decoder is missing or does not work.
+    UserError: if the file is missing, damaged, not audio, empty, too long, or holds samples that
+      are not finite or absurdly large; or if a decoder is missing or does not work.
   """
   path = _existing(path)
   seconds = probe_seconds(path)

@@ -13,6 +13,7 @@ row has `file`, the path relative to the folder. All other fields may be left ou
 
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 

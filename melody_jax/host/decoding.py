@@ -44,8 +44,8 @@ class DamagedAudio(Exception):
   """Raised for a file that cannot be used, through the file's own fault.
 
   Attributes:
-    reason: "corrupt", "truncated" (sound is missing), "drm" (protected) or "samples" (not finite, or
-      absurdly large).
+    reason: "corrupt", "truncated" (sound is missing), "drm" (protected) or "samples" (not
+      finite, or absurdly large).
     detail: What was wrong, in words.
     stated: Length in seconds by the header; None where it states none.
   """
