@@ -11,8 +11,11 @@ import concurrent.futures
 import multiprocessing
 import os
 import pathlib
+import sys
+from typing import NoReturn
 
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
+from melody_jax.cli import EXIT_BAD_INPUT
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ShardWriter
 
@@ -133,3 +136,13 @@ def _announce(where: pathlib.Path, ledger: Ledger) -> None:
   hours = ", ".join(f"{k} {v['seconds'] / 3600:.2f} h" for k, v in report["splits"].items())
   put_aside = ", ".join(f"{v} {k}" for k, v in report["quarantined"].items()) or "none"
   print(f"{where}: {report['tracks']} tracks; {hours}; quarantined: {put_aside} (report.json)")
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+  """Runs a builder and ends the process; a UserError is one line on standard error, status 2."""
+  try:
+    main()
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(EXIT_BAD_INPUT) from None
+  raise SystemExit(0)

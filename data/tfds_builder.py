@@ -17,7 +17,7 @@ from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licenc
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature
 
-VERSION = "1.0.0"
+DATASET_VERSION = "1.0.0"
 # Entries of a record that become fields of the dataset. Other facts (key, tempo, ...) differ from
 # corpus to corpus and stay out: one schema fits all.
 _TEXTS = ("id", "track", "package", "licence", "author", "source", "title")
@@ -59,7 +59,7 @@ def tfds_example(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[
 class _MelodyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """Shared part of the builders: the schema, and the rates of the features as metadata."""
 
-  VERSION = tfds.core.Version(VERSION)
+  VERSION = tfds.core.Version(DATASET_VERSION)
   # Without this TFDS looks beside the code for checksums of downloads. There are none.
   code_path = None
   arrays: dict[str, Feature] = FEATURES

@@ -21,9 +21,9 @@ import numpy as np
 import pyloudnorm
 import soundfile
 
+from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.input_pipeline.array_dataset import Feature
 
-SAMPLE_RATE = 24_000  # Hz
 # Quiet enough that most music reaches it without clipping. One level for all clips keeps loudness
 # from telling which corpus a clip comes from.
 LOUDNESS = -20.0  # LUFS

@@ -29,10 +29,10 @@ from melody_jax.multihost.session import session
 RANGES = {"shards": (1, 99_999), "style_hop_seconds": (0.01, math.inf)}
 
 # Clips [T] -> frames of each.
-Encoder = Callable[[list[np.ndarray]], list[np.ndarray]]
+EncodeClips = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
-def _style(config) -> tuple[Feature, Encoder]:
+def _style(config) -> tuple[Feature, EncodeClips]:
   from melody_jax.encoders.style import StyleEncoder
 
   style = StyleEncoder.load(config.bundle, text=False)
@@ -42,14 +42,14 @@ def _style(config) -> tuple[Feature, Encoder]:
   return feature, lambda clips: style.tokens_of_clips(clips, hop)
 
 
-def _semantic(config) -> tuple[Feature, Encoder]:
+def _semantic(config) -> tuple[Feature, EncodeClips]:
   from melody_jax.encoders.semantic import SemanticTokenizer
 
   tokenizer = SemanticTokenizer.load(config.bundle)
   return Feature(SAMPLE_RATE / tokenizer.config.hop, "int16"), tokenizer.encode_clips
 
 
-def _latents(config) -> tuple[Feature, Encoder]:
+def _latents(config) -> tuple[Feature, EncodeClips]:
   from melody_jax.encoders.codec import Codec
 
   codec = Codec.load(config.bundle)
@@ -57,7 +57,7 @@ def _latents(config) -> tuple[Feature, Encoder]:
   return Feature(rate, "float16", (codec.config.latent_dim,)), codec.encode_clips
 
 
-def _audio(config) -> tuple[Feature, Encoder]:
+def _audio(config) -> tuple[Feature, EncodeClips]:
   del config
   return Feature(SAMPLE_RATE, "int16"), lambda clips: [
     np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16) for audio in clips
@@ -88,7 +88,7 @@ def _tfds_records(config, split: str) -> tuple[int, Callable[[Iterable[int]], An
   return open_split(config.source, config.tfds, split)
 
 
-def encode_split(config, split: str, encoders: dict[str, tuple[Feature, Encoder]]) -> None:
+def encode_split(config, split: str, encoders: dict[str, tuple[Feature, EncodeClips]]) -> None:
   """Encodes one split into `config.out`, shard by shard."""
   from tqdm import tqdm
 

@@ -6,9 +6,8 @@ python -m data.encoded --source=DIR --name=NAME
 import argparse
 import pathlib
 import re
-import sys
 
-from data.build import default_data_dir
+from data.build import default_data_dir, run
 from melody_jax.errors import UserError
 
 
@@ -37,7 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run(main)

@@ -4,11 +4,9 @@ python -m data.music_folder --folder=DIR [--captions=FILE]
 """
 
 import pathlib
-import sys
 
-from data.build import build, common_arguments
+from data.build import build, common_arguments, run
 from data.music_folder.corpus import FolderCorpus
-from melody_jax.errors import UserError
 
 
 def main() -> None:
@@ -33,7 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run(main)

@@ -19,7 +19,8 @@ import numpy as np
 from data import descriptors
 from data.captions import distinct, tempo_word, tidy
 from data.splits import TEST, TRAIN, VALIDATION, assign_splits
-from data.tracks import SAMPLE_RATE, Description, Track, load_audio
+from data.tracks import Description, Track, load_audio
+from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.errors import UserError
 
 # Whatever ffmpeg commonly decodes. A list, since opening every file of a folder would be slow.

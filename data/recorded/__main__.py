@@ -4,11 +4,9 @@ python -m data.recorded [--data_dir=DIR] [--format=arrays] [--jobs=2]
 """
 
 import pathlib
-import sys
 
-from data.build import build, common_arguments
+from data.build import build, common_arguments, run
 from data.recorded.corpus import RecordedCorpus
-from melody_jax.errors import UserError
 
 
 def main() -> None:
@@ -26,7 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run(main)

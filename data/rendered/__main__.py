@@ -4,12 +4,10 @@ python -m data.rendered [--data_dir=DIR] [--format=arrays] [--jobs=2]
 """
 
 import pathlib
-import sys
 
-from data.build import build, common_arguments
+from data.build import build, common_arguments, run
 from data.debian import fetch_packages
 from data.rendered.corpus import MIDI_PACKAGE, RenderedCorpus
-from melody_jax.errors import UserError
 
 
 def midi_files(package_root: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -48,7 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except UserError as error:
-    sys.exit(f"error: {error}")
+  run(main)

@@ -11,7 +11,8 @@ import subprocess
 import librosa
 import numpy as np
 
-from data.tracks import SAMPLE_RATE, QuarantineError
+from data.tracks import QuarantineError
+from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.errors import UserError
 
 # (file, Debian package). Two sets of recorded instruments: the second tests whether a model knows
