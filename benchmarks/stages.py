@@ -135,7 +135,8 @@ def latents_program(
       token_start, frame_start = (starts[k] for starts in starts_W)
       of_window = jax.lax.dynamic_slice_in_dim(tokens, token_start, piece.window_tokens, axis=1)
 
-      def velocity(z, delta):
+      def velocity(z, delta, angle):
+        del angle
         passes[...] += 1
         return guided_velocity(generator.dpd, params, z, delta, of_window, scale)
 
