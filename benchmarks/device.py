@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
-def device_name() -> str:
+def hardware_name() -> str:
   """Name of the accelerator; for a CPU, the name that the operating system gives."""
   device = jax.devices()[0]
   if device.platform != "cpu":

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from benchmarks.device import matmul_peak, memory_bandwidth
 from benchmarks.generator import Generator
-from benchmarks.stages import Piece, guided_velocity
+from benchmarks.stages import PieceLayout, guided_velocity
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.models import lm as lm_model
 from melody_jax.planning.flops import matmul_flops
@@ -204,7 +204,7 @@ def prefill_pass(
   return Pass(count, flops, weights, tree_bytes(cache))
 
 
-def lm_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
+def lm_passes(generator: Generator, piece: PieceLayout, batch: int) -> list[Pass]:
   """Of `stages.tokens_program`: a window, then chunks; each reads what it has in one pass."""
   model, params = generator.lm, generator.params["lm"]
   c = model.config
@@ -219,7 +219,7 @@ def lm_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
 
 
 def dpd_passes(
-  generator: Generator, piece: Piece, batch: int, steps: int, scale: float
+  generator: Generator, piece: PieceLayout, batch: int, steps: int, scale: float
 ) -> list[Pass]:
   """Passes of `stages.latents_program`: `steps` guided passes for every window."""
   model, params = generator.dpd, generator.params["dpd"]
@@ -239,7 +239,7 @@ def dpd_passes(
   return [Pass(count, flops, weights, 2 * tree_bytes(z))]
 
 
-def decoder_passes(generator: Generator, piece: Piece, batch: int) -> list[Pass]:
+def decoder_passes(generator: Generator, piece: PieceLayout, batch: int) -> list[Pass]:
   """Passes of `stages.audio_program`: one for every window."""
   params = generator.params["vae"]
   decode = functools.partial(decode_latents, generator.vae)

@@ -16,15 +16,15 @@ from benchmarks import floor as floors
 from benchmarks import stages
 from benchmarks.baselines import cascade, musicgen
 from benchmarks.generator import Generator
+from benchmarks.report import Row
 from benchmarks.timing import Timing, median_of_runs, time_program
 from melody_jax.generation import token_sampler
 
-Row = dict[str, Any]
 STAGES = ("lm", "dpd", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class BenchSettings:
   """How sampling is measured.
 
   Attributes:
@@ -72,7 +72,7 @@ class Bench:
     settings: Settings of the measurement.
   """
 
-  def __init__(self, generator: Generator, device: floors.Device, settings: Settings):
+  def __init__(self, generator: Generator, device: floors.Device, settings: BenchSettings):
     self.generator, self.device, self.settings = generator, device, settings
     self._rows: dict[Any, tuple[Row, Any]] = {}  # LM and decoder do not depend on steps
     self._cascade_params: dict[str, Any] = {}  # made when first asked for
@@ -86,7 +86,7 @@ class Bench:
       batch: Number of pieces.
       steps: Denoising steps.
     """
-    piece = stages.Piece.of(self.generator, seconds)
+    piece = stages.PieceLayout.of(self.generator, seconds)
     passes = {
       "lm": lambda: floors.lm_passes(self.generator, piece, batch),
       "dpd": lambda: floors.dpd_passes(
@@ -122,7 +122,7 @@ class Bench:
       A row: {"seconds", "batch", "steps", "stages", ...}.
     """
     g, c = self.generator, self.settings
-    piece = stages.Piece.of(g, seconds)
+    piece = stages.PieceLayout.of(g, seconds)
     keys = jax.random.split(jax.random.key(0), batch)
     style = jnp.zeros((batch, g.lm.config.style_levels), jnp.int32)
     rows = {}
@@ -154,7 +154,7 @@ class Bench:
       A row: {"seconds", "batch", "stages", ...}.
     """
     g = self.generator
-    piece = stages.Piece.of(g, seconds)
+    piece = stages.PieceLayout.of(g, seconds)
     # As long as our piece, which ends with a chunk of a window: equal audio on both sides.
     frames = piece.n_tokens * cascade.FRAME_RATE // cascade.SEMANTIC_RATE
     keys = jax.random.split(jax.random.key(0), batch)
@@ -202,7 +202,7 @@ def _summary(rows: dict[str, Row], seconds: float, batch: int, counted: tuple[st
 
 
 def measure_musicgen(
-  shape: musicgen.Shape, seconds: float, batches: list[int], dtype: str, settings: Settings
+  shape: musicgen.Shape, seconds: float, batches: list[int], dtype: str, settings: BenchSettings
 ) -> list[Row]:
   """Measures MusicGen's architecture.
 
@@ -238,7 +238,7 @@ def measure_musicgen(
 
 
 def measure_sampler(
-  checkpoint: str, seconds: float, batch: int, steps: int, settings: Settings
+  checkpoint: str, seconds: float, batch: int, steps: int, settings: BenchSettings
 ) -> Row:
   """Measures the public sampler as a whole, with its own count of passes.
 
@@ -275,7 +275,7 @@ def measure_sampler(
   }  # fmt: skip
 
 
-def out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
   """Whether an error of JAX or torch means that the memory of the device is too small."""
   text = str(error).lower()
   return "resource_exhausted" in text or "out of memory" in text

@@ -23,16 +23,16 @@ import jax
 
 from benchmarks import report
 from benchmarks.baselines import musicgen
-from benchmarks.device import device_name
+from benchmarks.device import hardware_name
 from benchmarks.floor import Device
 from benchmarks.generator import Generator, load_generator
 from benchmarks.measure import (
   STAGES,
   Bench,
-  Settings,
+  BenchSettings,
+  is_out_of_memory,
   measure_musicgen,
   measure_sampler,
-  out_of_memory,
 )
 from melody_jax.errors import UserError
 from melody_jax.provenance import versions
@@ -92,7 +92,7 @@ def empty_result(arguments: argparse.Namespace, generator: Generator, device: De
   preset = "the checkpoint's sizes" if arguments.checkpoint else arguments.preset
   return {
     "command": shlex.join(["python", "-m", "benchmarks.sample", *sys.argv[1:]]),
-    "device": device_name(), "versions": versions(), "preset": preset,
+    "device": hardware_name(), "versions": versions(), "preset": preset,
     "weights": generator.origin, "parameters": parameters, "dtypes": generator.dtypes,
     "guidance_scale": arguments.guidance_scale, "schedule": arguments.schedule,
     "grid_seconds": arguments.seconds[0],
@@ -122,7 +122,7 @@ def attempt(function: Any, arguments: tuple[Any, ...], place: dict[str, Any]) ->
     return function(*arguments)
   except (RuntimeError, MemoryError) as e:
     # Only memory is expected to run out on a grid of sizes; any other error is a bug.
-    if not out_of_memory(e):
+    if not is_out_of_memory(e):
       raise
     return place | {"failed": "out of memory"}
 
@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace, device: Device, shape: musicgen.Shape) ->
     All results, as written to sample.json.
   """
   generator = load_generator(arguments.preset, arguments.checkpoint, arguments.dtype)
-  settings = Settings(
+  settings = BenchSettings(
     arguments.guidance_scale, arguments.schedule, arguments.repeats, arguments.budget,
     arguments.profile,
   )  # fmt: skip

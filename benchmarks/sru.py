@@ -21,7 +21,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.device import device_name
+from benchmarks.device import hardware_name
 from melody_jax.kernels import sru
 
 FLAGS = flags.FLAGS
@@ -136,7 +136,7 @@ def main(argv) -> None:
   arrays = [jax.random.normal(key, (k, rows, 2 * hidden)) for key in keys[:4]]
   arrays += [jax.random.normal(key, (2, 2 * hidden)) for key in keys[4:]]
   want = sru.sru_reference(*arrays)
-  print(f"{device_name()}, jax {jax.__version__}; K = {k}, R = {rows}, H = {hidden}, float32")
+  print(f"{hardware_name()}, jax {jax.__version__}; K = {k}, R = {rows}, H = {hidden}, float32")
   print(f"{'form':30s} {'sampling, ms':>18s} {'with gradient, ms':>20s} {'compile, s':>11s}")
   for name, form in forms(k).items():
     began = time.perf_counter()

@@ -23,14 +23,13 @@ from melody_jax.encoders.codec import decode_latents
 from melody_jax.encoders.windows import Span, overlapping_windows
 from melody_jax.generation import token_sampler
 from melody_jax.generation.schedules import angle_schedule
+from melody_jax.generation.window import SEMANTIC_RATE
 from melody_jax.models.dpd import DPD
 from melody_jax.models.vae import decoder_reach
 
-SEMANTIC_RATE = 25  # tokens a second
-
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class PieceLayout:
   """A piece of music and the places of its windows.
 
   Attributes:
@@ -52,7 +51,7 @@ class Piece:
   decoder_context: int
 
   @classmethod
-  def of(cls, generator: Generator, seconds: float) -> "Piece":
+  def of(cls, generator: Generator, seconds: float) -> "PieceLayout":
     """The piece of this length; past one window it ends at the next chunk of a window."""
     chunks, context = generator.dpd.config.chunks, decoder_reach(generator.vae)
     window_tokens = generator.lm.config.window_tokens
@@ -75,12 +74,10 @@ class Piece:
   @property
   def decoder_windows(self) -> list[Span]:
     """Frames that the decoder reads and keeps, one window a call."""
-    if self.n_frames == self.window_frames:
-      return [Span(0, 0, self.n_frames)]
     return overlapping_windows(self.n_frames, self.window_frames, self.decoder_context)
 
 
-def tokens_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
+def tokens_program(generator: Generator, piece: PieceLayout) -> Callable[..., Any]:
   """Makes the program of the LM.
 
   Returns:
@@ -116,7 +113,7 @@ def guided_velocity(model: DPD, params: Any, z, delta, tokens, scale: float) -> 
 
 
 def latents_program(
-  generator: Generator, piece: Piece, steps: int, scale: float, schedule: str = "linear"
+  generator: Generator, piece: PieceLayout, steps: int, scale: float, schedule: str = "linear"
 ) -> Callable[..., Any]:
   """Makes the program of the DPD.
 
@@ -138,7 +135,8 @@ def latents_program(
       token_start, frame_start = (starts[k] for starts in starts_W)
       of_window = jax.lax.dynamic_slice_in_dim(tokens, token_start, piece.window_tokens, axis=1)
 
-      def velocity(z, delta):
+      def velocity(z, delta, angle):
+        del angle
         passes[...] += 1
         return guided_velocity(generator.dpd, params, z, delta, of_window, scale)
 
@@ -164,7 +162,7 @@ def latents_program(
   return program
 
 
-def audio_program(generator: Generator, piece: Piece) -> Callable[..., Any]:
+def audio_program(generator: Generator, piece: PieceLayout) -> Callable[..., Any]:
   """Makes the program of the decoder, which decodes window after window.
 
   Returns:

@@ -19,7 +19,7 @@ import time
 from absl import app, flags
 import numpy as np
 
-from benchmarks.device import device_name
+from benchmarks.device import hardware_name
 from benchmarks.memory import ResidentMemory
 from melody_jax import Melody, Request, Settings, audio_io
 from melody_jax.generation.leveller import StreamLeveller
@@ -93,7 +93,7 @@ def main(argv) -> None:
     next(stream)
     first[kind] = time.monotonic() - began
   print(
-    f"{device_name()}: first chunk after {first['compiling']:.2f} s with compiling or loading,"
+    f"{hardware_name()}: first chunk after {first['compiling']:.2f} s with compiling or loading,"
     f" {first['compiled']:.2f} s once compiled"
   )
   minutes = measure(stream, FLAGS.seconds, melody.sample_rate)
@@ -105,7 +105,7 @@ def main(argv) -> None:
     return max(abs(m[key] - minutes[0][key]) for m in minutes)
 
   report = {
-    "device": device_name(),
+    "device": hardware_name(),
     "checkpoint_sha256": melody.digest,
     "steps": FLAGS.steps,
     "solver": FLAGS.solver,

@@ -21,9 +21,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.device import device_name, matmul_peak, seconds_per_call
-from benchmarks.presets import load_config
+from benchmarks.device import hardware_name, matmul_peak, seconds_per_call
 from melody_jax import sharding
+from melody_jax.config import load_preset
 from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.planning.flops import useful_flops
@@ -81,7 +81,7 @@ def input_seconds(config: Any, task: Any, batches: int = 5) -> float:
 
 def config_to_measure(name: str, arguments: argparse.Namespace) -> Any:
   """Config of a model, with the changes of the command line."""
-  config = load_config(name, arguments.preset)
+  config = load_preset(name, arguments.preset)
   if arguments.batch:
     config.train.batch_size, config.train.accumulate = arguments.batch, 1
   if arguments.dtype:
@@ -144,7 +144,7 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--out", default="", help="JSON to write")
   arguments = parser.parse_args()
-  print(f"{device_name()}; jax {jax.__version__}; peak: measured GFLOP/s of a device")
+  print(f"{hardware_name()}; jax {jax.__version__}; peak: measured GFLOP/s of a device")
   print(
     "model    M param  batch   GFLOP   floor s    step s  audio-s/s  GFLOP/s     peak  of peak"
     "  input/step"
@@ -161,7 +161,7 @@ def main() -> None:
       flush=True,
     )
   if arguments.out:
-    header = {"device": device_name(), "jax": jax.__version__}
+    header = {"device": hardware_name(), "jax": jax.__version__}
     text = json.dumps({**header, "results": results}, indent=2)
     pathlib.Path(arguments.out).write_text(text + "\n", encoding="utf-8")
 

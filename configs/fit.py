@@ -16,7 +16,7 @@ A name with `_tiny` after it is the size of tests. Cost: not measured. Scores: i
 
 import ml_collections
 
-from melody_jax.config import check_preset
+from melody_jax.config import check_preset, data_config
 
 
 def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
@@ -29,13 +29,7 @@ def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
   c.window_seconds = 10.0  # length of a clip, as in training
   c.seed = 0
 
-  c.data = ml_collections.ConfigDict()
-  c.data.source = "array"  # as in training, like the keys below
-  c.data.path = ""
-  c.data.weights = ""
-  c.data.tfds_dir = ""
-  c.data.split = "train"
-  c.data.eval_split = "validation"
+  c.data = data_config()
 
   c.train = ml_collections.ConfigDict()
   c.train.batch_size = 8  # clips a forward pass; does not change what is fitted

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from data.rebuild import array_origin, check_place, fingerprint, origin_of, replaced
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
+from melody_jax.cli import EXIT_BAD_INPUT
 from melody_jax.errors import UserError
 from melody_jax.host import cache_folders
 from melody_jax.input_pipeline.array_dataset import ShardWriter
@@ -180,10 +181,10 @@ def _announce(where: pathlib.Path, ledger: Ledger) -> None:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-  """Entry point of a builder: a UserError ends it with one line on standard error and status 2."""
+  """Runs a builder and ends the process; a UserError is one line on standard error, status 2."""
   try:
     main()
   except UserError as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    raise SystemExit(2) from error
+    raise SystemExit(EXIT_BAD_INPUT) from error
   raise SystemExit(0)

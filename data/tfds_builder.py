@@ -34,7 +34,7 @@ from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature
 from melody_jax.input_pipeline.tfds_records import BUILD, read_build
 from melody_jax.output_files import check_new_folder
 
-VERSION = "1.0.0"
+DATASET_VERSION = "1.0.0"
 # Entries of a record that become fields of the dataset. Other facts (key, tempo, ...) differ from
 # corpus to corpus and stay out: one schema fits all.
 _TEXTS = ("id", "track", "package", "licence", "author", "source", "title")
@@ -76,7 +76,7 @@ def tfds_example(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[
 class _MelodyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """Shared part of the builders: the schema, and the rates of the features as metadata."""
 
-  VERSION = tfds.core.Version(VERSION)
+  VERSION = tfds.core.Version(DATASET_VERSION)
   # Without this TFDS looks beside the code for checksums of downloads. There are none.
   code_path = None
   arrays: dict[str, Feature] = FEATURES

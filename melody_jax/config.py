@@ -5,7 +5,9 @@ are checked where the names are defined.
 """
 
 from collections.abc import Iterable, Mapping
+import importlib.util
 import math
+import pathlib
 
 import ml_collections
 
@@ -109,6 +111,33 @@ def _optimizer_config() -> ml_collections.ConfigDict:
   return c
 
 
+def load_preset(name: str, preset: str) -> ml_collections.ConfigDict:
+  """configs/<name>.py:<preset>, of the checkout that this runs in.
+
+  Raises:
+    UserError: without that file, or for an unknown preset.
+  """
+  path = pathlib.Path("configs") / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
+  if not path.is_file() or spec is None or spec.loader is None:
+    raise UserError(f"no {path}: run this from the checkout")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(preset)
+
+
+def data_config() -> ml_collections.ConfigDict:
+  """Which datasets are read: keys of training and of fits."""
+  c = ml_collections.ConfigDict()
+  c.source = "array"  # "array" needs no TensorFlow; "seqio" reads TFDS datasets
+  c.path = ""  # array: directories, comma-separated; seqio: mixture or task name
+  c.weights = ""  # array: comma-separated sampling weights; empty: by hours
+  c.tfds_dir = ""  # seqio: where the TFDS datasets were built
+  c.split = "train"
+  c.eval_split = "validation"
+  return c
+
+
 def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   """The config of a training run, to be completed by configs/<model>.py.
 
@@ -129,13 +158,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
 
   c.model = ml_collections.ConfigDict()  # becomes the model's frozen dataclass
 
-  c.data = ml_collections.ConfigDict()
-  c.data.source = "array"  # "array" needs no TensorFlow; "seqio" reads TFDS datasets
-  c.data.path = ""  # array: directories, comma-separated; seqio: mixture or task name
-  c.data.weights = ""  # array: comma-separated sampling weights; empty: by hours
-  c.data.tfds_dir = ""  # seqio: where the TFDS datasets were built
-  c.data.split = "train"
-  c.data.eval_split = "validation"
+  c.data = data_config()
 
   c.train = ml_collections.ConfigDict()
   c.train.init_from = ""  # begin with the parameters of this .safetensors file of a bundle

@@ -21,7 +21,7 @@ import numpy as np
 
 HALF_PI = math.pi / 2
 
-VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]
+VelocityFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def _per_frame(delta_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -145,7 +145,7 @@ def start_latents(
 
 
 def solve(
-  velocity_fn: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+  velocity_fn: VelocityFn,
   z_BxLxD: jax.Array,
   share_BxL: jax.Array,
   omegas_T: jax.Array | np.ndarray,
@@ -204,31 +204,28 @@ def sample(
   noise_BxLxD: jax.Array,
   omegas_T: jax.Array | np.ndarray,
   known_BxLxD: jax.Array | None = None,
-  known_mask_BxL: jax.Array | None = None,
+  known_BxL: jax.Array | None = None,
+  n_steps: jax.Array | int | None = None,
   second_order: jax.Array | float = 0.0,
 ) -> jax.Array:
   """Denoises from delta = pi/2 to 0 in T angle steps; see `solve`.
 
   Args:
-    velocity_fn: (z [B, L, D], delta [B, L]) -> v [B, L, D]; guidance, if any, is inside it.
+    velocity_fn: Velocity, as in `solve`; guidance, if any, is inside it.
     noise_BxLxD: N(0, I) start.
-    omegas_T: angle steps, largest noise first (`generation.schedules`).
-    known_BxLxD: clean latents for inpainting, continuation or variation.
-    known_mask_BxL: bool, or float in [0, 1]; frames at 1 stay at delta = 0 and are returned
-      unchanged, frames at m start from `known` with noise of the angle (1 - m) pi/2.
-    second_order: 1 or 0.
+    omegas_T: Angle steps, largest noise first (`generation.schedules`).
+    known_BxLxD: Clean latents for inpainting, continuation or variation.
+    known_BxL: How far each frame is known, bool, or float in [0, 1]. Frames at 1 stay at delta = 0
+      and are returned unchanged, frames at m start from `known` with noise of the angle
+      (1 - m) pi/2.
+    n_steps: Number of steps that are taken, may be traced; None means all.
+    second_order: 1 or 0, may be traced.
 
   Returns:
     Clean latents [B, L, D].
   """
   z_start, share_BxL = noise_BxLxD, jnp.ones(noise_BxLxD.shape[:2], noise_BxLxD.dtype)
-  if known_mask_BxL is not None and known_BxLxD is not None:
-    share_BxL = 1.0 - known_mask_BxL.astype(noise_BxLxD.dtype)
+  if known_BxL is not None and known_BxLxD is not None:
+    share_BxL = 1.0 - known_BxL.astype(noise_BxLxD.dtype)
     z_start = start_latents(noise_BxLxD, known_BxLxD, share_BxL)
-  return solve(
-    lambda z, delta, _: velocity_fn(z, delta),
-    z_start,
-    share_BxL,
-    omegas_T,
-    second_order=second_order,
-  )
+  return solve(velocity_fn, z_start, share_BxL, omegas_T, n_steps, second_order)

@@ -35,7 +35,7 @@ from melody_jax.output_files import check_new_folder
 RANGES = {"shards": (1, 99_999), "style_hop_seconds": (0.01, math.inf)}
 
 # Clips [T] -> frames of each.
-Encoder = Callable[[list[np.ndarray]], list[np.ndarray]]
+EncodeClips = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Encoding:
   """
 
   feature: Feature
-  encode: Encoder
+  encode: EncodeClips
   model: str = ""
 
 

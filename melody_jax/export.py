@@ -10,7 +10,7 @@ from melody_jax import bundle, cli
 from melody_jax.config import check_training
 from melody_jax.errors import UserError, check_choice
 
-DTYPES = ("float16", "float32")  # what numpy writes of them
+FILE_DTYPES = ("float16", "float32")  # what numpy writes of them
 
 
 def export(config, workdir: str) -> None:
@@ -27,7 +27,7 @@ def export(config, workdir: str) -> None:
   from melody_jax.training.checkpoint import load_params
 
   check_training(config)
-  check_choice("config.export.dtype", config.export.dtype, DTYPES)
+  check_choice("config.export.dtype", config.export.dtype, FILE_DTYPES)
   if not config.export.bundle:
     raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")
   bundle.check_writable(config.export.bundle, config.task)

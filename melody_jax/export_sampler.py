@@ -20,12 +20,12 @@ def main(config: ml_collections.ConfigDict, out: str, platforms: str) -> None:
   """The command."""
   import jax
 
-  from melody_jax.generation.exported.writer import export
+  from melody_jax.generation.exported.writer import write_sampler
 
   if not out:
     raise UserError("--out=FILE.sampler is missing")
   here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
-  export(config, out, tuple(p for p in (platforms or here).split(",") if p))
+  write_sampler(config, out, tuple(p for p in (platforms or here).split(",") if p))
   print(f"{out}: {os.path.getsize(out) / 2**20:.1f} MiB")
 
 

@@ -18,7 +18,6 @@ of one); its memory, the largest batch that fits, and the least time of each sta
 """
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 import ml_collections
 
 from melody_jax import cli, provenance
-from melody_jax.config import check_training
+from melody_jax.config import check_training, load_preset
 from melody_jax.errors import UserError
 from melody_jax.generation.config import settings_of
 from melody_jax.generation.options import check_option
@@ -37,7 +36,7 @@ from melody_jax.progress import print_progress
 EXIT_DOES_NOT_FIT = 1
 
 
-def plan_step(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
+def show_step_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
   """Prints the plan of a training step, and of the nearest setting that fits where it does not.
 
   Returns:
@@ -61,11 +60,13 @@ def plan_step(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
   return values
 
 
-def plan_sampler(config: ml_collections.ConfigDict, topology: str, preset: str) -> dict[str, Any]:
+def show_sampler_plan(
+  config: ml_collections.ConfigDict, topology: str, preset: str
+) -> dict[str, Any]:
   """Prints the plan of the sampler at the sizes of a preset; returns its values."""
   slice_ = open_topology(topology)  # before anything else asks JAX for its devices
   settings = settings_of(config)
-  lm, dpd, vae = (_model_config(model, preset) for model in ("lm", "dpd", "vae"))
+  lm, dpd, vae = (load_preset(model, preset).model for model in ("lm", "dpd", "vae"))
 
   from melody_jax.planning import sample_plan
 
@@ -73,21 +74,6 @@ def plan_sampler(config: ml_collections.ConfigDict, topology: str, preset: str) 
   found = sample_plan.plan_sampler(networks, config.count, settings, slice_)
   print("\n".join(sample_plan.lines(found)))
   return dataclasses.asdict(found)
-
-
-def _model_config(model: str, preset: str) -> ml_collections.ConfigDict:
-  """`model` of configs/<model>.py:<preset>, of the checkout that this runs in.
-
-  Raises:
-    UserError: without that file, or for an unknown preset.
-  """
-  path = pathlib.Path("configs") / f"{model}.py"
-  spec = importlib.util.spec_from_file_location(f"configs_{model}", path)
-  if not path.is_file() or spec is None or spec.loader is None:
-    raise UserError(f"no {path}: run this from the checkout")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(preset).model
 
 
 def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str) -> None:
@@ -116,7 +102,9 @@ def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str
     check_writable(out, (".json",))
     check_outputs([out])
   values = (
-    plan_step(config, topology) if trains else plan_sampler(config, topology, preset or "nano")
+    show_step_plan(config, topology)
+    if trains
+    else show_sampler_plan(config, topology, preset or "nano")
   )
   if out:
     values["versions"] = provenance.versions()

@@ -63,7 +63,7 @@ def test_nine_frames_have_four_chunks_and_angles_are_stratified():
 def _gaussian_velocity(mean, std):
   """E[v | z_delta] for data N(mean, std^2): exact, by the joint Gaussian of v and z_delta."""
 
-  def velocity_fn(z, delta):
+  def velocity_fn(z, delta, _angle):
     cos, sin = jnp.cos(delta)[..., None], jnp.sin(delta)[..., None]
     gain = sin * cos * (1 - std**2) / (sin**2 + cos**2 * std**2)
     return -sin * mean + gain * (z - cos * mean)
@@ -117,11 +117,7 @@ def test_solve_takes_as_many_steps_as_it_is_told():
   omegas = schedules.linear_schedule(5)
   padded = np.pad(omegas, (0, 95))
   share = jnp.ones(SHAPE[:2])
-  solve = jax.jit(
-    lambda n, order: diffusion.solve(
-      lambda z, delta, angle: velocity_fn(z, delta), noise, share, padded, n, order
-    )
-  )
+  solve = jax.jit(lambda n, order: diffusion.solve(velocity_fn, noise, share, padded, n, order))
   for order in (0.0, 1.0):
     want = diffusion.sample(velocity_fn, noise, omegas, second_order=order)
     np.testing.assert_allclose(solve(5, order), want, atol=1e-5)
@@ -133,12 +129,14 @@ def test_frames_start_from_their_share_of_noise():
   mask = jnp.zeros(SHAPE[:2]).at[:, :4].set(1.0).at[:, 4:8].set(0.7)
   seen = []
 
-  def velocity_fn(z, delta):
+  def velocity_fn(z, delta, _angle):
     seen.append(delta)
     return -0.1 * z
 
   with jax.disable_jit():
-    x = diffusion.sample(velocity_fn, noise, schedules.linear_schedule(3), known, mask, 1.0)
+    x = diffusion.sample(
+      velocity_fn, noise, schedules.linear_schedule(3), known, mask, second_order=1.0
+    )
   np.testing.assert_array_equal(x[:, :4], known[:, :4])
   for delta in seen:
     np.testing.assert_allclose(delta[:, 4:8], 0.3 * delta[:, 8:], rtol=1e-5)
@@ -154,7 +152,7 @@ def test_frames_start_from_their_share_of_noise():
 def test_constant_data_is_reached_in_one_step():
   noise = jax.random.normal(jax.random.key(3), SHAPE)
 
-  def velocity_fn(z, delta):  # data is the constant 0.7, hence eps is known exactly
+  def velocity_fn(z, delta, _angle):  # data is the constant 0.7, hence eps is known exactly
     cos, sin = jnp.cos(delta)[..., None], jnp.sin(delta)[..., None]
     return cos * (z - cos * 0.7) / sin - sin * 0.7
 
@@ -167,7 +165,7 @@ def test_known_frames_stay_clean_and_unchanged():
   mask = jnp.zeros(SHAPE[:2], bool).at[:, :5].set(True)
   seen = []
 
-  def velocity_fn(z, delta):
+  def velocity_fn(z, delta, _angle):
     seen.append(delta.shape)
     # Fails loudly if a known frame were ever noisy.
     return jnp.where(mask[..., None] & (delta[..., None] != 0), jnp.nan, 0.1 * z)

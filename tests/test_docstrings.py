@@ -7,9 +7,10 @@ Two rules over all of melody_jax/ and data/, by the text of the files alone:
    docstring, or its class's, holds a bracket with a letter ([B, T], [samples]) or one of the words
    scalar, shape; or every array in it bears its shape in its name (x_BxTxD, audio_S).
 
-An array is what is annotated jax.Array or np.ndarray, alone, optional, or in a tuple or list; or
-what bears a shape in its name. A dict of arrays (parameters, a batch) and a function of arrays
-have no one shape and are left out, and so are keys of random numbers (rng, key).
+An array is what is annotated jax.Array or np.ndarray, alone, optional, or in a tuple or list; what
+bears a shape in its name; or what a network's `__call__` takes without an annotation. A dict of
+arrays (parameters, a batch) and a function of arrays have no one shape and are left out, and so are
+keys of random numbers (rng, key).
 """
 
 import ast
@@ -58,7 +59,11 @@ def is_array(annotation: ast.expr | None) -> bool:
   return False
 
 
-def arrays_of(node: Definition) -> list[str]:
+def is_network(node: ast.ClassDef | None) -> bool:
+  return node is not None and any(ast.unparse(base) == "nn.Module" for base in node.bases)
+
+
+def arrays_of(node: Definition, around: ast.ClassDef | None = None) -> list[str]:
   """Names of the arrays in a signature or in the fields of a class; "return" for a result."""
   if isinstance(node, ast.ClassDef):
     fields = [
@@ -69,6 +74,9 @@ def arrays_of(node: Definition) -> list[str]:
     a = node.args
     named = [(p.arg, p.annotation) for p in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
     named.append(("return", node.returns))
+    if is_network(around) and node.name == "__call__":
+      bare = [name for name, annotation in named[1:-1] if annotation is None]
+      return bare + [name for name, annotation in named if is_array(annotation)]
   return [
     name
     for name, annotation in named
@@ -96,7 +104,7 @@ def without_shapes(source: str) -> list[str]:
   for node, around in definitions(ast.parse(source)):
     if not is_public(node.name) or (around and not is_public(around.name)):
       continue
-    arrays = arrays_of(node)
+    arrays = arrays_of(node, around)
     inputs = [name for name in arrays if name != "return"]
     text = " ".join(ast.get_docstring(n) or "" for n in (node, around) if n)
     in_names = bool(inputs) and all(map(SHAPE_IN_NAME.search, inputs))
@@ -149,6 +157,9 @@ def test_of_is_found_where_an_entry_begins(docstring, wrong):
     ('def f(x: jax.Array):\n  """A scalar, doubled."""', False),
     ('def f(x_BxT: jax.Array) -> jax.Array:\n  """Doubles."""', False),
     ('class A:\n  """Net: [B, T] -> [B, T]."""\n  def __call__(self, x: jax.Array): ...', False),
+    ('class A(nn.Module):\n  """Net."""\n  def __call__(self, x): ...', True),
+    ('class A(nn.Module):\n  """Net: [B, C]."""\n  def __call__(self, x): ...', False),
+    ('class A:\n  """Rule."""\n  def __call__(self, x): ...', False),
     ('def _f(x: jax.Array):\n  """Doubles."""', False),
     ('def f(rng: jax.Array, params: dict[str, jax.Array]):\n  """Draws."""', False),
     ('def f(velocity: Callable[[jax.Array], jax.Array]):\n  """Integrates."""', False),

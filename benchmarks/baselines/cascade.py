@@ -32,10 +32,10 @@ import jax.numpy as jnp
 from benchmarks import floor
 from benchmarks.generator import init_lm, store_as
 from melody_jax.generation import token_sampler
+from melody_jax.generation.window import SEMANTIC_RATE
 from melody_jax.models import lm
 
 FRAME_RATE = 50  # SoundStream's, at 24 kHz
-SEMANTIC_RATE = 25
 STYLE_TOKENS = 12
 CACHE_STEP = 512  # positions by which a cache grows
 
@@ -56,7 +56,7 @@ class Chunk:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class AcousticStage:
   """One acoustic language model.
 
   Attributes:
@@ -107,11 +107,11 @@ class Stage:
     return (chunk.kept + chunk.new) * self.condition_rate // FRAME_RATE
 
 
-COARSE = Stage("coarse", 4, 1, SEMANTIC_RATE, window=500, hop=125)
-FINE = Stage("fine", 8, 4, 4 * FRAME_RATE, window=150, hop=150)
+COARSE = AcousticStage("coarse", 4, 1, SEMANTIC_RATE, window=500, hop=125)
+FINE = AcousticStage("fine", 8, 4, 4 * FRAME_RATE, window=150, hop=150)
 
 
-def init(stage: Stage, semantic: lm.LMConfig, key: jax.Array) -> Any:
+def init(stage: AcousticStage, semantic: lm.LMConfig, key: jax.Array) -> Any:
   """Random parameters of a stage; its head has one kernel per codebook, [levels, D, V]."""
   config = stage.model_of(semantic).config
 
@@ -193,7 +193,7 @@ def _draw_chunk(stage, model, params, sampler, keys, prefix_BxP, kept_BxK, new, 
 
 
 def program(
-  stage: Stage, model: lm.SemanticLM, frames: int, sampler: token_sampler.TokenSampler
+  stage: AcousticStage, model: lm.SemanticLM, frames: int, sampler: token_sampler.TokenSampler
 ) -> Callable[..., Any]:
   """Makes the program of one stage for a whole piece.
 
@@ -239,7 +239,7 @@ def program(
 
 
 def passes_of(
-  stage: Stage, model: lm.SemanticLM, params: Any, frames: int, batch: int
+  stage: AcousticStage, model: lm.SemanticLM, params: Any, frames: int, batch: int
 ) -> list[floor.Pass]:
   """The passes of a stage, for its floor; see `benchmarks.floor`."""
   one_head = jax.eval_shape(lambda p: _with_head(p, 0), params)

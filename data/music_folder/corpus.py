@@ -23,7 +23,8 @@ from data.files import find_files
 from data.music_folder.captions_file import SPLITS, read_captions
 from data.music_folder.matching import About, match, same_name
 from data.splits import assign_splits
-from data.tracks import SAMPLE_RATE, Description, Track, load_audio
+from data.tracks import Description, Track, load_audio
+from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.errors import UserError
 
 # Whatever ffmpeg commonly decodes. A list, since opening every file of a folder would be slow.

@@ -11,7 +11,8 @@ from data.debian import fetch_packages
 from data.recorded.packages import PACKAGES, Package, credits_of, music_files
 from data.recorded.words import describe_recording
 from data.splits import TEST, TEST_OTHER, TRAIN, VALIDATION, assign_splits, group_of
-from data.tracks import SAMPLE_RATE, Description, Track, load_audio
+from data.tracks import Description, Track, load_audio
+from melody_jax.audio_io import SAMPLE_RATE
 
 _MIN_RATE = 22_050  # slower files are telephone-like effects, or music without its treble
 _USUAL_TEMPO = 120.0

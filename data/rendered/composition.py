@@ -71,7 +71,7 @@ _CHORD_TONES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class Composition:
   """One composed piece.
 
   Attributes:
@@ -170,7 +170,7 @@ def _pitches(degrees: tuple[int, ...], root: int) -> list[int]:
   return [p for p in range(-5, 17) if (p - root) % 12 in degrees]
 
 
-def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") -> Piece:
+def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") -> Composition:
   """Composes the piece called `name` over a groove.
 
   Args:
@@ -213,4 +213,4 @@ def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") ->
       melody = f" {{{bar_text}}}"
     lines.append(f"{bar + 1} {KEYS[root]}{quality}{melody}")
   score = "\n".join(lines) + "\n"
-  return Piece(score, KEYS[tonic], mode, tempo, groove.metre, chord_voice, lead)
+  return Composition(score, KEYS[tonic], mode, tempo, groove.metre, chord_voice, lead)

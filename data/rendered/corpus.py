@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data.rendered.composition import CHORD_VOICES, LEAD_VOICES, Piece, compose, generator
+from data.rendered.composition import CHORD_VOICES, LEAD_VOICES, Composition, compose, generator
 from data.rendered.grooves import Groove, library_grooves
 from data.rendered.midi import MidiFacts, read_facts
 from data.rendered.styles import STYLES
@@ -21,7 +21,8 @@ from data.rendered.textures import textures
 from data.rendered.voices import listener_name
 from data.rendered.words import describe_piece
 from data.splits import TEST, TRAIN, VALIDATION, assign_splits
-from data.tracks import MAX_SECONDS, SAMPLE_RATE, Description, QuarantineError, Track
+from data.tracks import MAX_SECONDS, Description, QuarantineError, Track
+from melody_jax.audio_io import SAMPLE_RATE
 
 HELD_OUT_STYLES = (
   "bluefolk", "bwmarch", "calypso", "descendingjazz", "fastjazzwaltz", "hillcountry",
@@ -79,7 +80,7 @@ class RenderedCorpus:
     self._per_style = per_style
     self.notes: list[str] = []
     # What `load` made, for `describe`: a composed piece if it is one, and what its MIDI plays.
-    self._current: tuple[tuple[Groove, Piece] | None, MidiFacts] | None = None
+    self._current: tuple[tuple[Groove, Composition] | None, MidiFacts] | None = None
 
   def tracks(self) -> list[Track]:
     """Lists the pieces of every style, then the MIDI files.
@@ -173,7 +174,7 @@ class RenderedCorpus:
       audio[-_FADE:] *= np.linspace(1, 0, len(audio[-_FADE:]), dtype=audio.dtype)
     return audio
 
-  def _compose(self, track: Track) -> tuple[Groove, Piece]:
+  def _compose(self, track: Track) -> tuple[Groove, Composition]:
     # A stream of its own: a change to the composer leaves every piece its instruments.
     rng = generator(f"{track.id} instruments")
     style, kind = track.id.split("/")[1], track.id.split("-")[1]

@@ -10,7 +10,8 @@ import subprocess
 
 import numpy as np
 
-from data.tracks import SAMPLE_RATE, QuarantineError
+from data.tracks import QuarantineError
+from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.errors import UserError
 from melody_jax.host import decoding
 from melody_jax.host.programs import check_not_killed

@@ -10,7 +10,7 @@ import numpy as np
 
 from melody_jax import bundle
 from melody_jax.encoders.rows import map_rows
-from melody_jax.encoders.windows import Span, overlapping_windows
+from melody_jax.encoders.windows import overlapping_windows
 from melody_jax.models import wav2vec
 
 
@@ -62,11 +62,7 @@ class SemanticTokenizer:
     # Always whole windows of one length: a token must not depend on how a clip was cut or padded.
     length = round(self.window_seconds * self.config.sample_rate) // hop
     context = round(self.context_seconds * self.config.sample_rate) // hop
-    plans = []
-    for clip in clips:
-      frames = len(clip) // hop
-      whole = [Span(0, 0, frames)]
-      plans.append(overlapping_windows(frames, length, context) if frames > length else whole)
+    plans = [overlapping_windows(len(clip) // hop, length, context) for clip in clips]
     owners = [(clip, window) for clip, plan in zip(clips, plans, strict=True) for window in plan]
     rows = np.zeros((len(owners), length * hop), np.float32)
     lengths = np.zeros(len(owners), np.int32)

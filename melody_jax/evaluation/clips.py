@@ -1,6 +1,6 @@
 """Held-out clips and whole tracks of array datasets, as evaluation reads them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import pathlib
 import re
@@ -179,7 +179,7 @@ def batches(n: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def with_all(
-  by_dataset: dict[str, tuple[np.ndarray, ...]],
+  by_dataset: Mapping[str, tuple[np.ndarray, ...]],
 ) -> dict[str, tuple[np.ndarray, ...]]:
   """Adds "all", the arrays of all datasets joined.
 
@@ -191,7 +191,7 @@ def with_all(
     left out.
   """
   if len(by_dataset) < 2:
-    return by_dataset
+    return dict(by_dataset)
   joined = tuple(np.concatenate(parts) for parts in zip(*by_dataset.values(), strict=True))
   return {**by_dataset, "all": joined}
 

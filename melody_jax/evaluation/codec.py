@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 from melody_jax.encoders.codec import Codec
+from melody_jax.encoders.windows import map_windows
 from melody_jax.errors import UserError
 from melody_jax.evaluation.clips import datasets_of, whole_tracks
 from melody_jax.evaluation.finding import Finding, number, table
@@ -22,8 +23,8 @@ def reconstruct(
 ) -> np.ndarray:
   """Encodes and decodes a track of any length in chunks of one shape.
 
-  Each chunk has `context_frames` more on both sides, which are thrown away afterwards. Where the
-  context covers the receptive fields of encoder and decoder, the result equals one long pass.
+  Each chunk is read with `context_frames` more on both sides, which are thrown away afterwards; see
+  `encoders.windows.map_windows`.
 
   Args:
     round_trip: Maps audio [1, samples] to audio [1, samples]; samples is a multiple of `hop`.
@@ -35,15 +36,9 @@ def reconstruct(
   Returns:
     Audio, float32 [samples].
   """
-  chunk, context = chunk_frames * hop, context_frames * hop
-  # The last chunk is filled up with silence, so that all chunks share one compiled program.
-  n_chunks = -(-len(audio_S) // chunk)
-  padded = np.pad(audio_S, (context, n_chunks * chunk - len(audio_S) + context))
-  pieces = []
-  for k in range(n_chunks):
-    piece = padded[k * chunk : (k + 1) * chunk + 2 * context]
-    pieces.append(np.asarray(round_trip(piece[None]))[0, context : context + chunk])
-  return np.concatenate(pieces)[: len(audio_S)]
+  length = chunk_frames + 2 * context_frames
+  made = map_windows(lambda x, _: round_trip(x), audio_S, length, context_frames, hop, hop)
+  return made[: len(audio_S)]
 
 
 def evaluate_codec(

@@ -62,7 +62,7 @@ def evaluate_tokens(
       }
     )
   entries = {
-    name: _entry(semantic, vocabulary, scores and scores[name])
+    name: _entry(semantic, vocabulary, scores[name] if scores else None)
     for name, (semantic, _) in sets.items()
   }
   values: dict[str, Any] = {"vocabulary": vocabulary, "datasets": entries}
@@ -83,7 +83,7 @@ def evaluate_tokens(
 
 
 def _entry(
-  semantic_NxT: np.ndarray, vocabulary: int, scores: tuple[np.ndarray, np.ndarray] | None
+  semantic_NxT: np.ndarray, vocabulary: int, scores: tuple[np.ndarray, ...] | None
 ) -> dict[str, Any]:
   """Figures of one dataset; `scores` are the LM's two arrays [N], or None."""
   use = token_use(semantic_NxT, vocabulary)

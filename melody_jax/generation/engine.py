@@ -20,7 +20,7 @@ from melody_jax import bundle
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.encoders.codec import Codec, decode_latents, encode_latents
 from melody_jax.encoders.semantic import SemanticTokenizer
-from melody_jax.encoders.windows import overlapping_windows
+from melody_jax.encoders.windows import map_windows
 from melody_jax.errors import UserError
 from melody_jax.generation import piece as piece_plan
 from melody_jax.generation import window as window_program
@@ -211,16 +211,10 @@ class Engine:
 
     `context` frames at either end of a window are made and dropped.
     """
-    hop = self.codec.config.hop_length
-    length = round(CODEC_SECONDS * self.sample_rate) // hop
-    n_frames = max(-(-len(x) // scale_in), length)
-    x = np.pad(x, ((0, n_frames * scale_in - len(x)),) + ((0, 0),) * (x.ndim - 1))
-    pieces = []
-    for w in overlapping_windows(n_frames, length, context):
-      read = x[None, w.start * scale_in : (w.start + length) * scale_in]
-      start = np.asarray([w.start], np.int32)
-      y = self.programs.call(name, function, self._params["float32"]["vae"], read, start)
-      pieces.append(
-        np.asarray(y)[0, (w.begin - w.start) * scale_out : (w.end - w.start) * scale_out]
-      )
-    return np.concatenate(pieces)
+    length = round(CODEC_SECONDS * self.sample_rate) // self.codec.config.hop_length
+
+    def call(window: np.ndarray, start: int) -> Any:
+      starts = np.asarray([start], np.int32)
+      return self.programs.call(name, function, self._params["float32"]["vae"], window, starts)
+
+    return map_windows(call, x, length, context, scale_in, scale_out)

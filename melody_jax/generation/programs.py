@@ -65,7 +65,7 @@ class Programs:
         raise
       compiled = self._compiled.get(key)
       raise UserError(
-        out_of_memory(name.split(":")[0], compiled, batch, _memory_limit())
+        out_of_memory_message(name.split(":")[0], compiled, batch, _memory_limit())
       ) from error
 
   def first_counts_as_compiling(self, key: Any, function: Callable[[], Any]) -> Any:
@@ -83,7 +83,7 @@ def _memory_limit() -> int | None:
   return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
-def out_of_memory(name: str, compiled: Any, batch: int | None, limit: int | None) -> str:
+def out_of_memory_message(name: str, compiled: Any, batch: int | None, limit: int | None) -> str:
   """What did not fit, and what would fit, as a line for people.
 
   The memory of a batch is that of the parameters plus that of its items; steps run in one loop and
@@ -96,7 +96,7 @@ def out_of_memory(name: str, compiled: Any, batch: int | None, limit: int | None
     limit: Bytes of memory that the device has; None: unknown.
   """
   what = f"out of memory on {jax.devices()[0].device_kind} in the program {name!r}"
-  advice = "close what else uses the device, or see README, 'On a GPU'"
+  advice = "close what else uses the device, or see docs/sampling.md, 'On a GPU'"
   if batch is None:
     return f"{what}: {advice}"
   what += f" with a batch of {batch}"

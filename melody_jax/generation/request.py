@@ -46,7 +46,7 @@ class Prompt:
       raise UserError("a prompt is a text or a clip: the prompt is empty, or both are given")
     check_prompt_length("a prompt", self.text)
     if self.audio is not None:
-      check_audio(self.audio, "a prompt's audio")
+      check_waveform(self.audio, "a prompt's audio")
     if not math.isfinite(self.weight):
       raise UserError(f"a prompt's weight is {self.weight}: it must be a number")
 
@@ -69,7 +69,7 @@ def mixture(prompt: PromptLike) -> Mixture:
   return prompts
 
 
-def check_audio(audio: np.ndarray, what: str) -> None:
+def check_waveform(audio: np.ndarray, what: str) -> None:
   """Refuses what is no finite clip [samples] of a second or more.
 
   Args:
@@ -128,7 +128,7 @@ class Request:
       if self.regions or self.strength is not None:
         raise UserError("regions and strength change existing music: give audio too")
     else:
-      check_audio(self.audio, "audio")
+      check_waveform(self.audio, "audio")
       self._check_edit(len(self.audio) / SAMPLE_RATE)
     if self.seconds is not None:
       check_range("seconds", self.seconds, MIN_SECONDS, math.inf)  # Python may make hours

@@ -308,8 +308,9 @@ def _denoise(networks, params, how: Controls, tokens, noise, window: Window, lim
     return jax.lax.cond(inside, guided, lambda z, delta: apply(z, delta, tokens), z, delta)
 
   share_BL = 1.0 - window.known
-  z_start = diffusion.start_latents(noise, window.latents, share_BL)
   # Where all is known there is nothing to do but to decode.
   n_steps = jnp.where(jnp.any(share_BL > 0), how.n_steps, 0)
-  z = diffusion.solve(velocity, z_start, share_BL, how.omegas, n_steps, how.second_order)
+  z = diffusion.sample(
+    velocity, noise, how.omegas, window.latents, window.known, n_steps, how.second_order
+  )
   return jnp.where((share_BL > 0)[..., None], jnp.clip(z, -limit, limit), window.latents), n_steps

@@ -52,6 +52,12 @@ def _sigmoid_gates(u_f, u_r, previous, vectors):
   return jax.nn.sigmoid(u_f + v_f * previous + b_f), jax.nn.sigmoid(u_r + v_r * previous + b_r)
 
 
+def _next_state(u_c, u_f, previous, vectors):
+  v_f, _, b_f, _ = vectors
+  f = jax.nn.sigmoid(u_f + v_f * previous + b_f)
+  return u_c + f * (previous - u_c)
+
+
 def _for_each_direction(vectors_Vx1xC: Ref, mixed: bool, run: Callable) -> None:
   """Calls run(reverse, vectors, mask) for each direction in the tile."""
   vectors = tuple(vectors_Vx1xC[i] for i in range(N_GRADIENTS))
@@ -96,7 +102,11 @@ def forward(candidate, forget, reset, skip, vectors, h, *, memory: Memory, mixed
 
 
 def _step_gradients(u_c, u_f, u_r, skip, gradient, previous, d_next, vectors):
-  """Gradients of one step, all [R, C]: of (u_c, u_f, u_r, skip), and of the state before it."""
+  """Gradients of one step, all [R, C].
+
+  Returns:
+    Those of (u_c, u_f, u_r, skip), those of (v_f, v_r, b_f, b_r), and that of the state before it.
+  """
   v_f, v_r, _, _ = vectors
   f, r = _sigmoid_gates(u_f, u_r, previous, vectors)
   c = u_c + f * (previous - u_c)
@@ -105,7 +115,8 @@ def _step_gradients(u_c, u_f, u_r, skip, gradient, previous, d_next, vectors):
   d_c = gradient * r + d_next
   d_f = d_c * (previous - u_c) * f * (1.0 - f)
   d_inputs = (d_c * (1.0 - f), d_f, d_r, gradient * (1.0 - r))
-  return d_inputs, d_c * f + d_f * v_f + d_r * v_r
+  d_vectors = (d_f * previous, d_r * previous, d_f, d_r)
+  return d_inputs, d_vectors, d_c * f + d_f * v_f + d_r * v_r
 
 
 def _store_vector_gradients(d_vectors_4x1xC: Ref, sums_RxC, memory: Memory, mask) -> None:
@@ -154,29 +165,22 @@ def backward(
   steps, *tile = candidate.shape
 
   def run(reverse, weights, mask):
-    v_f, _, b_f, _ = weights
-
-    def index(i):
-      return steps - 1 - i if reverse else i
+    index = (lambda i: steps - 1 - i) if reverse else (lambda i: i)
 
     def recompute(i, previous):
-      memory.store(states_KxRxC, index(i), previous, mask)
-      u_c = memory.load(candidate, index(i))
-      f = jax.nn.sigmoid(memory.load(forget, index(i)) + v_f * previous + b_f)
-      return u_c + f * (previous - u_c)
+      k = index(i)
+      memory.store(states_KxRxC, k, previous, mask)
+      return _next_state(memory.load(candidate, k), memory.load(forget, k), previous, weights)
 
     def differentiate(i, carry):
       k = index(steps - 1 - i)
-      d_next, sum_v_f, sum_v_r, sum_b_f, sum_b_r = carry
-      u_c, s = memory.load(candidate, k), memory.load(skip, k)
-      u_f, u_r = memory.load(forget, k), memory.load(reset, k)
-      g, previous = memory.load(gradient, k), memory.load(states_KxRxC, k)
-      d_inputs, d_previous = _step_gradients(u_c, u_f, u_r, s, g, previous, d_next, weights)
+      d_next, *sums = carry
+      refs = (candidate, forget, reset, skip, gradient, states_KxRxC)
+      values = (memory.load(ref, k) for ref in refs)
+      d_inputs, d_vectors, d_previous = _step_gradients(*values, d_next, weights)
       for ref, value in zip((d_candidate, d_forget, d_reset, d_skip), d_inputs, strict=True):
         memory.store(ref, k, value, mask)
-      _, d_f, d_r, _ = d_inputs
-      sums = (sum_v_f + d_f * previous, sum_v_r + d_r * previous, sum_b_f + d_f, sum_b_r + d_r)
-      return (d_previous, *sums)
+      return (d_previous, *(total + d for total, d in zip(sums, d_vectors, strict=True)))
 
     zero = jnp.zeros(tile, jnp.float32)
     lax.fori_loop(0, steps, recompute, zero, unroll=memory.unroll)

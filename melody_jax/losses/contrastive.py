@@ -9,6 +9,13 @@ import jax.numpy as jnp
 _EXCLUDED = -1e9  # finite, so that no gradient becomes NaN
 
 
+def unit_vectors(x: jax.Array) -> jax.Array:
+  """Unit vectors along the last axis: [..., C] -> float32 [..., C]."""
+  x = x.astype(jnp.float32)
+  # Added under the root: a vector of zeros gives zeros, and its gradient is finite.
+  return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
+
+
 def fingerprint(text_ids_BxN: jax.Array) -> jax.Array:
   """Hashes each row of token ids. Equal texts get equal hashes.
 

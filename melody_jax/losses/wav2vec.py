@@ -7,6 +7,8 @@ group, N distractors.
 import jax
 import jax.numpy as jnp
 
+from melody_jax.losses.contrastive import unit_vectors
+
 
 def span_mask(
   rng: jax.Array, lengths_B: jax.Array, n_frames: int, start_probability: float, span: int
@@ -103,12 +105,8 @@ def contrastive_loss(
     (loss, accuracy), scalars. The loss is the mean over hidden frames, in nats. The accuracy is the
     share of hidden frames whose target scores above all distractors.
   """
-
-  def unit(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
-
-  scores = jnp.einsum("btd,bjd->btj", unit(context_BxTxD), unit(targets_BxTxD)) / temperature
+  context, targets = unit_vectors(context_BxTxD), unit_vectors(targets_BxTxD)
+  scores = jnp.einsum("btd,bjd->btj", context, targets) / temperature
   positive_BxT = jnp.diagonal(scores, axis1=1, axis2=2)
   # A Python loop over the few groups: all at once would need an array B x T x T x G.
   same = jnp.ones(scores.shape, bool)

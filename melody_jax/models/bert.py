@@ -14,7 +14,7 @@ import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.models.layers import Dense, Embed, LayerNorm
-from melody_jax.models.transformer import Encoder, EncoderConfig
+from melody_jax.models.transformer import EncoderConfig, TransformerEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Bert(nn.Module):
       c.width, c.layers, c.heads, c.mlp_size, pre_norm=False,
       dropout=c.dropout, remat=c.remat, dtype=c.dtype,
     )  # fmt: skip
-    x_BxNxD = Encoder(stack, name="encoder")(x_BxNxD, text_mask_BxN, deterministic)
+    x_BxNxD = TransformerEncoder(stack, name="encoder")(x_BxNxD, text_mask_BxN, deterministic)
     if not c.pooler:
       return x_BxNxD, None
     pooled = Dense(c.width, ("embed", "embed_out"), dtype=c.dtype, name="pooler")(x_BxNxD[:, 0])

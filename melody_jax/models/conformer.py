@@ -92,7 +92,7 @@ class FrozenBatchNorm(nn.Module):
     return y.astype(x.dtype)
 
 
-class FeedForward(nn.Module):
+class ConformerFeedForward(nn.Module):
   """W2 GELU(W1 x + b1) + b2: [B, T, D] -> [B, T, D]."""
 
   config: ConformerConfig
@@ -130,7 +130,7 @@ def shift_relative(scores_BxHxTxR: jax.Array) -> jax.Array:
   return padded.reshape(b, h, r + 1, t)[:, :, 1:].reshape(b, h, t, r)[..., :t]
 
 
-class SelfAttention(nn.Module):
+class ConformerSelfAttention(nn.Module):
   """Bidirectional self-attention with rotary or relative positions: [B, T, D] -> [B, T, D]."""
 
   config: ConformerConfig
@@ -235,10 +235,12 @@ class ConformerBlock(nn.Module):
 
     # Two half steps around attention and convolution did better than one whole (Gulati et al.).
     x = x_BxTxD
-    x = x + 0.5 * FeedForward(c, deterministic, name="ffn1")(norm("ffn1_norm", x))
-    x = x + SelfAttention(c, deterministic, name="attention")(norm("attention_norm", x), mask_BxT)
+    x = x + 0.5 * ConformerFeedForward(c, deterministic, name="ffn1")(norm("ffn1_norm", x))
+    x = x + ConformerSelfAttention(c, deterministic, name="attention")(
+      norm("attention_norm", x), mask_BxT
+    )
     x = x + ConvModule(c, deterministic, name="conv")(x, mask_BxT)
-    x = x + 0.5 * FeedForward(c, deterministic, name="ffn2")(norm("ffn2_norm", x))
+    x = x + 0.5 * ConformerFeedForward(c, deterministic, name="ffn2")(norm("ffn2_norm", x))
     return norm("final_norm", x), None
 
 

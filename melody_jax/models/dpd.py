@@ -36,9 +36,9 @@ from melody_jax.models.layers import (
 )
 from melody_jax.models.segments import (
   column_positions,
+  join_segments,
   merge_columns,
   merge_factor,
-  overlap_add,
   repeat_columns,
   segment,
   segment_count,
@@ -157,7 +157,7 @@ class MLP(nn.Module):
     return RMSNorm(dtype=self.dtype, initial_scale=self.scale, name="norm")(x)
 
 
-class SelfAttention(nn.Module):
+class SegmentAttention(nn.Module):
   """Rotary self-attention along the segments of each column: [B, C, S, W] -> same."""
 
   config: DPDConfig
@@ -268,7 +268,7 @@ class RoFormerLayer(nn.Module):
       return RMSNorm(dtype=c.dtype, name=name)(x)
 
     x = x_BxCxSxW
-    x = x + SelfAttention(c, name="self_attention")(norm(x, "self_norm"))
+    x = x + SegmentAttention(c, name="self_attention")(norm(x, "self_norm"))
     x = x + CrossAttention(c, name="cross_attention")(
       norm(x, "cross_norm"), condition, positions_CxS
     )
@@ -428,7 +428,7 @@ class DPD(nn.Module):
     block = nn.remat(Block) if c.remat else Block
     for i in range(1, c.n_blocks + 1):
       h = block(c, i, name=f"block_{i}")(h, film, condition)
-    x = RMSNorm(dtype=c.dtype, name="out_norm")(overlap_add(h, length))
+    x = RMSNorm(dtype=c.dtype, name="out_norm")(join_segments(h, length))
     out_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
     v = self._edge(c.latent_dim, "out", ("embed", "embed_out"), out_init)(x).astype(jnp.float32)
     if c.filter_taps:

@@ -16,8 +16,8 @@ import numpy as np
 
 # White noise at -70 dB of full scale, for one bin of an orthonormal transform. Quieter sound has no
 # pattern worth keeping.
-FLOOR = 3e-4
-# log(rms) of music lies between log(FLOOR) = -8 and 1. These make it about N(0, 1).
+RMS_FLOOR = 3e-4
+# log(rms) of music lies between log(RMS_FLOOR) = -8 and 1. These make it about N(0, 1).
 GAIN_CENTER, GAIN_SCALE = -4.0, 2.0
 MAX_LOG_GAIN = 3.5  # twice full scale in one bin
 
@@ -72,8 +72,8 @@ def spread(bands_BLG: jax.Array, edges: tuple[int, ...]) -> jax.Array:
 def split_gains(bins_BLF: jax.Array, edges: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
   """Splits the bins of a transform into normalised log-gains and shapes.
 
-      gain  = (log(rms of the band + FLOOR) - GAIN_CENTER) / GAIN_SCALE
-      shape = bins / (rms of the band + FLOOR)
+      gain  = (log(rms of the band + RMS_FLOOR) - GAIN_CENTER) / GAIN_SCALE
+      shape = bins / (rms of the band + RMS_FLOOR)
 
   The power of a bin is half of X_k^2 + (X_{k+1} - X_{k-1})^2, which hardly depends on phase (Daudet
   & Sandler, 2004). It is smoothed over three frames by 1/4, 1/2, 1/4. |shape| then stays under
@@ -91,7 +91,7 @@ def split_gains(bins_BLF: jax.Array, edges: tuple[int, ...]) -> tuple[jax.Array,
   bands = jnp.dot(power, jnp.asarray(band_matrix(edges), power.dtype))
   around = jnp.pad(bands, ((0, 0), (1, 1), (0, 0)))
   bands = 0.25 * around[:, :-2] + 0.5 * bands + 0.25 * around[:, 2:]
-  rms = jnp.sqrt(bands + 0.01 * FLOOR**2) + FLOOR  # the root has no gradient at zero
+  rms = jnp.sqrt(bands + 0.01 * RMS_FLOOR**2) + RMS_FLOOR  # the root has no gradient at zero
   return (jnp.log(rms) - GAIN_CENTER) / GAIN_SCALE, bins_BLF / spread(rms, edges)
 
 

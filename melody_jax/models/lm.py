@@ -242,7 +242,10 @@ class SwiGLU(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-  """x + attention(norm(x)), then x + SwiGLU(norm(x)); arguments are those of `Attention`."""
+  """x + attention(norm(x)), then x + SwiGLU(norm(x)); arguments as of `Attention`.
+
+  Returns ([B, T, D], what the attention remembers).
+  """
 
   config: LMConfig
   deterministic: bool = True

@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from melody_jax import text
+from melody_jax.losses.contrastive import unit_vectors
 from melody_jax.models.bert import Bert, BertConfig, params_from_safetensors
 from melody_jax.models.layers import Dense, LayerNorm, param_with_axes
-from melody_jax.models.transformer import Encoder, EncoderConfig
+from melody_jax.models.transformer import EncoderConfig, TransformerEncoder
 from melody_jax.spectral import log_mel
 
 # The text encoder in the parameter tree; bundles leave it out when it is frozen.
@@ -123,12 +124,6 @@ class MuLanConfig:
     """Patches along (mel, time); what does not fill a patch is cut off."""
     frames = self.window_samples // self.hop_length + 1
     return self.n_mels // self.patch, frames // self.patch
-
-
-def l2_normalise(x: jax.Array) -> jax.Array:
-  """Unit vectors along the last axis: [..., C] -> float32 [..., C]."""
-  x = x.astype(jnp.float32)
-  return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
 def mask_spans(
@@ -232,7 +227,7 @@ class MusicTower(nn.Module):
       c.music_width, c.music_layers, c.music_heads, c.music_mlp, pre_norm=True,
       dropout=c.dropout, remat=c.remat, dtype=c.dtype,
     )  # fmt: skip
-    x_BxPxD = Encoder(stack, name="encoder")(x_BxPxD, None, deterministic)
+    x_BxPxD = TransformerEncoder(stack, name="encoder")(x_BxPxD, None, deterministic)
     x_BxPxD = LayerNorm(1e-12, dtype, name="norm")(x_BxPxD)
     return x_BxPxD[:, 0] if n_cls else jnp.mean(x_BxPxD, axis=1)
 
@@ -283,7 +278,7 @@ class MuLan(nn.Module):
   def audio(self, audio_BxT: jax.Array, deterministic: bool = True) -> jax.Array:
     """Audio [B, window_samples] in [-1, 1] -> unit vectors, float32 [B, C]."""
     features = self.music_tower(self.mel(audio_BxT), deterministic)
-    return l2_normalise(self.music_head(features))
+    return unit_vectors(self.music_head(features))
 
   def text_features(
     self, ids_BxN: jax.Array, mask_BxN: jax.Array, deterministic: bool = True
@@ -300,11 +295,11 @@ class MuLan(nn.Module):
   def text_head(self, features_BxD: jax.Array, deterministic: bool = True) -> jax.Array:
     """Pooled text features [B, text_width] -> unit vectors, float32 [B, C]."""
     # Scaled to a mean square of 1: MiniLM was trained on cosines, so its own scale means nothing.
-    x = l2_normalise(features_BxD) * self.config.text_width**0.5
+    x = unit_vectors(features_BxD) * self.config.text_width**0.5
     x = self.drop(x, deterministic=deterministic)
     if self.config.text_hidden:
       x = self.drop(nn.gelu(self.text_inner(x)), deterministic=deterministic)
-    return l2_normalise(self.text_outer(x))
+    return unit_vectors(self.text_outer(x))
 
   def scale(self) -> jax.Array:
     """Scalar 1 / temperature."""
@@ -400,7 +395,7 @@ def embed_music(params: dict[str, Any], config: MuLanConfig, audio_BxT: jax.Arra
   embeddings = MuLan(config).apply(
     {"params": params}, windows_BxWxT.reshape(batch * n_windows, samples), method=MuLan.audio
   )
-  return l2_normalise(jnp.mean(embeddings.reshape(batch, n_windows, -1), axis=1))
+  return unit_vectors(jnp.mean(embeddings.reshape(batch, n_windows, -1), axis=1))
 
 
 def embed_text(
@@ -444,4 +439,4 @@ def embed_prompt(
   if "prior" not in params:
     return text_BxC
   prior = params["prior"]
-  return l2_normalise(jnp.dot(text_BxC, prior["kernel"]) + prior["offset"][None, :])
+  return unit_vectors(jnp.dot(text_BxC, prior["kernel"]) + prior["offset"][None, :])

@@ -40,7 +40,7 @@ def segment(x_BxLxW: jax.Array, segment_size: int) -> jax.Array:
   return jnp.concatenate([x[:, :, :-1], x[:, :, 1:]], axis=0)
 
 
-def overlap_add(h_KxBxSxW: jax.Array, length: int) -> jax.Array:
+def join_segments(h_KxBxSxW: jax.Array, length: int) -> jax.Array:
   """Sum of the two segments that hold each frame; of what `segment` cut, twice its input.
 
   Args:

@@ -24,7 +24,7 @@ from melody_jax.models.layers import Dense, LayerNorm, param_with_axes
 from melody_jax.spectral import frame
 
 # Magnitudes under this are silence: 2e-5 of full scale under a window whose sum is about 1,260.
-FLOOR = 0.02
+MAGNITUDE_FLOOR = 0.02
 # A full-scale tone has 6.4; what a network says beyond is an accident.
 MAX_LOG_MAGNITUDE = 7.0
 MOMENTUM = 0.99  # of fast Griffin-Lim (Perraudin et al., 2013)
@@ -139,7 +139,7 @@ def log_magnitudes(audio_BxT: jax.Array, config: SpectralSizes) -> jax.Array:
   """Natural logs of the STFT's magnitudes over a floor: float32 [B, F, N]."""
   spectra = stft(audio_BxT, gaussian_window(config.n_fft, config.window_std), config.stft_hop)
   power = jnp.square(spectra.real) + jnp.square(spectra.imag)
-  return jnp.log(jnp.sqrt(power + 1e-10) + FLOOR)
+  return jnp.log(jnp.sqrt(power + 1e-10) + MAGNITUDE_FLOOR)
 
 
 def find_phase(
@@ -163,7 +163,7 @@ def find_phase(
   window = gaussian_window(n_fft, config.window_std)
   batch, frames, bins = log_magnitudes_BxFxN.shape
   magnitudes = jnp.exp(jnp.minimum(log_magnitudes_BxFxN.astype(jnp.float32), MAX_LOG_MAGNITUDE))
-  magnitudes = jnp.maximum(magnitudes - FLOOR, 0.0)
+  magnitudes = jnp.maximum(magnitudes - MAGNITUDE_FLOOR, 0.0)
   start = jnp.zeros((batch,), jnp.int32) if start_B is None else start_B.astype(jnp.int32)
   # In whole samples of a period, modulo n_fft: exact however long the piece is.
   frame_BxF = (start[:, None] + jnp.arange(frames)[None, :]) % n_fft

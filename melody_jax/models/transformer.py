@@ -100,7 +100,7 @@ class EncoderBlock(nn.Module):
     return x, None
 
 
-class Encoder(nn.Module):
+class TransformerEncoder(nn.Module):
   """`layers` blocks under one scan: [B, T, D] -> [B, T, D].
 
   Parameters are stacked along a leading "layers" axis.

@@ -22,12 +22,12 @@ from typing import Any, NoReturn
 
 import jax
 
+from melody_jax.cli import EXIT_BAD_INPUT
 from melody_jax.errors import UserError
 from melody_jax.multihost.membership import Membership, MembershipSettings, detect
 from melody_jax.multihost.roll_call import roll_call
-from melody_jax.multihost.stderr_filter import install
+from melody_jax.multihost.stderr_filter import first_line, install
 
-EXIT_BAD_INPUT = 2
 EXIT_BUG = 1
 EXIT_TRY_AGAIN = 75  # "temporary failure" of sysexits.h: the same command may well succeed
 
@@ -122,7 +122,7 @@ def initialize(settings: Mapping[str, Any] | None = None) -> Membership:
 
 
 def _first_line(error: BaseException) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+  return first_line(str(error), type(error).__name__)
 
 
 def is_lead() -> bool:

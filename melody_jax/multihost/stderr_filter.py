@@ -70,16 +70,17 @@ def explain(status: str, hosts: list[str]) -> str:
     return f"lost {who}: killed, out of memory, or its machine is gone; see its log. {again}"
   # More exact reasons come first; the last ones match almost anything.
   if "RegisterTask" in status:
-    return f"the hosts did not all connect to {name(0)}: {_first_line(status)}. {again}"
+    return f"the hosts did not all connect to {name(0)}: {first_line(status)}. {again}"
   if "Failed to send RPC" in status or "UNAVAILABLE" in status:
     return f"lost {name(0)}, which all hosts report to; see its log. {again}"
   if "shutdown" in status.lower():
     return f"another host had ended before this one was done; see the logs of all. {again}"
-  return f"the hosts of this run lost each other: {_first_line(status)}. {again}"
+  return f"the hosts of this run lost each other: {first_line(status)}. {again}"
 
 
-def _first_line(status: str) -> str:
-  return (status.strip().splitlines() or ["no reason given"])[0][:200]
+def first_line(text: str, empty: str = "no reason given") -> str:
+  """The first line of a text, at most 200 characters; `empty` where there is none."""
+  return (text.strip().splitlines() or [empty])[0][:200]
 
 
 class Filter:

@@ -4,6 +4,8 @@ One gradient serves both players: the generator's terms see the discriminators' 
 parameters, the discriminators' term sees the generator's stopped output.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -18,7 +20,7 @@ from melody_jax.models.discriminator import (
 )
 from melody_jax.models.layers import config_from
 from melody_jax.models.vae import VAE, VAEConfig
-from melody_jax.task import BaseTask, WindowFeature
+from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
 
 
 class VAETask(BaseTask):
@@ -38,13 +40,13 @@ class VAETask(BaseTask):
       )
     self.adversarial = config.loss.adversarial > 0
 
-  def input_features(self):
+  def input_features(self) -> dict[str, WindowFeature]:
     return {"audio": WindowFeature((self.samples,), "float32")}
 
-  def without_recomputation(self):
+  def without_recomputation(self) -> "VAETask":
     return self.with_model(remat=False)
 
-  def init(self, rng):
+  def init(self, rng: jax.Array) -> Variables:
     audio = jnp.zeros((1, self.samples))
     noise = jnp.zeros(
       (1, self.samples // self.model_config.hop_length, self.model_config.latent_dim)
@@ -58,7 +60,7 @@ class VAETask(BaseTask):
       params["discriminator"] = self.judges.init(judge_rng, heard)["params"]
     return params
 
-  def optimizer_labels(self, params):
+  def optimizer_labels(self, params: Variables) -> Any:
     if self.config.loss.train_encoder:
       return None
     frozen = jax.tree.map(lambda _: "default", params)
@@ -67,7 +69,15 @@ class VAETask(BaseTask):
     )
     return frozen
 
-  def loss(self, params, batch, rng, step, train=True):
+  def loss(
+    self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
+  ) -> tuple[jax.Array, Metrics]:
+    """Reconstruction, KL and the terms of both players, a scalar (docs/spec.md, section 7.2).
+
+    Metrics, scalars: `loss`; `kl`; `posterior_std` and `latent_std`, spreads of noise and of means;
+    the errors of the codec's form; where judges are weighted also `generator`, `feature_matching`
+    and `discriminator`.
+    """
     del train  # the posterior is sampled in evaluation too: the DPD's latents are not exact either
     weights = self.config.loss
     audio = batch["audio"]
@@ -80,9 +90,9 @@ class VAETask(BaseTask):
     estimate, mean, log_variance = self.model.apply({"params": params["generator"]}, audio, noise)
     kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
     if self.model_config.spectral:
-      total, metrics, judged = self._spectral_errors(audio, estimate)
+      total, metrics, (real, fake) = self._spectral_errors(audio, estimate)
     else:
-      total, metrics, judged = self._waveform_errors(audio, estimate)
+      total, metrics, (real, fake) = self._waveform_errors(audio, estimate)
     total = total + weights.kl * kl
     metrics |= {
       "kl": kl,
@@ -91,7 +101,7 @@ class VAETask(BaseTask):
     }
     if self.adversarial:
       adversarial_total, adversarial_metrics = self._adversarial(
-        params["discriminator"], *judged, step
+        params["discriminator"], real, fake, step
       )
       total, metrics = total + adversarial_total, metrics | adversarial_metrics
     return total, metrics | {"loss": total}
@@ -145,17 +155,17 @@ class VAETask(BaseTask):
       "discriminator": discriminator,
     }
 
-  def media(self, params, batch, rng):
+  def media(self, params: Variables, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
     del rng
     audio = batch["audio"]
     mean, _ = self.model.apply({"params": params["generator"]}, audio, method="encode")
     estimate = self.model.apply({"params": params["generator"]}, mean, method="decode")
     return {"audio/original": audio, "audio/reconstruction": estimate}
 
-  def export_params(self, params):
+  def export_params(self, params: Variables) -> Variables:
     """Encoder and decoder only; the discriminators serve training alone."""
     return params["generator"]
 
-  def import_params(self, params):
+  def import_params(self, params: Variables) -> Variables:
     """The reverse of `export_params`: a run that begins with it has new discriminators."""
     return {"generator": params}

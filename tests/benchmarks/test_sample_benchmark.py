@@ -166,7 +166,7 @@ def test_paper_size_cascade_has_the_lm_body():
 def test_pieces_cover_the_music():
   g = thin()
   for seconds in (1, 9.7, 10, 12.5, 30, 61):
-    piece = stages.Piece.of(g, seconds)
+    piece = stages.PieceLayout.of(g, seconds)
     asked = min(seconds, piece.n_tokens / 25)
     assert piece.n_tokens >= round(25 * asked)
     assert piece.frame_starts[-1] + piece.window_frames == piece.n_frames

@@ -9,7 +9,7 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.generation import programs
-from melody_jax.generation.programs import Programs, out_of_memory
+from melody_jax.generation.programs import Programs, out_of_memory_message
 
 
 def test_a_program_is_compiled_once_per_shape():
@@ -49,13 +49,15 @@ def _compiled(parameters, per_item, batch):
 
 def test_the_message_names_a_batch_that_fits():
   gib = programs.GIB
-  text = out_of_memory("window", _compiled(2 * gib, gib, 16), 16, 12 * gib)
+  text = out_of_memory_message("window", _compiled(2 * gib, gib, 16), 16, 12 * gib)
   assert "batch of 16, which needs 18.00 of 12.00 GiB: a batch of 10 fits" in text
   assert "steps" in text
   # The compiler thought that it fits: one fewer is the best guess.
-  assert "batch of 3 fits" in out_of_memory("window", _compiled(0, gib, 4), 4, 12 * gib)
-  assert "no batch fits" in out_of_memory("window", _compiled(2 * gib, 3 * gib, 2), 2, 4 * gib)
-  assert "try 8" in out_of_memory("window", None, 16, None)
+  assert "batch of 3 fits" in out_of_memory_message("window", _compiled(0, gib, 4), 4, 12 * gib)
+  assert "no batch fits" in out_of_memory_message(
+    "window", _compiled(2 * gib, 3 * gib, 2), 2, 4 * gib
+  )
+  assert "try 8" in out_of_memory_message("window", None, 16, None)
 
 
 def test_running_out_of_memory_is_one_line(monkeypatch):

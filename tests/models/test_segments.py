@@ -13,7 +13,7 @@ def test_segmentation_round_trip(length, size):
   cut = segments.segment(jnp.asarray(x), size)
   count = segments.segment_count(length, size)
   assert cut.shape == (size, 2, count, 3)
-  np.testing.assert_allclose(segments.overlap_add(cut, length), 2 * x, atol=1e-6)
+  np.testing.assert_allclose(segments.join_segments(cut, length), 2 * x, atol=1e-6)
   # Frame l is column l mod K/2 of the second half of segment l // (K/2).
   frame = length // 2
   np.testing.assert_array_equal(

@@ -25,7 +25,7 @@ from melody_jax.errors import UserError
 from melody_jax.evaluation.musicnn.tensor_bundle import read_float_tensors
 from melody_jax.host import cache_folders
 
-SAMPLE_RATE = 16_000
+MUSICNN_SAMPLE_RATE = 16_000
 N_FFT, HOP, N_MELS = 512, 256, 96
 PATCH_FRAMES = 187  # 3 s, what the networks were trained on
 MODELS = ("MTT", "MSD")  # MagnaTagATune and Million Song Dataset
@@ -97,10 +97,10 @@ _apply = jax.jit(apply)
 def _mel_filters() -> np.ndarray:
   import librosa
 
-  return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, norm="slaney")
+  return librosa.filters.mel(sr=MUSICNN_SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, norm="slaney")
 
 
-def log_mel(audio_S: np.ndarray) -> np.ndarray:
+def compressed_mel(audio_S: np.ndarray) -> np.ndarray:
   """Log-mel frames, the tagger's input: log10(1 + 10000 mel power).
 
   Args:
@@ -155,11 +155,11 @@ class Tagger:
 
     probabilities, embeddings = [], []
     for audio_S in np.asarray(audio_BxS, np.float32):
-      if sample_rate != SAMPLE_RATE:
+      if sample_rate != MUSICNN_SAMPLE_RATE:
         audio_S = librosa.resample(
-          audio_S, orig_sr=sample_rate, target_sr=SAMPLE_RATE, res_type="soxr_hq"
+          audio_S, orig_sr=sample_rate, target_sr=MUSICNN_SAMPLE_RATE, res_type="soxr_hq"
         )
-      logits, embedding = self._run(_patches(log_mel(audio_S)))
+      logits, embedding = self._run(_patches(compressed_mel(audio_S)))
       probabilities.append(np.mean(1.0 / (1.0 + np.exp(-logits)), axis=0))
       embeddings.append(embedding.mean(axis=0))
     return np.stack(probabilities), np.stack(embeddings)

@@ -35,7 +35,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 SUFFIX = ".sampler"
 
 
-def export(config: ml_collections.ConfigDict, out: str, platforms: tuple[str, ...]) -> None:
+def write_sampler(config: ml_collections.ConfigDict, out: str, platforms: tuple[str, ...]) -> None:
   """Writes the file.
 
   Args:

@@ -68,7 +68,9 @@ def test_front_end_equals_librosa():
   expected = librosa.feature.melspectrogram(
     y=audio, sr=16_000, n_fft=512, hop_length=256, n_mels=96, pad_mode="reflect"
   ).T
-  np.testing.assert_allclose(musicnn.log_mel(audio), np.log10(1 + 10_000 * expected), atol=1e-4)
+  np.testing.assert_allclose(
+    musicnn.compressed_mel(audio), np.log10(1 + 10_000 * expected), atol=1e-4
+  )
 
 
 def test_unknown_model():

@@ -12,7 +12,7 @@ import pytest
 from melody_jax import Request, audio_io, output_files
 from melody_jax.errors import UserError
 from melody_jax.generation.exported import loader
-from melody_jax.generation.exported.writer import export
+from melody_jax.generation.exported.writer import write_sampler
 from tests.configs import load_config
 
 
@@ -22,7 +22,7 @@ def exported(tiny_models, tmp_path_factory):
   config = load_config("sample")
   config.update(checkpoint=str(tiny_models), steps=2, prompt="slow bossa nova | techno")
   config.lm.guidance_scale = 1.0  # as the settings it is compared with
-  export(config, str(folder / "x.sampler"), ("cpu",))
+  write_sampler(config, str(folder / "x.sampler"), ("cpu",))
   with zipfile.ZipFile(folder / "x.sampler") as archive:
     archive.extract("loader.py", folder)
   return folder
@@ -160,12 +160,12 @@ def test_what_it_cannot_do_is_said(exported, tiny_models, tmp_path):
   config = load_config("sample")
   config.update(checkpoint=str(tiny_models), prompt="x")
   with pytest.raises(UserError, match="must end in one of .sampler"):
-    export(config, str(tmp_path / "x.zip"), ("cpu",))
+    write_sampler(config, str(tmp_path / "x.zip"), ("cpu",))
   for key in ("negative_prompt", "weights", "times", "music_prompt"):
     config[key] = "0.5"
     with pytest.raises(UserError, match=f"without config.{key}: leave it out"):
-      export(config, str(tmp_path / "x.sampler"), ("cpu",))
+      write_sampler(config, str(tmp_path / "x.sampler"), ("cpu",))
     config[key] = ""
   with pytest.raises(UserError, match="it takes some of"):
-    export(config, str(tmp_path / "x.sampler"), ("abacus",))
+    write_sampler(config, str(tmp_path / "x.sampler"), ("abacus",))
   assert not list(tmp_path.iterdir())
