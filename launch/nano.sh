@@ -7,8 +7,8 @@
 #   launch/nano.sh list                list the stages
 #
 # A finished stage leaves a mark in $ROOT/done and is skipped the next time; FORCE=1 runs it again.
-# A stage that was interrupted goes on where it stopped; encode redoes what older models or another
-# state of the data made. Settings are environment variables:
+# A stage that was interrupted goes on where it stopped; encode runs always and redoes what older
+# models or another state of the data made. Settings are environment variables:
 #
 #   PYTHON    python of an environment with the [train,data,eval] extras   (default .venv/bin/python)
 #   PRESET    nano, tiny or paper                                          (default nano)
@@ -145,7 +145,8 @@ evaluate() {
 
 stage() {
   local mark=$ROOT/done/$1
-  if [[ -e $mark && -z ${FORCE:-} ]]; then
+  # encode looks for itself what is finished: a mark cannot tell that a model has changed since.
+  if [[ -e $mark && -z ${FORCE:-} && $1 != encode ]]; then
     echo "$1: done already ($mark; FORCE=1 runs it again)" >&2
     return
   fi

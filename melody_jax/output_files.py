@@ -30,8 +30,8 @@ _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 # Tags of audio files stand in the first kilobytes; those of MP3 and the comment of a zip archive at
 # the end.
 _MARKED_BYTES = 1 << 16
-# The second stands in files of models, the third in streams that older versions saved.
-_MARKS = (MARK.encode(), b'"model_config"', b'"melody_jax stream"')
+# The second stands in streams that older versions saved.
+_MARKS = (MARK, '"melody_jax stream"')
 _MAX_JSON_BYTES = 1 << 26  # a longer one is no report
 
 
@@ -121,11 +121,15 @@ def check_writable(
   check_folder(path.parent, size, path)
 
 
-def is_ours(path: str | os.PathLike) -> bool:
+def is_ours(path: str | os.PathLike, marks: tuple[str, ...] = _MARKS) -> bool:
   """Whether a command of melody_jax wrote the file, by the mark inside it.
 
   A JSON file is one that names the program among its `versions`. An empty file holds nothing to
   lose and counts as ours.
+
+  Args:
+    path: File that is there.
+    marks: Texts of which one stands near the beginning or the end of a file that is no JSON.
   """
   path = pathlib.Path(path)
   try:
@@ -142,7 +146,7 @@ def is_ours(path: str | os.PathLike) -> bool:
       ends += f.read(_MARKED_BYTES)
   except (OSError, ValueError):
     return False
-  return any(mark in ends for mark in _MARKS)
+  return any(mark.encode() in ends for mark in marks)
 
 
 def _identity(path: pathlib.Path) -> tuple[int, int] | str:
@@ -160,6 +164,7 @@ def check_outputs(
   overwrite: bool = False,
   allow: str = "move it away first",
   size: int = 0,
+  marks: tuple[str, ...] = _MARKS,
 ) -> None:
   """Checks before the work all files that a command will write after it.
 
@@ -169,6 +174,7 @@ def check_outputs(
     overwrite: Whether files that melody_jax did not write may be replaced.
     allow: How the user allows that, for the message.
     size: Number of bytes that will be written in each directory.
+    marks: Texts by which files of this kind are known, see `is_ours`.
 
   Raises:
     UserError: if a file cannot be written, is also read, is named twice, or would replace a file
@@ -187,7 +193,7 @@ def check_outputs(
     if name in written:
       raise UserError(f"{path} would be written twice: give the outputs different names")
     written.add(name)
-    if os.path.lexists(path) and not overwrite and not is_ours(path):
+    if os.path.lexists(path) and not overwrite and not is_ours(path, marks):
       raise UserError(
         f"{path} is there already and was not written by melody_jax: write to another name, or"
         f" {allow}"

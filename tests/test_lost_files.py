@@ -41,6 +41,10 @@ ROWS = [
   (f"{SAMPLE} --config.out=x.wav --config.count=2", {"x-1.png": "a cover"}, f"x-1.png {NOT_OURS}"),
   (STREAM, {"x.json": "{}"}, f"x.json {NOT_OURS}"),
   (f"{STREAM} --config.stream.save=x.state", {"x.state": "mine"}, f"x.state {NOT_OURS}"),
+  (
+    f"{STREAM} --config.stream.save=vae.safetensors",
+    {"vae.safetensors": '{"__metadata__":{"model_config":"{}"}}'}, f"vae.safetensors {NOT_OURS}",
+  ),
   (EXPORTED, {"x.sampler": "mine"}, f"x.sampler {NOT_OURS}"),
   (PLAN, {"x.json": '{"plan": 1}'}, f"x.json {NOT_OURS}: write to another name, or move it away"),
   (EVALUATE, {"out/mulan.json": "[]"}, f"out/mulan.json {NOT_OURS}"),

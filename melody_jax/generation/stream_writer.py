@@ -125,9 +125,7 @@ def run(config, melody, requests, settings, clips, progress: Progress) -> dict[s
   else:
     stream = melody.stream(requests[0], settings, progress)
     stream.asked = report.asked(config) | report.unheard(config, melody)
-  to_stdout = config.out == STDOUT
-  sink: Sink
-  sink = PcmSink(sys.stdout.buffer) if to_stdout else FileSink(config.out, melody.sample_rate)
+  sink = _open_sink(config.out, melody.sample_rate)
   progress("streaming; Ctrl-C ends it" if not config.seconds else "streaming")
   began, compiled = time.monotonic(), melody.programs.compile_seconds
   first_chunk, slowest = 0.0, 0.0
@@ -163,6 +161,10 @@ def run(config, melody, requests, settings, clips, progress: Progress) -> dict[s
     "slowest_later_chunk_seconds": slowest,
   }
   return _finish(config, melody, stream, cost, progress)
+
+
+def _open_sink(out: str, sample_rate: int) -> Sink:
+  return PcmSink(sys.stdout.buffer) if out == STDOUT else FileSink(out, sample_rate)
 
 
 def _resumed(config, melody, settings, clips, progress: Progress) -> Stream:
