@@ -59,7 +59,7 @@ def _semantic(c: ml_collections.ConfigDict, tiny: bool) -> None:
 def _style(c: ml_collections.ConfigDict, tiny: bool) -> None:
   c.window_seconds = 10.0
   c.windows = 8_192  # random clips, one embedding each: 8 for each centre of a level
-  c.n_levels = 2 if tiny else 12  # the paper's
+  c.n_levels = 12  # the paper's, at every size: prompts and reports count on them
   c.n_centres = 8 if tiny else 1_024  # the paper's
   c.iterations = 2 if tiny else 12  # Lloyd's algorithm, each level; not measured
 

@@ -22,8 +22,14 @@ from melody_jax import cli
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.config import check_ranges
 from melody_jax.errors import UserError, check_choice
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.input_pipeline.array_dataset import (
+  ArrayDataset,
+  Feature,
+  ShardWriter,
+  has_split,
+)
 from melody_jax.multihost.session import session
+from melody_jax.progress import print_progress
 
 # The name of a shard has room for five digits.
 RANGES = {"shards": (1, 99_999), "style_hop_seconds": (0.01, math.inf)}
@@ -113,6 +119,27 @@ def encode_split(config, split: str, encoders: dict[str, tuple[Feature, Encoder]
     writer.close()
 
 
+def _splits_of(config) -> list[str]:
+  """The splits of config.splits that the source has; those that it lacks are named.
+
+  Raises:
+    UserError: if it has none of them.
+  """
+  wanted = [name.strip() for name in config.splits.split(",") if name.strip()]
+  if config.tfds:
+    return wanted  # TFDS says itself which splits a dataset has
+  found = [name for name in wanted if has_split(config.source, name)]
+  if not found:
+    raise UserError(
+      f"{config.source} has no split {' or '.join(wanted)} (config.source): name the directory of"
+      " an array dataset"
+    )
+  for name in wanted:
+    if name not in found:
+      print_progress(f"{config.source} has no split {name!r}: it is left out")
+  return found
+
+
 def main(config) -> None:
   """Encodes every split that config.splits names."""
   for key in ("source", "out"):
@@ -122,9 +149,10 @@ def main(config) -> None:
   for name in names:
     check_choice("config.features", name, FEATURES)
   check_ranges(config, RANGES)
+  splits = _splits_of(config)
   with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
-    for split in config.splits.split(","):
+    for split in splits:
       encode_split(config, split, encoders)
 
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from data import descriptors
 from data.captions import distinct, tempo_word, tidy
-from data.splits import TEST, TRAIN, VALIDATION, assign_splits
+from data.music_folder.shares import shares_of
+from data.splits import TEST, TRAIN, VALIDATION
 from data.tracks import SAMPLE_RATE, Description, Track, load_audio
 from melody_jax.errors import UserError
 
@@ -130,28 +131,23 @@ class FolderCorpus:
       )
 
   def tracks(self) -> list[Track]:
-    """Lists every file. Same-named files ("a.wav", "a.flac") share a split.
-
-    A split in the captions file takes the place of the automatic one.
-    """
-    groups = {
-      file: str(pathlib.PurePosixPath(file).with_suffix("")).lower() for file in self._files
-    }
-    # A small folder still gets one track to validate on; with two tracks both are needed to train.
-    share = max(0.05, 1 / len(set(groups.values()))) if len(set(groups.values())) > 2 else 0.0
-    splits = assign_splits(list(groups.values()), validation=share)
+    """Lists every file, in a folder of one or two songs the parts of each: see `shares`."""
+    given = {file: row["split"] for file, row in self._rows.items() if row.get("split")}
+    shares = shares_of(self._folder, self._files, given)
     tracks = []
     for file in self._files:
       row = self._rows.get(file, {})
-      tracks.append(
-        Track(
-          id=f"{self.name}/{file}", package=self.name,
-          split=row.get("split") or splits[groups[file]],
-          title=row.get("title") or pathlib.PurePosixPath(file).stem, author=row.get("author", ""),
-          licence=row.get("licence") or self._licence, source="user's folder",
-          path=self._folder / file,
-        )
-      )  # fmt: skip
+      for share in shares[file]:
+        # Two records of one name must not be: a part bears its split's.
+        of_part = f"@{share.split}" if share.part else ""
+        tracks.append(
+          Track(
+            id=f"{self.name}/{file}{of_part}", package=self.name, split=share.split,
+            title=row.get("title") or pathlib.PurePosixPath(file).stem,
+            author=row.get("author", ""), licence=row.get("licence") or self._licence,
+            source="user's folder", path=self._folder / file, part=share.part,
+          )
+        )  # fmt: skip
     return tracks
 
   def load(self, track: Track) -> np.ndarray:
@@ -175,7 +171,8 @@ class FolderCorpus:
       clip: Normalised waveform at 24 kHz, float32 [samples].
     """
     del k
-    row = self._rows.get(track.id.split("/", 1)[1], {})
+    assert track.path is not None  # a track of this corpus is a file
+    row = self._rows.get(track.path.relative_to(self._folder).as_posix(), {})
     captions, tags = list(row.get("captions", [])), list(row.get("tags", []))
     if tags:
       captions.append(", ".join(tags))

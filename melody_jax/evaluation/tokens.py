@@ -20,6 +20,7 @@ def evaluate_tokens(
   vocabulary: int,
   cross_entropy: Callable[[np.ndarray, np.ndarray], Any] | None,
   batch_size: int = 8,
+  split: str = "validation",
 ) -> Finding:
   """Use of the vocabulary, and the LM's cross-entropy against the unigram entropy.
 
@@ -33,6 +34,7 @@ def evaluate_tokens(
     cross_entropy: Maps style [B, levels] and semantic [B, T] to two arrays [B]: the mean nats per
       token of each row, with its style tokens and without style. None leaves the LM out.
     batch_size: Rows per call of `cross_entropy`.
+    split: Name of the split that the windows are of, for the text.
 
   Returns:
     The finding "tokens".
@@ -68,14 +70,14 @@ def evaluate_tokens(
   # At the top of the JSON stand the figures over everything, which the model card quotes.
   values |= {"used": last["used"], "unigram_entropy": last["entropy"]}
   header = [
-    "validation",
+    split,
     "tokens",
     "centres used",
     "unigram entropy (nats)",
     "perplexity",
     "repeats",
   ]
-  text = f"{last['used']} of {vocabulary} centres occur in the validation split."
+  text = f"{last['used']} of {vocabulary} centres occur in the {split} split."
   if cross_entropy is not None:
     header += ["LM cross-entropy", "LM without style", "% under unigram"]
     values["per_cent_under_unigram"] = last["per_cent_under_unigram"]
@@ -107,4 +109,4 @@ def tokens(config: ml_collections.ConfigDict) -> Finding:
       dataset, encoders, config.window_seconds, ("semantic_tokens", "style_tokens")
     )
     windows[name] = (stack_clips(clips, "semantic_tokens"), stack_clips(clips, "style_tokens"))
-  return evaluate_tokens(windows, model.semantic_vocab, score, config.batch_size)
+  return evaluate_tokens(windows, model.semantic_vocab, score, config.batch_size, config.split)
