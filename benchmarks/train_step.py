@@ -26,6 +26,7 @@ from benchmarks.presets import load_config
 from melody_jax import sharding
 from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
+from melody_jax.places.paths import expand
 from melody_jax.planning.flops import useful_flops
 from melody_jax.task import TASKS, make_task
 from melody_jax.training.state import make_init, sharded_init, shardings_of_state
@@ -142,7 +143,7 @@ def main() -> None:
   parser.add_argument("--batch", type=int, default=0, help="rows, in one part; else the config's")
   parser.add_argument("--dtype", default="", help="dtype of computation; default: the config's")
   parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--out", default="", help="JSON to write")
+  parser.add_argument("--out", default="", type=expand, help="JSON to write")
   arguments = parser.parse_args()
   print(f"{device_name()}; jax {jax.__version__}; peak: measured GFLOP/s of a device")
   print(

@@ -17,6 +17,7 @@ A name with `_tiny` after it is the size of tests. Cost: not measured. Scores: i
 import ml_collections
 
 from melody_jax.config import check_preset
+from melody_jax.places.config_pages import load
 
 
 def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
@@ -77,9 +78,7 @@ def _latents(c: ml_collections.ConfigDict, tiny: bool) -> None:
 
 
 def _axes(c: ml_collections.ConfigDict, tiny: bool) -> None:
-  from configs import vae  # the codec's sizes live on its own page
-
-  c.model = vae.get_config("tiny" if tiny else "nano").model
+  c.model = load("vae", "tiny" if tiny else "nano").model  # its sizes live on its own page
   c.windows = 1_000  # random clips: 250,000 latent frames, 80 for each stacked bin
 
 

@@ -15,6 +15,7 @@ import pathlib
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ShardWriter
+from melody_jax.places.paths import argument
 
 
 def _write_shards(
@@ -74,7 +75,7 @@ def build_arrays(
 
 def default_data_dir() -> pathlib.Path:
   """Directory of all datasets if the user names none: $MELODY_DATA, or ~/melody_data."""
-  return pathlib.Path(os.environ.get("MELODY_DATA", pathlib.Path.home() / "melody_data"))
+  return argument(os.environ.get("MELODY_DATA") or "~/melody_data")
 
 
 def common_arguments(description: str) -> argparse.ArgumentParser:
@@ -86,7 +87,7 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(description=description)
   parser.add_argument(
     "--data_dir",
-    type=pathlib.Path,
+    type=argument,
     default=default_data_dir(),
     help="datasets and downloads go here (default: %(default)s)",
   )

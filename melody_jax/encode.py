@@ -29,6 +29,7 @@ from melody_jax.input_pipeline.array_dataset import (
   has_split,
 )
 from melody_jax.multihost.session import session
+from melody_jax.places.bundles import locate
 from melody_jax.progress import print_progress
 
 # The name of a shard has room for five digits.
@@ -150,6 +151,8 @@ def main(config) -> None:
     check_choice("config.features", name, FEATURES)
   check_ranges(config, RANGES)
   splits = _splits_of(config)
+  if names != ["audio"]:
+    config.bundle = str(locate(config.bundle))
   with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
     for split in splits:
@@ -157,4 +160,4 @@ def main(config) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, page="encode")

@@ -25,6 +25,7 @@ from melody_jax.evaluation.finding import Finding, write
 from melody_jax.evaluation.mulan import mulan
 from melody_jax.evaluation.prompts import prompts
 from melody_jax.evaluation.tokens import tokens
+from melody_jax.places.bundles import locate
 from melody_jax.progress import print_progress
 
 EVALUATIONS: dict[str, Callable[[ml_collections.ConfigDict], Finding]] = {
@@ -88,6 +89,8 @@ def evaluate(given: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: for bad input. With "all", the others still run first.
   """
+  given = given.copy_and_resolve_references()
+  given.bundle = str(locate(given.bundle))
   config = given
   check_choice("config.what", config.what, (*EVALUATIONS, "all"))
   check_ranges(config, RANGES)
@@ -125,4 +128,4 @@ def evaluate(given: ml_collections.ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(evaluate)
+  cli.run(evaluate, page="evaluate")

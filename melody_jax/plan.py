@@ -18,7 +18,6 @@ of one); its memory, the largest batch that fits, and the least time of each sta
 """
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 from typing import Any
@@ -31,6 +30,7 @@ from melody_jax.errors import UserError
 from melody_jax.generation.config import settings_of
 from melody_jax.generation.options import check_option
 from melody_jax.output_files import check_writable, write_files
+from melody_jax.places import config_pages
 from melody_jax.planning.topology import open_topology
 from melody_jax.progress import print_progress
 
@@ -65,7 +65,7 @@ def plan_sampler(config: ml_collections.ConfigDict, topology: str, preset: str) 
   """Prints the plan of the sampler at the sizes of a preset; returns its values."""
   slice_ = open_topology(topology)  # before anything else asks JAX for its devices
   settings = settings_of(config)
-  lm, dpd, vae = (_model_config(model, preset) for model in ("lm", "dpd", "vae"))
+  lm, dpd, vae = (config_pages.load(m, preset).model for m in ("lm", "dpd", "vae"))
 
   from melody_jax.planning import sample_plan
 
@@ -73,21 +73,6 @@ def plan_sampler(config: ml_collections.ConfigDict, topology: str, preset: str) 
   found = sample_plan.plan_sampler(networks, config.count, settings, slice_)
   print("\n".join(sample_plan.lines(found)))
   return dataclasses.asdict(found)
-
-
-def _model_config(model: str, preset: str) -> ml_collections.ConfigDict:
-  """`model` of configs/<model>.py:<preset>, of the checkout that this runs in.
-
-  Raises:
-    UserError: without that file, or for an unknown preset.
-  """
-  path = pathlib.Path("configs") / f"{model}.py"
-  spec = importlib.util.spec_from_file_location(f"configs_{model}", path)
-  if not path.is_file() or spec is None or spec.loader is None:
-    raise UserError(f"no {path}: run this from the checkout")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(preset).model
 
 
 def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str) -> None:

@@ -3,21 +3,21 @@
 python -m data.music_folder --folder=DIR [--captions=FILE]
 """
 
-import pathlib
 import sys
 
 from data.build import build, common_arguments
 from data.music_folder.corpus import FolderCorpus
 from melody_jax.errors import UserError
+from melody_jax.places.paths import argument
 
 
 def main() -> None:
   """Reads the folder, decodes and captions its files, and writes the dataset."""
   parser = common_arguments(__doc__.splitlines()[0])
-  parser.add_argument("--folder", type=pathlib.Path, required=True, help="where the audio is")
+  parser.add_argument("--folder", type=argument, required=True, help="where the audio is")
   parser.add_argument(
     "--captions",
-    type=pathlib.Path,
+    type=argument,
     default=None,
     help="CSV or JSONL (default: captions.csv or captions.jsonl in the folder)",
   )

@@ -3,12 +3,12 @@
 python -m data.recorded [--data_dir=DIR] [--format=arrays] [--jobs=2]
 """
 
-import pathlib
 import sys
 
 from data.build import build, common_arguments
 from data.recorded.corpus import RecordedCorpus
 from melody_jax.errors import UserError
+from melody_jax.places.paths import argument
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
   parser = common_arguments(__doc__.splitlines()[0])
   parser.add_argument(
     "--raw_dir",
-    type=pathlib.Path,
+    type=argument,
     default=None,
     help="unpacked Debian packages (default: DATA_DIR/debian)",
   )

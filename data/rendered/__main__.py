@@ -10,6 +10,7 @@ from data.build import build, common_arguments
 from data.debian import fetch_packages
 from data.rendered.corpus import MIDI_PACKAGE, RenderedCorpus
 from melody_jax.errors import UserError
+from melody_jax.places.paths import argument
 
 
 def midi_files(package_root: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -33,7 +34,7 @@ def main() -> None:
   )
   parser.add_argument(
     "--raw_dir",
-    type=pathlib.Path,
+    type=argument,
     default=None,
     help="unpacked Debian packages (default: DATA_DIR/debian)",
   )

@@ -16,6 +16,7 @@ from: the same seed gives the same music.
 import argparse
 import io
 import json
+import os
 import wave
 import zipfile
 
@@ -180,12 +181,12 @@ def write_wav(path, audio_T, sample_rate):
 def main():
   """The command."""
   parser = argparse.ArgumentParser()
-  parser.add_argument("file")
+  parser.add_argument("file", type=os.path.expanduser)
   parser.add_argument("--style", default="", help="a prompt of the file; default: its first")
   parser.add_argument("--seconds", type=float, default=10.0)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--steps", type=int, default=None)
-  parser.add_argument("--out", default="sample.wav")
+  parser.add_argument("--out", default="sample.wav", type=os.path.expanduser)
   options = parser.parse_args()
   sampler = Sampler.load(options.file)
   style = options.style or next(iter(sampler.styles))
