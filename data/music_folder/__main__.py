@@ -3,12 +3,38 @@
 python -m data.music_folder --folder=DIR [--captions=FILE]
 """
 
+import pathlib
 import sys
 
 from data.build import build, common_arguments
 from data.music_folder.corpus import FolderCorpus
 from melody_jax.errors import UserError
 from melody_jax.places.paths import argument
+from melody_jax.progress import print_progress
+
+
+def captions_file(given: pathlib.Path | None, folder: pathlib.Path) -> pathlib.Path | None:
+  """The captions file that --captions names.
+
+  It is looked for from the working directory, in the folder, and beside the folder.
+
+  Args:
+    given: Path as the user gave it; None lets the corpus look for its usual names.
+    folder: Directory of the music.
+
+  Raises:
+    UserError: if it is in none of these places.
+  """
+  if given is None:
+    return None
+  places = list(dict.fromkeys((given, folder / given, folder.absolute().parent / given)))
+  found = [place for place in places if place.is_file()]
+  if not found:
+    looked = ", ".join(str(place) for place in places)
+    raise UserError(f"no captions file {given} (looked for {looked}): give its path")
+  if not given.is_file():
+    print_progress(f"captions: {found[0]}")
+  return found[0]
 
 
 def main() -> None:
@@ -19,7 +45,8 @@ def main() -> None:
     "--captions",
     type=argument,
     default=None,
-    help="CSV or JSONL (default: captions.csv or captions.jsonl in the folder)",
+    help="CSV or JSONL, looked for here, in the folder and beside it"
+    " (default: captions.csv or captions.jsonl in the folder)",
   )
   parser.add_argument("--name", default="music_folder", help="name of the dataset")
   parser.add_argument(
@@ -27,7 +54,12 @@ def main() -> None:
   )
   arguments = parser.parse_args()
   build(
-    lambda: FolderCorpus(arguments.folder, arguments.captions, arguments.name, arguments.licence),
+    lambda: FolderCorpus(
+      arguments.folder,
+      captions_file(arguments.captions, arguments.folder),
+      arguments.name,
+      arguments.licence,
+    ),
     arguments,
   )
 
