@@ -19,7 +19,8 @@ Ranges here state what the code needs. constraints.txt states versions that were
 from pathlib import Path
 import re
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
+from setuptools.command.build_py import build_py
 
 # Read, not imported: building must not need the packages that the program needs.
 PROVENANCE = Path(__file__).parent / "melody_jax" / "provenance.py"
@@ -34,6 +35,7 @@ BASE = [
   "ml_collections>=1.0",
   "numpy>=2.0",
   "optax>=0.2.5",
+  "pooch>=1.7",  # librosa brings it, with requests
   "pyloudnorm>=0.1.1",
   "safetensors>=0.5",
   "scipy>=1.13",
@@ -63,6 +65,25 @@ EXTRAS = {
   "parity": ["ninja", "sru>=2.6", "torch>=2.5", "transformers>=4.50"],
 }
 
+# Folders of the checkout that a wheel has inside the package: top-level `configs` and `data` of
+# site-packages would meet those of others.
+INSIDE = ("configs", "data")
+OWN_IMPORT = re.compile(rf"^(\s*(?:from|import) )((?:{'|'.join(INSIDE)})(?:\.\w+)*)(?=\s)", re.M)
+
+
+class BuildInside(build_py):
+  """Copies modules; those of INSIDE import each other by the names that they have in the wheel."""
+
+  def build_module(self, module, module_file, package):
+    """Copies one module; `from data.build` becomes `from melody_jax.data.build`."""
+    written, copied = super().build_module(module, module_file, package)
+    if package.split(".")[1:2] and package.split(".")[1] in INSIDE:
+      path = Path(written)
+      text = path.read_text(encoding="utf-8")
+      path.write_text(OWN_IMPORT.sub(r"\1melody_jax.\2", text), encoding="utf-8")
+    return written, copied
+
+
 setup(
   name="melody_jax",
   version=VERSION,
@@ -71,7 +92,19 @@ setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  packages=find_packages(include=["melody_jax", "melody_jax.*"]),
+  packages=[
+    *find_packages(include=["melody_jax", "melody_jax.*"]),
+    # The pages of configs/ are files that are loaded by path: their folders have no __init__.py.
+    *(
+      f"melody_jax.{name}"
+      for inside in INSIDE
+      for name in find_namespace_packages(include=[inside, f"{inside}.*"])
+      if "__pycache__" not in name
+    ),
+  ],
+  package_dir={f"melody_jax.{inside}": inside for inside in INSIDE},
+  cmdclass={"build_py": BuildInside},
+  entry_points={"console_scripts": ["melody-jax = melody_jax.console.main:main"]},
   install_requires=BASE,
   extras_require=EXTRAS,
 )

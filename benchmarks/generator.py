@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax import bundle
-from melody_jax.config import load_preset
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
 from melody_jax.models.layers import config_from
+from melody_jax.places.config_pages import load
 
 # Parameters that are stored in the dtype of computation. Scales, biases and the lapped transform
 # are used in float32, and are a thousandth of the bytes.
@@ -88,7 +88,7 @@ _CONFIGS = {
 def preset_configs(preset: str) -> dict[str, Any]:
   """Model configs of a preset, under "lm", "dpd" and "vae"."""
   return {
-    name: config_from(cls, json.loads(load_preset(name, preset).model.to_json_best_effort()))
+    name: config_from(cls, json.loads(load(name, preset).model.to_json_best_effort()))
     for name, cls in _CONFIGS.items()
   }
 

@@ -35,6 +35,7 @@ from benchmarks.measure import (
   measure_sampler,
 )
 from melody_jax.errors import UserError
+from melody_jax.places.paths import expand
 from melody_jax.provenance import versions
 
 BASELINES = ("cascade", "musicgen")
@@ -56,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
   """The command's options."""
   p = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
   p.add_argument("--preset", default="nano", choices=("tiny", "nano", "paper"))
-  p.add_argument("--checkpoint", default="", help="bundle to measure; default: random weights")
+  p.add_argument(
+    "--checkpoint", default="", type=expand, help="bundle to measure; default: random weights"
+  )
   p.add_argument("--batches", type=numbers(int), default=[1, 4, 16])
   p.add_argument("--steps", type=numbers(int), default=[5, 10, 20])
   p.add_argument("--seconds", type=numbers(float), default=[10.0, 30.0])
@@ -79,8 +82,12 @@ def parser() -> argparse.ArgumentParser:
   )
   p.add_argument("--repeats", type=int, default=3, help="warm calls at most")
   p.add_argument("--budget", type=float, default=20.0, help="seconds of warm calls of a program")
-  p.add_argument("--profile", default="", help="directory for profiler traces of every stage")
-  p.add_argument("--out", default="", help="directory for sample.json, sample.md and sample.png")
+  p.add_argument(
+    "--profile", default="", type=expand, help="directory for profiler traces of every stage"
+  )
+  p.add_argument(
+    "--out", default="", type=expand, help="directory for sample.json, sample.md and sample.png"
+  )
   return p
 
 

@@ -25,6 +25,7 @@ from melody_jax import Melody, Request, Settings, audio_io
 from melody_jax.generation.leveller import StreamLeveller
 from melody_jax.generation.programs import use_compilation_cache
 from melody_jax.output_files import write_files
+from melody_jax.places.paths import expand
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", "checkpoints/nano", "Bundle directory.")
@@ -122,7 +123,7 @@ def main(argv) -> None:
   }
   print(json.dumps({k: v for k, v in report.items() if k != "minutes"}, indent=1))
   if FLAGS.out:
-    write_files({pathlib.Path(FLAGS.out): json.dumps(report, indent=1).encode()})
+    write_files({pathlib.Path(expand(FLAGS.out)): json.dumps(report, indent=1).encode()})
   grown = max(report["peak_memory_growth"], report["held_memory_growth"])
   if grown > MAX_GROWTH or report["written_drift_db"] > MAX_DRIFT:
     raise SystemExit(1)

@@ -23,9 +23,10 @@ import numpy as np
 
 from benchmarks.device import hardware_name, matmul_peak, seconds_per_call
 from melody_jax import sharding
-from melody_jax.config import load_preset
 from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
+from melody_jax.places.config_pages import load
+from melody_jax.places.paths import expand
 from melody_jax.planning.flops import useful_flops
 from melody_jax.task import TASKS, make_task
 from melody_jax.training.state import make_init, sharded_init, shardings_of_state
@@ -81,7 +82,7 @@ def input_seconds(config: Any, task: Any, batches: int = 5) -> float:
 
 def config_to_measure(name: str, arguments: argparse.Namespace) -> Any:
   """Config of a model, with the changes of the command line."""
-  config = load_preset(name, arguments.preset)
+  config = load(name, arguments.preset)
   if arguments.batch:
     config.train.batch_size, config.train.accumulate = arguments.batch, 1
   if arguments.dtype:
@@ -142,7 +143,7 @@ def main() -> None:
   parser.add_argument("--batch", type=int, default=0, help="rows, in one part; else the config's")
   parser.add_argument("--dtype", default="", help="dtype of computation; default: the config's")
   parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--out", default="", help="JSON to write")
+  parser.add_argument("--out", default="", type=expand, help="JSON to write")
   arguments = parser.parse_args()
   print(f"{hardware_name()}; jax {jax.__version__}; peak: measured GFLOP/s of a device")
   print(

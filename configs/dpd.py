@@ -85,6 +85,7 @@ def _nano(c: ml_collections.ConfigDict) -> None:
 def _tiny(c: ml_collections.ConfigDict) -> None:
   """Tests: seconds."""
   c.latent_rate = 50.0
+  c.model.update(vocab_size=16)  # those of configs/wav2vec.py:tiny
   c.model.update(latent_dim=8, frames_per_token=2.0, segment_size=8, n_blocks=3, coarse_layers=1)
   c.model.update(width=32, n_heads=2, ffn_width=48, sru_width=16, film_width=32, angle_width=16)
   c.train.batch_size = 4

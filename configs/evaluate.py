@@ -3,9 +3,10 @@
     python -m melody_jax.evaluate --config=configs/evaluate.py:WHAT \
         --config.bundle=checkpoints/nano --config.data=recorded=DIR,rendered=DIR
 
-WHAT: codec, tokens, mulan, dpd, prompts, or all. Each writes WHAT.json and WHAT.md under
-`config.out`. Metrics: docs/spec.md, section 8, and the docstrings of melody_jax/metrics. Cost: in
-the "seconds" of each WHAT.json. Scores: in the model card.
+WHAT: codec, tokens, mulan, dpd, prompts, or all; with _tiny after it the size of tests. Each
+writes WHAT.json and WHAT.md under `config.out`. Metrics: docs/spec.md, section 8, and the
+docstrings of melody_jax/metrics. Cost: in the "seconds" of each WHAT.json. Scores: in the model
+card.
 """
 
 import ml_collections
@@ -15,24 +16,24 @@ from melody_jax.config import check_preset
 WHATS = ("codec", "tokens", "mulan", "dpd", "prompts", "all")
 
 
-def get_config(what: str = "all") -> ml_collections.ConfigDict:
-  """The settings of the evaluations; `what` is one of WHATS."""
-  check_preset(what, WHATS)
+def get_config(preset: str = "all") -> ml_collections.ConfigDict:
+  """The settings of the evaluations; `preset` is one of WHATS, or one of them with _tiny."""
+  check_preset(preset, (*WHATS, *(f"{what}_tiny" for what in WHATS)))
   c = ml_collections.ConfigDict()
-  c.what = what
+  c.what, _, size = preset.partition("_")
   c.bundle = "checkpoints/nano"
   # Array datasets with captions, [name=]directory, comma-separated. Encoded features are used
   # where the datasets hold them and computed from the audio where not.
   c.data = ""
   c.out = "evaluation"  # directory of the results
-  c.split = "validation"
+  c.split = "validation"  # where no dataset has it, another that there is, and the result says so
   c.sample_rate = 24_000  # Hz
   c.window_seconds = 10.0  # the models' training window
   c.seed = 0
   c.batch_size = 8  # windows a pass; does not change a result
 
   c.codec = ml_collections.ConfigDict()
-  c.codec.split = "test_other"  # whole packages that no model trains on
+  c.codec.split = "test_other"  # whole packages that no model trains on; else as above: test
   c.codec.chunk_seconds = 20.0  # music of one pass, by memory; does not change a result
   c.codec.context_seconds = 2.0  # on either side; covers both receptive fields
 
@@ -61,7 +62,25 @@ def get_config(what: str = "all") -> ml_collections.ConfigDict:
   c.prompts.sampling.top_k = 0  # 0: all tokens
   c.prompts.sampling.top_p = 1.0
   c.prompts.sampling.lm_guidance_scale = 3.0
+  if size == "tiny":
+    _tiny(c)
   return c
+
+
+def _tiny(c: ml_collections.ConfigDict) -> None:
+  """For tests: seconds, and no network."""
+  c.batch_size = 2
+  c.codec.chunk_seconds = 5.0
+  c.codec.context_seconds = 0.5
+  c.mulan.clips = 4
+  c.mulan.k = 2
+  c.dpd.windows = 3
+  c.dpd.draws = 1
+  c.prompts.table = PROMPTS[:2]
+  c.prompts.seeds = (0, 1)
+  c.prompts.permutations = 20
+  c.prompts.musicnn = False
+  c.prompts.sampling.steps = 2
 
 
 # (prompt, tags of musicnn that obeying music should raise: MagnaTagATune's, Million Song

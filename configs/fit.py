@@ -17,6 +17,7 @@ A name with `_tiny` after it is the size of tests. Cost: not measured. Scores: i
 import ml_collections
 
 from melody_jax.config import check_preset, data_config
+from melody_jax.places.config_pages import load
 
 
 def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
@@ -53,7 +54,7 @@ def _semantic(c: ml_collections.ConfigDict, tiny: bool) -> None:
 def _style(c: ml_collections.ConfigDict, tiny: bool) -> None:
   c.window_seconds = 10.0
   c.windows = 8_192  # random clips, one embedding each: 8 for each centre of a level
-  c.n_levels = 2 if tiny else 12  # the paper's
+  c.n_levels = 12  # the paper's, at every size: prompts and reports count on them
   c.n_centres = 8 if tiny else 1_024  # the paper's
   c.iterations = 2 if tiny else 12  # Lloyd's algorithm, each level; not measured
 
@@ -74,9 +75,7 @@ def _latents(c: ml_collections.ConfigDict, tiny: bool) -> None:
 
 
 def _axes(c: ml_collections.ConfigDict, tiny: bool) -> None:
-  from configs import vae  # the codec's sizes live on its own page
-
-  c.model = vae.get_config("tiny" if tiny else "nano").model
+  c.model = load("vae", "tiny" if tiny else "nano").model  # its sizes live on its own page
   c.windows = 1_000  # random clips: 250,000 latent frames, 80 for each stacked bin
 
 

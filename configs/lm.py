@@ -100,6 +100,8 @@ def _nano(c: ml_collections.ConfigDict) -> None:
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
   """For tests: trains in seconds."""
+  c.model.style_vocab = 8  # those of configs/fit.py:style_tiny
+  c.model.semantic_vocab = 16  # those of configs/wav2vec.py:tiny
   c.model.n_layers = 2
   c.model.width = 32
   c.model.n_heads = 2

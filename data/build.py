@@ -21,6 +21,7 @@ from melody_jax.cli import EXIT_BAD_INPUT
 from melody_jax.errors import UserError
 from melody_jax.host import cache_folders
 from melody_jax.input_pipeline.array_dataset import ShardWriter
+from melody_jax.places.paths import argument
 
 
 def _write_shards(
@@ -103,8 +104,10 @@ def default_data_dir() -> pathlib.Path | None:
 
   None if there is no home either; then the user must name one.
   """
-  given, home = os.environ.get("MELODY_DATA"), cache_folders.home()
-  return pathlib.Path(given) if given else home and home / "melody_data"
+  if given := os.environ.get("MELODY_DATA"):
+    return argument(given)
+  home = cache_folders.home()
+  return home and home / "melody_data"
 
 
 def common_arguments(description: str) -> argparse.ArgumentParser:
@@ -116,7 +119,7 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(description=description)
   parser.add_argument(
     "--data_dir",
-    type=pathlib.Path,
+    type=argument,
     default=default_data_dir(),
     required=default_data_dir() is None,
     help="datasets and downloads go here (default: %(default)s)",

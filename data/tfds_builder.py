@@ -217,7 +217,7 @@ def build_tfds(
     UserError: No track has an admitted licence, no file could be used, or the directory holds the
       dataset of other music.
   """
-  where = pathlib.Path(data_dir) / corpus.name / licences / VERSION
+  where = pathlib.Path(data_dir) / corpus.name / licences / DATASET_VERSION
   tracks = select_licences(corpus.tracks(), licences)
   build: dict[str, Any] = {
     "made_from": {"build": fingerprint(corpus, tracks)},
@@ -256,7 +256,7 @@ def build_tfds_from_arrays(
   Raises:
     UserError: A split is missing or not complete, or the directory holds a copy of another dataset.
   """
-  where = pathlib.Path(data_dir) / name / VERSION
+  where = pathlib.Path(data_dir) / name / DATASET_VERSION
   models = ArrayDataset(root, splits[0]).made_from.get("models", {})
   made_from = {"source": array_dataset.digest(root), "models": models, "splits": splits}
   build: dict[str, Any] = {"made_from": made_from, "origin": str(pathlib.Path(root).resolve())}

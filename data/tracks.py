@@ -57,6 +57,7 @@ class Track:
     split: "train", "validation", "test" or "test_other".
     title, author, licence, source: Metadata for the manifest. They never become prompt text.
     path: Audio file, or None where the corpus makes the sound itself.
+    part: (begin, end) in seconds of what the track is of its sound; None is all of it.
   """
 
   id: str
@@ -67,6 +68,7 @@ class Track:
   licence: str = ""
   source: str = ""
   path: pathlib.Path | None = None
+  part: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,6 +333,10 @@ def examples(
   for track in tracks:
     try:
       audio = normalise(_load(corpus, track, ledger))
+      if track.part:
+        # After the level is set, so that all parts of a piece share it.
+        begin, end = (round(seconds * SAMPLE_RATE) for seconds in track.part)
+        audio = audio[begin:end]
     except QuarantineError as error:
       ledger.quarantined.append(
         {"track": track.id, "split": track.split, "reason": error.reason, "detail": error.detail}

@@ -2,6 +2,7 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PROGRAM=$(basename "$0")
+source "$ROOT/launch/home.sh"
 DRY_RUN=${DRY_RUN:-}
 
 # Prints the comment at the head of the script.

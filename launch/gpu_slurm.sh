@@ -26,7 +26,7 @@
 #   XLA_FLAGS     flags of XLA       (default --xla_gpu_enable_latency_hiding_scheduler=true)
 source "$(dirname "$0")/common.sh"
 parse "$@"
-PYTHON=${PYTHON:-.venv/bin/python} MODULE=${MODULE:-melody_jax.train} NODES=${NODES:-1}
+PYTHON=$(home "${PYTHON:-.venv/bin/python}") MODULE=${MODULE:-melody_jax.train} NODES=${NODES:-1}
 GPUS=${GPUS:-8} TASKS=${TASKS:-node} NAME=${RUN:-${NAME:-melody_jax}}
 check_config ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
 need sbatch "run this on a login node of a Slurm cluster, or use launch/local.sh"

@@ -17,7 +17,7 @@
 #   XLA_FLAGS     flags to add to those chosen here
 source "$(dirname "$0")/common.sh"
 parse "$@"
-PYTHON=${PYTHON:-.venv/bin/python} MODULE=${MODULE:-melody_jax.train} PROCESSES=${PROCESSES:-1}
+PYTHON=$(home "${PYTHON:-.venv/bin/python}") MODULE=${MODULE:-melody_jax.train} PROCESSES=${PROCESSES:-1}
 cd "$ROOT"
 check_config ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
 need "$PYTHON" "make test builds .venv, or set PYTHON"

@@ -8,7 +8,8 @@
 #
 # A finished stage leaves a mark in $ROOT/done and is skipped the next time; FORCE=1 runs it again.
 # A stage that was interrupted goes on where it stopped; encode runs always and redoes what older
-# models or another state of the data made. Settings are environment variables:
+# models or another state of the data made. Settings are environment variables; paths may have spaces
+# in them, begin with ~, and are relative to the checkout:
 #
 #   PYTHON    python of an environment with the [train,data,eval] extras   (default .venv/bin/python)
 #   PRESET    nano, tiny or paper                                          (default nano)
@@ -18,16 +19,18 @@
 #   AUDIO     comma-separated array datasets to train on, of different names, for example one that
 #             `python -m data.music_folder --format=arrays` wrote          (default: both corpora, built here)
 #   BUNDLE    directory of the finished models                             (default checkpoints/$PRESET)
-#   X_ARGS    further arguments for stage x, for example TRAIN_LM_ARGS="--config.train.steps=500"
+#   X_ARGS    further arguments for stage x, for example TRAIN_LM_ARGS="--config.train.steps=500";
+#             quotes keep one with spaces together: ENCODE_ARGS="'--config.splits=train, test'"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-PYTHON=${PYTHON:-.venv/bin/python}
+source launch/home.sh
+PYTHON=$(home "${PYTHON:-.venv/bin/python}")
 PRESET=${PRESET:-nano}
-ROOT=${ROOT:-runs/$PRESET}
-DATA=${DATA:-${MELODY_DATA:-$HOME/melody_data}}
+ROOT=$(home "${ROOT:-runs/$PRESET}")
+DATA=$(home "${DATA:-${MELODY_DATA:-"~/melody_data"}}")
 JOBS=${JOBS:-2}
-BUNDLE=${BUNDLE:-checkpoints/$PRESET}
+BUNDLE=$(home "${BUNDLE:-checkpoints/$PRESET}")
 DRY_RUN=
 # By default glibc gives the temporaries of a step (a gigabyte) back to the kernel, which hands them
 # out again page by page. If glibc keeps them, a DPD step takes 1.09 s instead of 1.31 s (nano, batch
@@ -44,12 +47,16 @@ STAGES=(fit_axes train_vae export_vae fit_latents
 if [[ -z ${AUDIO:-} ]]; then
   AUDIO=$DATA/arrays/recorded,$DATA/arrays/rendered
   STAGES=(build_recorded build_rendered "${STAGES[@]}")
+  BUILDS=1
 fi
+IFS=, read -ra datasets <<< "$AUDIO"
+for i in "${!datasets[@]}"; do datasets[i]=$(home "${datasets[i]}"); done
+AUDIO=$(IFS=, && printf '%s' "${datasets[*]}")
 
 # Lists the datasets of AUDIO, each with a prefix before its name; with "name=" as a=X/a,b=X/b.
 each() { # prefix
   local path list=()
-  for path in ${AUDIO//,/ }; do
+  for path in "${datasets[@]}"; do
     case $1 in
       name=) list+=("$(basename "$path")=$path") ;;
       *) list+=("$1$(basename "$path")") ;;
@@ -76,38 +83,52 @@ run() {
   [[ -n $DRY_RUN ]] || "$@"
 }
 
-# Further arguments of stage x (train_lm, encode, ...), from the environment variable X_ARGS.
-extra() {
-  local variable=${1^^}_ARGS
-  printf '%s' "${!variable:-}"
+# Puts the further arguments of stage x (train_lm, encode, ...), which the environment variable X_ARGS
+# holds, into MORE. xargs knows quotes, and does nothing else with the text.
+extra() { # stage
+  local variable=${1^^}_ARGS words
+  MORE=()
+  [[ -n ${!variable:-} ]] || return 0
+  if ! words=$(printf '%s' "${!variable}" | xargs -n 1 printf '%s\n' 2> /dev/null); then
+    echo "nano.sh: error: $variable has a quote without its pair: ${!variable}" >&2
+    exit 2
+  fi
+  mapfile -t MORE <<< "$words"
 }
 
 build() { # corpus
-  run "$PYTHON" -m "data.$1" --data_dir="$DATA" --format=arrays --jobs="$JOBS" $(extra "build_$1")
+  extra "build_$1"
+  run "$PYTHON" -m "data.$1" --data_dir="$DATA" --format=arrays --jobs="$JOBS" "${MORE[@]}"
 }
 
 train() { # model datasets [arguments]
+  extra "train_$1"
   run "$PYTHON" -m melody_jax.train --config="configs/$1.py:$PRESET" --workdir="$ROOT/$1" \
-    --config.data.path="$2" "${@:3}" $(extra "train_$1")
+    --config.data.path="$2" "${@:3}" "${MORE[@]}"
 }
 
 export_model() { # model
+  extra "export_$1"
   run "$PYTHON" -m melody_jax.export --config="configs/$1.py:$PRESET" --workdir="$ROOT/$1" \
-    --config.export.bundle="$BUNDLE" $(extra "export_$1")
+    --config.export.bundle="$BUNDLE" "${MORE[@]}"
 }
 
+# Fits and evaluations have the size of tests beside their own.
+SIZE=
+[[ $PRESET != tiny ]] || SIZE=_tiny
+
 fit() { # what
-  local size=
-  [[ $PRESET != tiny ]] || size=_tiny
-  run "$PYTHON" -m melody_jax.fit --config="configs/fit.py:$1$size" \
-    --config.bundle="$BUNDLE" --config.data.path="$AUDIO" $(extra "fit_$1")
+  extra "fit_$1"
+  run "$PYTHON" -m melody_jax.fit --config="configs/fit.py:$1$SIZE" \
+    --config.bundle="$BUNDLE" --config.data.path="$AUDIO" "${MORE[@]}"
 }
 
 encode() {
   local path
-  for path in ${AUDIO//,/ }; do
+  extra encode
+  for path in "${datasets[@]}"; do
     run "$PYTHON" -m melody_jax.encode --config=configs/encode.py --config.source="$path" \
-      --config.bundle="$BUNDLE" --config.out="$ROOT/encoded/$(basename "$path")" $(extra encode)
+      --config.bundle="$BUNDLE" --config.out="$ROOT/encoded/$(basename "$path")" "${MORE[@]}"
   done
 }
 
@@ -139,8 +160,10 @@ export_lm() { export_model lm; }
 train_dpd() { train dpd "$ENCODED"; }
 export_dpd() { export_model dpd; }
 evaluate() {
-  run "$PYTHON" -m melody_jax.evaluate --config=configs/evaluate.py:all --config.bundle="$BUNDLE" \
-    --config.data="$(each name=)" --config.out="$ROOT/evaluation" $(extra evaluate)
+  extra evaluate
+  run "$PYTHON" -m melody_jax.evaluate --config="configs/evaluate.py:all$SIZE" \
+    --config.bundle="$BUNDLE" --config.data="$(each name=)" --config.out="$ROOT/evaluation" \
+    "${MORE[@]}"
 }
 
 stage() {
@@ -165,12 +188,28 @@ for argument in "$@"; do
   # Looked for before any stage runs, because it may come last on the line.
   if [[ $argument == --dry_run ]]; then DRY_RUN=1; fi
 done
+# A folder of songs in place of a dataset is the usual mistake. Datasets still to be built are not
+# there yet.
+check_audio() {
+  local path
+  [[ -z $DRY_RUN && -z ${BUILDS:-} ]] || return 0
+  for path in "${datasets[@]}"; do
+    [[ -d $path/train ]] && continue
+    echo "nano.sh: error: AUDIO: $path is no array dataset (it has no train/): build one with" \
+      "$PYTHON -m data.music_folder --folder=... --format=arrays" >&2
+    exit 2
+  done
+}
+
 for argument in "$@"; do
   case $argument in
     --dry_run) ;;
     -h | --help) usage ;;
     list) printf '%s\n' "${STAGES[@]}" ;;
-    all) for name in "${STAGES[@]}"; do stage "$name"; done ;;
+    all)
+      check_audio
+      for name in "${STAGES[@]}"; do stage "$name"; done
+      ;;
     *)
       if [[ " ${STAGES[*]} " != *" $argument "* ]]; then
         echo "nano.sh: no stage '$argument'; stages: ${STAGES[*]}" >&2

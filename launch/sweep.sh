@@ -17,8 +17,11 @@
 #   PYTHON     python of an environment with the package                (default .venv/bin/python)
 source "$(dirname "$0")/common.sh"
 parse "$@"
-export PYTHON=${PYTHON:-.venv/bin/python} DRY_RUN
-read -ra launcher <<< "${LAUNCHER:-launch/local.sh}"
+PYTHON=$(home "${PYTHON:-.venv/bin/python}")
+export PYTHON DRY_RUN
+LAUNCHER=$(home "${LAUNCHER:-launch/local.sh}")
+# One word where it is a file, whose path may have spaces; else a launcher and its verb.
+if [[ -f $LAUNCHER ]]; then launcher=("$LAUNCHER"); else read -ra launcher <<< "$LAUNCHER"; fi
 read -ra gpus <<< "${GPUS:-}"
 JOBS=${JOBS:-${#gpus[@]}}
 ((JOBS > 0)) || JOBS=1

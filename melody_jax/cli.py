@@ -4,8 +4,6 @@ python -m melody_jax.<command> --config=FILE[:argument] [--config.key=value ...]
 """
 
 from collections.abc import Callable, Mapping
-import itertools
-import os
 import pathlib
 import re
 import sys
@@ -16,6 +14,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from melody_jax.errors import UserError
+from melody_jax.places import config_pages, paths
 
 EXIT_BAD_INPUT = 2
 
@@ -41,20 +40,11 @@ def _explain(error: Exception) -> str:
   return text
 
 
-def _check_config_file(argv: list[str]) -> None:
-  """Raises UserError unless --config names a file that exists."""
-  for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
-    given = f"{argument}={following}" if argument in ("--config", "-config") else argument
-    match = re.match(r"--?config=([^:]*)", given)
-    if match and not pathlib.Path(match[1]).is_file():
-      raise UserError(
-        f"no config file {match[1]!r} (looked in {os.getcwd()}): run from the checkout,"
-        " or give its path"
-      )
-
-
 def parse(
-  argv: list[str], needs_workdir: bool = False, strings: Mapping[str, str] | None = None
+  argv: list[str],
+  needs_workdir: bool = False,
+  strings: Mapping[str, str] | None = None,
+  page: str = "",
 ) -> tuple[ml_collections.ConfigDict, Any]:
   """Parses a command line to its config, --workdir, and flags of the command's own.
 
@@ -62,6 +52,7 @@ def parse(
     argv: Command line, the program's name first.
     needs_workdir: Whether the command requires --workdir=DIR.
     strings: {name: help} of further flags, which are empty by default.
+    page: Config page that is meant where --config is left out; "" for none.
 
   Returns:
     (config, workdir), or with `strings` (config, {name: value}).
@@ -69,7 +60,7 @@ def parse(
   Raises:
     UserError: for anything wrong with it, naming the nearest valid key.
   """
-  _check_config_file(argv)
+  argv = config_pages.with_found_page(argv, page)
   values = flags.FlagValues()
   try:
     holder = config_flags.DEFINE_config_file("config", None, "Config file.", values, sys_argv=argv)
@@ -83,19 +74,24 @@ def parse(
   except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
     raise UserError(_explain(e)) from e
   if config is None:
-    raise UserError("--config=FILE is missing, for example --config=configs/sample.py")
+    pages = ", ".join(config_pages.names())
+    raise UserError(f"--config=FILE is missing, for example --config=configs/lm.py:nano ({pages})")
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}: options are --config.key=value")
   if needs_workdir and not values.workdir:
     raise UserError("--workdir=DIR is missing: where checkpoints and logs go")
   config.lock()
+  paths.expand_config(config)
   if strings:
-    return config, {name: values[name].value for name in strings}
-  return config, values.workdir
+    return config, {name: paths.expand(values[name].value) for name in strings}
+  return config, values.workdir and paths.expand(values.workdir)
 
 
 def run(
-  main: Callable[..., None], needs_workdir: bool = False, strings: Mapping[str, str] | None = None
+  main: Callable[..., None],
+  needs_workdir: bool = False,
+  strings: Mapping[str, str] | None = None,
+  page: str = "",
 ) -> None:
   """Entry point of a command: parses sys.argv, calls `main(config[, workdir][, **strings])`.
 
@@ -103,7 +99,7 @@ def run(
   """
   program = pathlib.Path(sys.argv[0]).stem
   try:
-    config, given = parse(sys.argv, needs_workdir, strings)
+    config, given = parse(sys.argv, needs_workdir, strings, page)
     if strings:
       main(config, **given)
     elif needs_workdir:

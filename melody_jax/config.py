@@ -5,9 +5,7 @@ are checked where the names are defined.
 """
 
 from collections.abc import Iterable, Mapping
-import importlib.util
 import math
-import pathlib
 
 import ml_collections
 
@@ -109,21 +107,6 @@ def _optimizer_config() -> ml_collections.ConfigDict:
   c.weight_decay = 0.0
   c.clip_norm = 1.0  # largest norm of the whole gradient
   return c
-
-
-def load_preset(name: str, preset: str) -> ml_collections.ConfigDict:
-  """configs/<name>.py:<preset>, of the checkout that this runs in.
-
-  Raises:
-    UserError: without that file, or for an unknown preset.
-  """
-  path = pathlib.Path("configs") / f"{name}.py"
-  spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
-  if not path.is_file() or spec is None or spec.loader is None:
-    raise UserError(f"no {path}: run this from the checkout")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(preset)
 
 
 def data_config() -> ml_collections.ConfigDict:

@@ -27,9 +27,16 @@ from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.config import check_ranges
 from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline import array_dataset
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.input_pipeline.array_dataset import (
+  ArrayDataset,
+  Feature,
+  ShardWriter,
+  has_split,
+)
 from melody_jax.multihost.session import session
 from melody_jax.output_files import check_new_folder
+from melody_jax.places.bundles import locate
+from melody_jax.progress import print_progress
 
 # The name of a shard has room for five digits.
 RANGES = {"shards": (1, 99_999), "style_hop_seconds": (0.01, math.inf)}
@@ -123,7 +130,7 @@ def _source(config) -> tuple[str, str]:
   return digest(config.source, config.tfds), f"{place} {config.tfds}"
 
 
-def _check_out(config, made_from: dict[str, Any], origin: str) -> None:
+def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]) -> None:
   """Refuses an output that is the source, or holds what must not be mixed with it or lost.
 
   Raises:
@@ -142,7 +149,7 @@ def _check_out(config, made_from: dict[str, Any], origin: str) -> None:
           f"config.out {out} holds what was encoded from another dataset, {place}: give"
           f" another config.out, or delete {out}"
         )
-      if found != made_from and split not in config.splits.split(","):
+      if found != made_from and split not in splits:
         raise UserError(
           f"{shard.parent} was encoded from another state of the source or by other models: name"
           f" {split} in config.splits, too, or delete it"
@@ -196,6 +203,27 @@ def _is_current(shard: pathlib.Path, features: dict[str, Feature], made_from) ->
   return index.get("made_from") == made_from and index.get("features") == layout
 
 
+def _splits_of(config) -> list[str]:
+  """The splits of config.splits that the source has; those that it lacks are named.
+
+  Raises:
+    UserError: if it has none of them.
+  """
+  wanted = [name.strip() for name in config.splits.split(",") if name.strip()]
+  if config.tfds:
+    return wanted  # TFDS says itself which splits a dataset has
+  found = [name for name in wanted if has_split(config.source, name)]
+  if not found:
+    raise UserError(
+      f"{config.source} has no split {' or '.join(wanted)} (config.source): name the directory of"
+      " an array dataset"
+    )
+  for name in wanted:
+    if name not in found:
+      print_progress(f"{config.source} has no split {name!r}: it is left out")
+  return found
+
+
 def main(config) -> None:
   """Encodes every split that config.splits names."""
   for key in ("source", "out"):
@@ -207,14 +235,17 @@ def main(config) -> None:
   check_ranges(config, RANGES)
   if "://" not in config.source and not pathlib.Path(config.source).is_dir():
     raise UserError(f"no dataset directory {config.source} (config.source): check the path")
+  splits = _splits_of(config)
+  if names != ["audio"]:
+    config.bundle = str(locate(config.bundle))
   with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
     digest, origin = _source(config)
     made_from = {"source": digest, "models": {k: e.model for k, e in encoders.items() if e.model}}
-    _check_out(config, made_from, origin)
-    for split in config.splits.split(","):
+    _check_out(config, made_from, origin, splits)
+    for split in splits:
       encode_split(config, split, encoders, made_from, origin)
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, page="encode")

@@ -8,6 +8,7 @@ WHAT is codec, tokens, mulan, dpd, prompts or all. Each writes WHAT.json and WHA
 """
 
 from collections.abc import Callable
+import dataclasses
 import math
 import pathlib
 import time
@@ -17,12 +18,14 @@ import ml_collections
 from melody_jax import bundle, cli, provenance
 from melody_jax.config import check_ranges
 from melody_jax.errors import UserError, check_choice
+from melody_jax.evaluation.clips import existing_split
 from melody_jax.evaluation.codec import codec
 from melody_jax.evaluation.denoiser import dpd
 from melody_jax.evaluation.finding import Finding, check_out, write
 from melody_jax.evaluation.mulan import mulan
 from melody_jax.evaluation.prompts import prompts
 from melody_jax.evaluation.tokens import tokens
+from melody_jax.places.bundles import locate
 from melody_jax.progress import print_progress
 
 EVALUATIONS: dict[str, Callable[[ml_collections.ConfigDict], Finding]] = {
@@ -52,12 +55,43 @@ RANGES = {
 }
 
 
-def evaluate(config: ml_collections.ConfigDict) -> None:
-  """Runs the evaluation that `config.what` names, or all of them.
+def _with_existing_split(
+  what: str, config: ml_collections.ConfigDict
+) -> tuple[str, ml_collections.ConfigDict, str]:
+  """The split that an evaluation reads, the config that names it, and a note where it is another.
+
+  Raises:
+    UserError: if the datasets have no split at all.
+  """
+  if what == "prompts":  # reads no data
+    return config.split, config, ""
+  wanted = config.codec.split if what == "codec" else config.split
+  split = existing_split(config.data, wanted)
+  if split == wanted:
+    return split, config, ""
+  config = config.copy_and_resolve_references()
+  if what == "codec":
+    config.codec.split = split
+  else:
+    config.split = split
+  note = f"The data have no split {wanted!r}: this was measured on {split!r}"
+  note += ", which the models were trained on." if split == "train" else "."
+  print_progress(f"{what}: {note}")
+  return split, config, note
+
+
+def evaluate(given: ml_collections.ConfigDict) -> None:
+  """Runs the evaluation that `config.what` names, or all of them, on the splits that there are.
+
+  Args:
+    given: Keys of configs/evaluate.py.
 
   Raises:
     UserError: for bad input. With "all", the others still run first.
   """
+  given = given.copy_and_resolve_references()
+  given.bundle = str(locate(given.bundle))
+  config = given
   check_choice("config.what", config.what, (*EVALUATIONS, "all"))
   check_ranges(config, RANGES)
   if not pathlib.Path(config.bundle).is_dir():
@@ -68,6 +102,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
   for what in asked:
     began = time.monotonic()
     try:
+      split, config, note = _with_existing_split(what, given)
       finding = EVALUATIONS[what](config)
     except UserError as error:
       if config.what != "all":
@@ -79,13 +114,15 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
       "bundle": config.bundle,
       "bundle_sha256": bundle.digest(config.bundle),
       "data": config.data,
-      "split": config.codec.split if what == "codec" else config.split,
+      "split": split,
       "settings": config[what].to_dict() if what in config else {},
       "seed": config.seed,
       "seconds": round(time.monotonic() - began, 1),
       "device": provenance.device_name(),
       "versions": provenance.versions(),
     }
+    if note:
+      finding = dataclasses.replace(finding, markdown=f"{note}\n\n{finding.markdown}")
     paths = write(finding, config.out, context)
     print(f"\n{finding.markdown}\n\n{', '.join(map(str, paths))}", flush=True)
   if failures:
@@ -93,4 +130,4 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(evaluate)
+  cli.run(evaluate, page="evaluate")

@@ -33,4 +33,5 @@ if __name__ == "__main__":
   cli.run(
     main,
     strings={"out": "File to write, *.sampler.", "platforms": "cpu, cuda, tpu; default: here."},
+    page="sample",
   )

@@ -25,11 +25,12 @@ from typing import Any
 import ml_collections
 
 from melody_jax import cli, provenance
-from melody_jax.config import check_training, load_preset
+from melody_jax.config import check_training
 from melody_jax.errors import UserError
 from melody_jax.generation.config import settings_of
 from melody_jax.generation.options import check_option
 from melody_jax.output_files import check_outputs, check_writable, write_files
+from melody_jax.places.config_pages import load
 from melody_jax.planning.topology import open_topology
 from melody_jax.progress import print_progress
 
@@ -66,7 +67,7 @@ def show_sampler_plan(
   """Prints the plan of the sampler at the sizes of a preset; returns its values."""
   slice_ = open_topology(topology)  # before anything else asks JAX for its devices
   settings = settings_of(config)
-  lm, dpd, vae = (load_preset(model, preset).model for model in ("lm", "dpd", "vae"))
+  lm, dpd, vae = (load(model, preset).model for model in ("lm", "dpd", "vae"))
 
   from melody_jax.planning import sample_plan
 

@@ -125,4 +125,4 @@ def main(config: ml_collections.ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, page="sample")

@@ -1,105 +1,108 @@
-"""The whole recipe at size `tiny`: every stage trains from the previous stage's checkpoint.
+"""The recipe at size `tiny`, as launch/nano.sh has it: from songs to a bundle that samples.
 
-Command lines are the real ones (those of launch/nano.sh with PRESET=tiny), parsed as commands
-parse them and run in this process, so that JAX is imported once.
+Its commands are taken from the script itself (`--dry_run`) and run in this process, as they stand,
+so that JAX is imported once; the slow test runs the script.
 """
 
 import json
 import os
+import pathlib
+import runpy
+import shlex
 import subprocess
+import sys
 
 import numpy as np
 import pytest
+import soundfile
 
-from melody_jax import audio_io, bundle, cli, encode, export
-from melody_jax.fit import fit as fit_command
+from data.build import build_arrays
+from data.music_folder.corpus import FolderCorpus
+from melody_jax import audio_io, bundle
 from melody_jax.input_pipeline import array_dataset
-from melody_jax.sample import sample
 from melody_jax.task import TASKS
-from melody_jax.training import loop
+from tests.conftest import REPOSITORY
 
 RATE = 24_000
-# Enough for a change of every parameter; nothing is learnt here.
-SHORT = (
-  "--config.train.steps=3", "--config.train.batch_size=2", "--config.train.log_every=1",
-  "--config.train.eval_every=3", "--config.train.eval_batches=1", "--config.train.save_every=3",
-  "--config.optimizer.warmup_steps=1",
-)  # fmt: skip
 
 
-def track(i: int, seconds: float = 12.0) -> np.ndarray:
-  """A chord with a pulse, different for every `i`: int16 [samples]."""
+def song(i: int, seconds: float) -> np.ndarray:
+  """A chord with a pulse, different for every `i`: float [samples]."""
   t = np.arange(round(seconds * RATE)) / RATE
   chord = sum(np.sin(2 * np.pi * 110 * 2 ** ((i + step) / 12) * t) for step in (0, 4, 7))
   pulse = np.exp(-4 * np.mod(t, 0.3 + 0.05 * i))
-  noise = 0.05 * np.random.default_rng(i).normal(size=len(t))
-  return np.round(6000 * (chord / 3 * pulse + noise)).astype(np.int16)
+  return 0.2 * (chord / 3 * pulse + 0.05 * np.random.default_rng(i).normal(size=len(t)))
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-  root = tmp_path_factory.mktemp("corpus")
-  for split, tracks in (("train", range(4)), ("validation", range(4, 6))):
-    features = {"audio": array_dataset.Feature(RATE, "int16")}
-    writer = array_dataset.ShardWriter(root / split, 0, 1, features)
-    for i in tracks:
-      record = {
-        "id": f"chords/{i}#0",
-        "track": f"chords/{i}",
-        "captions": [f"chord number {i}", "pulse"],
-      }
-      writer.write(record, {"audio": track(i)})
-    writer.close()
-  return root
+def write_songs(folder: pathlib.Path, lengths: tuple[float, ...]) -> pathlib.Path:
+  """A folder with a song for each length in seconds, and captions for the first two."""
+  folder.mkdir(parents=True)
+  for i, seconds in enumerate(lengths):
+    soundfile.write(folder / f"song {i}.wav", song(i, seconds), RATE)
+  rows = [f"song {i}.wav,chord number {i}|a pulse" for i in range(min(2, len(lengths)))]
+  (folder / "captions.csv").write_text("\n".join(["file,caption", *rows]) + "\n")
+  return folder
 
 
-def test_every_stage_from_the_one_before(corpus, tmp_path, repository, monkeypatch, capsys):
+def recipe(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
+  """Runs launch/nano.sh with these settings."""
+  script = REPOSITORY / "launch" / "nano.sh"
+  return subprocess.run(
+    [script, *arguments], capture_output=True, text=True, check=False, env=os.environ | environ
+  )
+
+
+def commands_of(printed: str) -> list[list[str]]:
+  """The commands that a dry run printed, each a list of words from the module on."""
+  lines = [line.removeprefix("+ ") for line in printed.splitlines() if line.startswith("+ ")]
+  commands = [shlex.split(line) for line in lines]
+  return [words[words.index("-m") + 1 :] for words in commands]
+
+
+@pytest.fixture
+def run(monkeypatch, repository):
+  """Runs a command in this process as `python -m` does, from the checkout."""
   monkeypatch.chdir(repository)
-  runs, models, encoded = tmp_path / "runs", tmp_path / "bundle", tmp_path / "encoded"
 
-  def run(command, *arguments: str, workdir=None) -> None:
-    flags = [f"--workdir={workdir}"] if workdir else []
-    config, workdir = cli.parse([command.__name__, *arguments, *flags], needs_workdir=bool(workdir))
-    command(config, workdir) if workdir else command(config)
+  def run_module(module: str, *arguments: str) -> None:
+    # Imported already by another test or command, a module would be run with a warning.
+    sys.modules.pop(module, None)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
-  def stage(model: str, data, *arguments: str) -> None:
-    config = f"--config=configs/{model}.py:tiny"
-    run(loop.train, config, f"--config.data.path={data}", *SHORT, *arguments, workdir=runs / model)
-    run(export.export, config, f"--config.export.bundle={models}", *arguments, workdir=runs / model)
+  return run_module
 
-  def fit(what: str, *arguments: str) -> None:
-    config = f"--config=configs/fit.py:{what}_tiny"
-    where = (f"--config.bundle={models}", f"--config.data.path={corpus}")
-    run(fit_command, config, *where, *arguments)
 
-  fit("axes")
-  born = (f"--config.train.init_from={models / 'vae.safetensors'}",)
-  axes = bundle.load(models / "vae.safetensors")[0]["encoder"]["axes"]
-  stage("vae", corpus, *born, "--config.loss.train_encoder=False")
+def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(tmp_path, run):
+  songs = write_songs(tmp_path / "my songs", (12, 11, 10.5, 11, 10.5, 12))
+  corpus, runs, models = tmp_path / "my data", tmp_path / "runs", tmp_path / "bundle"
+  build_arrays(FolderCorpus(songs), corpus)
+  settings = {"PRESET": "tiny", "AUDIO": str(corpus), "ROOT": str(runs), "BUNDLE": str(models)}
+  printed = recipe("--dry_run", "all", **settings)
+  assert printed.returncode == 0, printed.stderr
+  axes = np.zeros(0)
+  for module, *arguments in commands_of(printed.stderr):
+    run(module, *arguments)
+    if "--config=configs/fit.py:axes_tiny" in arguments:
+      axes = bundle.load(models / "vae.safetensors")[0]["encoder"]["axes"]
+
   # Latents are what they were before the decoder was trained: rounded to float16, and no more.
   kept = bundle.load(models / "vae.safetensors")[0]["encoder"]["axes"]
   np.testing.assert_allclose(kept, axes, atol=1e-3 * np.abs(axes).max())
-  fit("latents")
-  stage("wav2vec", corpus)
-  fit("semantic")
-  stage("mulan", corpus)
-  fit("style", "--config.n_levels=12")
-  fit("prior")
-  run(
-    encode.main, "--config=configs/encode.py", f"--config.source={corpus}",
-    f"--config.bundle={models}", f"--config.out={encoded}", "--config.shards=1",
-  )  # fmt: skip
-  stage("lm", encoded)
-  stage("dpd", encoded)
-
-  for model in TASKS:
-    assert bundle.load(bundle.path_of(models, model))[1]["step"] == 3
-  dataset = array_dataset.ArrayDataset(encoded, "train")
-  assert dataset.length(0, "latents") == 600 and dataset.length(0, "semantic_tokens") == 300
+  assert all(bundle.load(bundle.path_of(models, model))[1]["step"] > 0 for model in TASKS)
+  dataset = array_dataset.ArrayDataset(runs / "encoded" / "my data", "train")
+  seconds = dataset.record(0)["seconds"]
+  assert dataset.length(0, "latents") == pytest.approx(50 * seconds, abs=2)
+  assert dataset.length(0, "semantic_tokens") == pytest.approx(25 * seconds, abs=1)
+  codec = json.loads((runs / "evaluation" / "codec.json").read_text())
+  assert codec["split"] == "test" and codec["overall"]["tracks"] == 1
+  mulan = (runs / "evaluation" / "mulan.md").read_text()
+  assert "my data has 1 clips: its k is 1, not 2" in mulan
+  assert "no other track's tokens" in (runs / "evaluation" / "dpd.md").read_text()
 
   out = tmp_path / "x.wav"
   run(
-    sample, "--config=configs/sample.py", "--config.prompt=chord number 2",
+    "melody_jax.sample", "--config=configs/sample.py", "--config.prompt=chord number 2",
     f"--config.checkpoint={models}", f"--config.out={out}", "--config.steps=2",
   )  # fmt: skip
   wave = audio_io.load(out)
@@ -111,17 +114,40 @@ def test_every_stage_from_the_one_before(corpus, tmp_path, repository, monkeypat
 
 
 def test_the_recipe_names_commands_and_configs_that_exist(repository, tmp_path):
-  script = [repository / "launch" / "nano.sh", "--dry_run", "all"]
-  env = os.environ | {"ROOT": str(tmp_path)}
-  printed = subprocess.run(script, capture_output=True, text=True, check=True, env=env).stderr
-  commands = [line.split() for line in printed.splitlines() if line.startswith("+ ")]
+  done = recipe("--dry_run", "all", ROOT=str(tmp_path))
+  assert done.returncode == 0, done.stderr
+  commands = commands_of(done.stderr)
   assert len(commands) == 20
-  for words in commands:
-    module = words[words.index("-m") + 1]
+  for module, *arguments in commands:
     path = repository / module.replace(".", "/")
     assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
-    for word in words:
+    for word in arguments:
       if word.startswith("--config="):
         assert (repository / word.removeprefix("--config=").split(":")[0]).is_file(), word
-  unknown = subprocess.run([script[0], "no_such_stage"], capture_output=True, text=True)
-  assert unknown.returncode == 2 and "no stage 'no_such_stage'" in unknown.stderr
+
+
+def test_paths_with_spaces_tildes_and_quoted_arguments(tmp_path):
+  done = recipe(
+    "--dry_run", "encode", HOME="/my home", AUDIO="~/one song,/two songs", ROOT="~/my runs",
+    BUNDLE=str(tmp_path / "a b"), ENCODE_ARGS="--config.shards=2 '--config.splits=train, test'",
+  )  # fmt: skip
+  first, second = commands_of(done.stderr)
+  assert "--config.source=/my home/one song" in first and "--config.source=/two songs" in second
+  for words in (first, second):
+    assert words[-2:] == ["--config.shards=2", "--config.splits=train, test"]
+    assert f"--config.bundle={tmp_path}/a b" in words
+  assert "--config.out=/my home/my runs/encoded/two songs" in second
+
+
+@pytest.mark.parametrize(
+  ("arguments", "environ", "message"),
+  [
+    (["no_such_stage"], {}, "no stage 'no_such_stage'"),
+    (["all"], {"AUDIO": "/no/such folder"}, "AUDIO: /no/such folder is no array dataset"),
+    (["--dry_run", "encode"], {"AUDIO": "a", "ENCODE_ARGS": "'b"}, "a quote without its pair"),
+  ],
+)
+def test_bad_settings_of_the_recipe_are_one_line(arguments, environ, message, tmp_path):
+  done = recipe(*arguments, ROOT=str(tmp_path / "runs"), **environ)
+  assert done.returncode == 2 and message in done.stderr
+  assert len([line for line in done.stderr.splitlines() if not line.startswith("==")]) == 1

@@ -4,21 +4,21 @@ python -m data.encoded --source=DIR --name=NAME
 """
 
 import argparse
-import pathlib
 import re
 
 from data.build import default_data_dir, run
 from melody_jax.errors import UserError
+from melody_jax.places.paths import argument
 
 
 def main() -> None:
   """Copies every split of the source; prints the directory of the new dataset."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--source", type=pathlib.Path, required=True, help="an array dataset")
+  parser.add_argument("--source", type=argument, required=True, help="an array dataset")
   parser.add_argument("--name", default="encoded", help="name of the TFDS dataset")
   parser.add_argument(
     "--data_dir",
-    type=pathlib.Path,
+    type=argument,
     default=default_data_dir(),
     help="default: %(default)s",
     required=default_data_dir() is None,

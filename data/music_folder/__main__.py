@@ -7,17 +7,45 @@ import pathlib
 
 from data.build import build, common_arguments, run
 from data.music_folder.corpus import FolderCorpus
+from melody_jax.errors import UserError
+from melody_jax.places.paths import argument
+from melody_jax.progress import print_progress
+
+
+def captions_file(given: pathlib.Path | None, folder: pathlib.Path) -> pathlib.Path | None:
+  """The captions file that --captions names.
+
+  It is looked for from the working directory, in the folder, and beside the folder.
+
+  Args:
+    given: Path as the user gave it; None lets the corpus look for its usual names.
+    folder: Directory of the music.
+
+  Raises:
+    UserError: if it is in none of these places.
+  """
+  if given is None:
+    return None
+  places = list(dict.fromkeys((given, folder / given, folder.absolute().parent / given)))
+  found = [place for place in places if place.is_file()]
+  if not found:
+    looked = ", ".join(str(place) for place in places)
+    raise UserError(f"no captions file {given} (looked for {looked}): give its path")
+  if not given.is_file():
+    print_progress(f"captions: {found[0]}")
+  return found[0]
 
 
 def main() -> None:
   """Reads the folder, decodes and captions its files, and writes the dataset."""
   parser = common_arguments(__doc__.splitlines()[0])
-  parser.add_argument("--folder", type=pathlib.Path, required=True, help="where the audio is")
+  parser.add_argument("--folder", type=argument, required=True, help="where the audio is")
   parser.add_argument(
     "--captions",
-    type=pathlib.Path,
+    type=argument,
     default=None,
-    help="CSV or JSONL (default: captions.csv or captions.jsonl in the folder)",
+    help="CSV or JSONL, looked for here, in the folder and beside it"
+    " (default: captions.csv or captions.jsonl in the folder)",
   )
   parser.add_argument("--name", default="music_folder", help="name of the dataset")
   parser.add_argument(
@@ -25,7 +53,12 @@ def main() -> None:
   )
   arguments = parser.parse_args()
   build(
-    lambda: FolderCorpus(arguments.folder, arguments.captions, arguments.name, arguments.licence),
+    lambda: FolderCorpus(
+      arguments.folder,
+      captions_file(arguments.captions, arguments.folder),
+      arguments.name,
+      arguments.licence,
+    ),
     arguments,
   )
 

@@ -11,6 +11,7 @@ row has `file`, the path relative to the folder. All other fields may be left ou
 `captions_file.py` lists further names of these columns; `matching.py` says which file a row means.
 """
 
+import dataclasses
 import pathlib
 import re
 from typing import Any
@@ -21,8 +22,8 @@ from data import descriptors
 from data.captions import distinct, tempo_word, tidy
 from data.files import find_files
 from data.music_folder.captions_file import SPLITS, read_captions
-from data.music_folder.matching import About, match, same_name
-from data.splits import assign_splits
+from data.music_folder.matching import About, match
+from data.music_folder.shares import shares_of
 from data.tracks import Description, Track, load_audio
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.errors import UserError
@@ -98,33 +99,30 @@ class FolderCorpus:
 
   def identity(self) -> Any:
     """What the records depend on besides the tracks: the rows of the captions file."""
-    return self._rows
+    return {file: dataclasses.asdict(about) for file, about in self._about.items()}
 
   def tracks(self) -> list[Track]:
-    """Lists every file. Same-named files ("a.wav", "a.flac") share a split.
+    """Lists every file, in a folder of one or two songs the parts of each: see `shares`.
 
     A split in the captions file takes the place of the automatic one.
     """
-    groups = {
-      file: same_name(str(pathlib.PurePosixPath(file).with_suffix("")).lower())
-      for file in self._files
-    }
-    # A small folder still gets one track to validate on; with two tracks both are needed to train.
-    share = max(0.05, 1 / len(set(groups.values()))) if len(set(groups.values())) > 2 else 0.0
-    splits = assign_splits(list(groups.values()), validation=share)
+    facts = {file: about.facts for file, about in self._about.items()}
+    given = {file: row["split"] for file, row in facts.items() if row.get("split")}
+    shares = shares_of(self._folder, self._files, given)
     tracks = []
     for file in self._files:
-      facts = self._about.get(file, _NOTHING).facts
-      tracks.append(
-        Track(
-          id=f"{self.name}/{file}", package=self.name,
-          split=facts.get("split") or splits[groups[file]],
-          title=facts.get("title") or pathlib.PurePosixPath(file).stem,
-          author=facts.get("author", ""),
-          licence=facts.get("licence") or self._licence, source="user's folder",
-          path=self._folder / file,
-        )
-      )  # fmt: skip
+      row = facts.get(file, {})
+      for share in shares[file]:
+        # Two records of one name must not be: a part bears its split's.
+        of_part = f"@{share.split}" if share.part else ""
+        tracks.append(
+          Track(
+            id=f"{self.name}/{file}{of_part}", package=self.name, split=share.split,
+            title=row.get("title") or pathlib.PurePosixPath(file).stem,
+            author=row.get("author", ""), licence=row.get("licence") or self._licence,
+            source="user's folder", path=self._folder / file, part=share.part,
+          )
+        )  # fmt: skip
     return tracks
 
   def load(self, track: Track) -> np.ndarray:
@@ -148,7 +146,8 @@ class FolderCorpus:
       clip: Normalised waveform at 24 kHz, float32 [samples].
     """
     del k
-    about = self._about.get(track.id.split("/", 1)[1], _NOTHING)
+    assert track.path is not None  # a track of this corpus is a file
+    about = self._about.get(track.path.relative_to(self._folder).as_posix(), _NOTHING)
     captions, tags = list(about.captions), list(about.tags)
     if tags:
       captions.append(", ".join(tags))

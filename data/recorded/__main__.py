@@ -3,10 +3,9 @@
 python -m data.recorded [--data_dir=DIR] [--format=arrays] [--jobs=2]
 """
 
-import pathlib
-
 from data.build import build, common_arguments, run
 from data.recorded.corpus import RecordedCorpus
+from melody_jax.places.paths import argument
 
 
 def main() -> None:
@@ -14,7 +13,7 @@ def main() -> None:
   parser = common_arguments(__doc__.splitlines()[0])
   parser.add_argument(
     "--raw_dir",
-    type=pathlib.Path,
+    type=argument,
     default=None,
     help="unpacked Debian packages (default: DATA_DIR/debian)",
   )

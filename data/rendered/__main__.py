@@ -9,6 +9,7 @@ from data.build import build, common_arguments, run
 from data.debian import fetch_packages
 from data.files import find_files
 from data.rendered.corpus import MIDI_PACKAGE, RenderedCorpus
+from melody_jax.places.paths import argument
 
 
 def midi_files(package_root: pathlib.Path) -> tuple[dict[str, pathlib.Path], tuple[str, ...]]:
@@ -35,7 +36,7 @@ def main() -> None:
   )
   parser.add_argument(
     "--raw_dir",
-    type=pathlib.Path,
+    type=argument,
     default=None,
     help="unpacked Debian packages (default: DATA_DIR/debian)",
   )

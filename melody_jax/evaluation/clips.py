@@ -10,7 +10,11 @@ import ml_collections
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split
+from melody_jax.progress import print_progress
+
+# Where a split is missing, the next of these is measured on: what no model heard comes first.
+_IN_ITS_PLACE = ("test", "validation", "test_other", "train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +87,31 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
   return named
 
 
+def existing_split(data: str, wanted: str) -> str:
+  """The split to measure on: the one that is wanted, or what the datasets have in its place.
+
+  Args:
+    data: config.data, see `named_roots`.
+    wanted: Name of a split.
+
+  Returns:
+    `wanted` where a dataset has it, else the next of test, validation, test_other and train.
+
+  Raises:
+    UserError: if no dataset has any of them, or `named_roots` finds something wrong.
+  """
+  roots = named_roots(data).values()
+  for split in (wanted, *_IN_ITS_PLACE):
+    if any(has_split(root, split) for root in roots):
+      return split
+  raise UserError(
+    f"{', '.join(map(str, roots))}: no split {', '.join(dict.fromkeys((wanted, *_IN_ITS_PLACE)))}"
+    " (config.data): name directories of array datasets"
+  )
+
+
 def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, ArrayDataset]:
-  """Opens the datasets of config.data that have a split of this name.
+  """Opens the datasets of config.data that have a split of this name; names the others.
 
   Returns:
     {name: dataset}.
@@ -95,8 +122,10 @@ def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, Arra
   roots = named_roots(config.data)
   # A dataset may lack a split: only the recorded one holds out whole packages, for example.
   found = {
-    name: ArrayDataset(root, split) for name, root in roots.items() if (root / split).is_dir()
+    name: ArrayDataset(root, split) for name, root in roots.items() if has_split(root, split)
   }
+  for name in roots.keys() - found.keys() if found else ():
+    print_progress(f"{name} has no split {split!r}: it is left out")
   if not found:
     raise UserError(f"none of {', '.join(map(str, roots.values()))} has a split {split!r}")
   return found

@@ -1,6 +1,6 @@
-"""How well the VAE alone gives back music of packages that no model trained on."""
+"""How well the VAE alone gives back music that no model trained on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ml_collections
@@ -11,7 +11,6 @@ from melody_jax.encoders.windows import map_windows
 from melody_jax.errors import UserError
 from melody_jax.evaluation.clips import datasets_of, whole_tracks
 from melody_jax.evaluation.finding import Finding, number, table
-from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from melody_jax.metrics.reconstruction import log_spectral_distance, si_sdr
 from melody_jax.progress import Progress, print_progress
 
@@ -43,12 +42,13 @@ def reconstruct(
 
 def evaluate_codec(
   round_trip: RoundTrip,
-  dataset: ArrayDataset,
+  tracks_of: Iterable[tuple[dict[str, Any], np.ndarray]],
   hop: int,
   sample_rate: int,
   chunk_seconds: float = 20.0,
   context_seconds: float = 2.0,
   progress: Progress = print_progress,
+  split: str = "test_other",
 ) -> Finding:
   """SI-SDR and log-spectral distance of whole tracks, per package and over all.
 
@@ -57,19 +57,20 @@ def evaluate_codec(
 
   Args:
     round_trip: Encodes, clips and decodes: audio [1, samples] -> audio [1, samples].
-    dataset: Split of whole packages that no model trained on.
+    tracks_of: (record, audio float32 [samples]) of each track, see `clips.whole_tracks`.
     hop: Samples per latent frame.
     sample_rate: Sample rate in Hz.
     chunk_seconds: Seconds of audio that one pass keeps.
     context_seconds: Seconds of audio on each side of that, see `reconstruct`.
     progress: Function that gets one line per track.
+    split: Name of the split that the tracks are of, for the text.
 
   Returns:
     The finding "codec": scores per track, per package and over all.
   """
   frames = [max(1, round(s * sample_rate / hop)) for s in (chunk_seconds, context_seconds)]
   tracks = []
-  for record, audio_S in whole_tracks(dataset):
+  for record, audio_S in tracks_of:
     estimate_S = reconstruct(round_trip, audio_S, hop, *frames)
     tracks.append(
       {
@@ -91,17 +92,18 @@ def evaluate_codec(
   }
   overall = _summary(tracks)
   values = {"overall": overall, "packages": packages, "tracks": tracks}
-  return Finding("codec", values, _markdown(packages, overall))
+  return Finding("codec", values, _markdown(packages, overall, split))
 
 
-def _markdown(packages: dict[str, dict[str, Any]], overall: dict[str, Any]) -> str:
+def _markdown(packages: dict[str, dict[str, Any]], overall: dict[str, Any], split: str) -> str:
   rows = [
     (name, s["tracks"], s["minutes"], s["si_sdr"], s["log_spectral_distance"], s["si_sdr_worst"])
     for name, s in [*packages.items(), ("all", overall)]
   ]
   header = ("package", "tracks", "minutes", "SI-SDR (dB)", "LSD (dB)", "worst track SI-SDR (dB)")
+  whose = "of packages that no model trained on" if split == "test_other" else f"of split {split}"
   return (
-    "Codec alone on whole tracks of packages that no model trained on: "
+    f"Codec alone on whole tracks {whose}: "
     f"SI-SDR {number(overall['si_sdr'])} dB, "
     f"log-spectral distance {number(overall['log_spectral_distance'])} dB (means over tracks).\n\n"
     + table(header, rows)
@@ -121,8 +123,17 @@ def _summary(tracks: list[dict[str, Any]]) -> dict[str, Any]:
   }
 
 
+def _tracks_of(datasets: dict[str, Any]) -> Iterable[tuple[dict[str, Any], np.ndarray]]:
+  """Whole tracks of all datasets; where there are several, packages bear their dataset's name."""
+  for name, dataset in datasets.items():
+    for record, audio_S in whole_tracks(dataset):
+      if len(datasets) > 1:
+        record = {**record, "package": f"{name}/{record.get('package', '?')}"}
+      yield record, audio_S
+
+
 def codec(config: ml_collections.ConfigDict) -> Finding:
-  """Runs whole tracks of unseen packages through the codec alone (`evaluate --config=...:codec`).
+  """Runs whole tracks that no model heard through the codec alone (`evaluate --config=...:codec`).
 
   Args:
     config: configs/evaluate.py: bundle, data, sample_rate and codec.
@@ -131,25 +142,29 @@ def codec(config: ml_collections.ConfigDict) -> Finding:
     The finding "codec", see `evaluate_codec`.
 
   Raises:
-    UserError: if several datasets have the split and none of them is called "recorded".
+    UserError: if the bundle has no codec, or no dataset has audio in the split.
   """
   # Before any data is opened: a wrong bundle is the cheaper mistake to find.
   model = Codec.load(config.bundle)
-  datasets = datasets_of(config, config.codec.split)
-  if len(datasets) > 1 and "recorded" in datasets:
-    datasets = {"recorded": datasets["recorded"]}  # the rendered one holds out styles, not packages
-  if len(datasets) > 1:
+  datasets = {
+    name: dataset
+    for name, dataset in datasets_of(config, config.codec.split).items()
+    if "audio" in dataset.features
+  }
+  if not datasets:
     raise UserError(
-      f"several datasets have a split {config.codec.split!r} and none is called recorded: "
-      "name one in config.data"
+      f"no dataset of config.data has audio in its split {config.codec.split!r}: name one that a"
+      " builder wrote, not one that melody_jax.encode wrote"
     )
-  (dataset,) = datasets.values()
+  if config.codec.split == "test_other" and "recorded" in datasets:
+    datasets = {"recorded": datasets["recorded"]}  # the rendered one holds out styles, not packages
   return evaluate_codec(
     lambda audio: model.decode(model.encode(audio)),
-    dataset,
+    _tracks_of(datasets),
     model.config.hop_length,
     config.sample_rate,
     config.codec.chunk_seconds,
     config.codec.context_seconds,
     print_progress,
+    config.codec.split,
   )

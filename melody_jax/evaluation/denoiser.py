@@ -144,7 +144,8 @@ def velocity_errors(
 
   Returns:
     {"delta" and each of PREDICTORS: array [draws * N, L]}. Three of them are the network with
-    different tokens: "right", "shuffled" (tokens of another track) and "none".
+    different tokens: "right", "shuffled" (tokens of another track; NaN where there is one window
+    only) and "none".
   """
   # float64: the variance over some millions of frames loses digits in float32.
   flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
@@ -155,8 +156,9 @@ def velocity_errors(
   parts: list[dict[str, np.ndarray]] = []
   host_rng = np.random.default_rng(seed)
   for draw in range(draws):
-    # New wrong tokens in every draw, so that no single unlucky pair decides.
-    wrong = tokens[other_tracks(tracks, host_rng)]
+    # New wrong tokens in every draw, so that no single unlucky pair decides. One window alone has
+    # no other tokens: its own stand in here, and their error is struck out below.
+    wrong = tokens[other_tracks(tracks, host_rng)] if len(tokens) > 1 else tokens
     draw_rng = jax.random.fold_in(jax.random.key(seed), draw)
     for k, (index, real) in enumerate(batches(len(latents), batch_size)):
       errors = _errors_of_batch(
@@ -169,7 +171,10 @@ def velocity_errors(
         moments,
       )
       parts.append({name: e[:real] for name, e in errors.items()})
-  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+  errors = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+  if len(latents) < 2:
+    errors["shuffled"] = np.full_like(errors["shuffled"], np.nan)
+  return errors
 
 
 def evaluate_denoiser(
@@ -180,6 +185,7 @@ def evaluate_denoiser(
   batch_size: int,
   seed: int,
   progress: Progress = print_progress,
+  split: str = "validation",
 ) -> Finding:
   """Velocity errors per dataset, over all datasets, and by angle.
 
@@ -191,6 +197,7 @@ def evaluate_denoiser(
     batch_size: Windows per call of the network.
     seed: Seed of all draws.
     progress: Function that gets one line per dataset.
+    split: Name of the split that the windows are of, for the text.
 
   Returns:
     The finding "dpd".
@@ -209,7 +216,7 @@ def evaluate_denoiser(
   headline = ("per_cent_under_constant", "per_cent_under_linear", "right_beats_shuffled")
   values = {"datasets": summaries, "by_angle": angles, **{k: last[k] for k in headline}}
   sizes = {name: len(e["right"]) for name, e in sets.items()}
-  return Finding("dpd", values, _markdown(summaries, sizes, angles, last))
+  return Finding("dpd", values, _markdown(summaries, sizes, angles, last, split))
 
 
 def _markdown(
@@ -217,6 +224,7 @@ def _markdown(
   sizes: dict[str, int],
   angles: list[dict[str, Any]],
   last: dict[str, float],
+  split: str,
 ) -> str:
   columns = {
     "constant": "best constant per angle",
@@ -231,14 +239,18 @@ def _markdown(
   text = (
     f"Mean squared velocity error: {number(last['per_cent_under_constant'])} % under the best "
     f"constant per angle, {number(last['per_cent_under_linear'])} % under the best linear "
-    "predictor per angle; the right tokens beat another track's in "
-    f"{100 * last['right_beats_shuffled']:.0f} % of windows."
+    "predictor per angle; "
   )
+  if np.isfinite(last["right_beats_shuffled"]):
+    share = f"{100 * last['right_beats_shuffled']:.0f} % of windows."
+    text += f"the right tokens beat another track's in {share}"
+  else:
+    text += "one window alone has no other track's tokens to compare with."
   by_angle = table(
     ("angle (share of pi/2)", *PREDICTORS),
     [(b["angle"], *(b[p] for p in PREDICTORS)) for b in angles],
   )
-  return "\n\n".join((text, table(("validation", "windows", *columns.values()), rows), by_angle))
+  return "\n\n".join((text, table((split, "windows", *columns.values()), rows), by_angle))
 
 
 def _summary(errors: dict[str, np.ndarray]) -> dict[str, float]:
@@ -249,7 +261,8 @@ def _summary(errors: dict[str, np.ndarray]) -> dict[str, float]:
   return means | {
     "per_cent_under_constant": 100.0 * (1.0 - means["right"] / means["constant"]),
     "per_cent_under_linear": 100.0 * (1.0 - means["right"] / means["linear"]),
-    "right_beats_shuffled": float(np.mean(right < shuffled)),
+    # NaN where nothing could be compared, which is not the same as never.
+    "right_beats_shuffled": float(np.mean(np.where(np.isnan(difference), np.nan, difference > 0))),
     "shuffled_minus_right": float(difference.mean()),
     "shuffled_minus_right_standard_error": float(difference.std() / np.sqrt(len(difference))),
   }
@@ -300,5 +313,6 @@ def dpd(config: ml_collections.ConfigDict) -> Finding:
     tracks = np.unique([clip.track for clip in clips], return_inverse=True)[1]
     windows[name] = (stack_clips(clips, "latents"), stack_clips(clips, "semantic_tokens"), tracks)
   return evaluate_denoiser(
-    velocity, windows, chunks, config.dpd.draws, config.batch_size, config.seed, print_progress
-  )
+    velocity, windows, chunks, config.dpd.draws, config.batch_size, config.seed, print_progress,
+    config.split,
+  )  # fmt: skip

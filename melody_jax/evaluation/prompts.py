@@ -254,12 +254,12 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     The finding "prompts", see `judge` and `with_raw_levels`.
 
   Raises:
-    UserError: if the bundle lacks a model, the tagger cannot be had, or a tag does not exist.
+    UserError: if the bundle lacks a model, or a tag does not exist.
   """
   c = config.prompts
   table = [JudgedPrompt(text, {"MTT": _tags(mtt), "MSD": _tags(msd)}) for text, mtt, msd in c.table]
   # The tagger comes first: where it cannot be had, that is known before the long part.
-  taggers = _taggers() if c.musicnn else {}
+  taggers, absent = _taggers() if c.musicnn else ({}, "")
   programs.use_compilation_cache()
   melody = Melody.load(config.bundle)
   # A config key keeps its type, so the config says 0 and 1 where the sampler has None.
@@ -288,6 +288,8 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
   if c.keep_audio:
     _keep(clips, c.seeds, pathlib.Path(config.out) / "clips", melody.sample_rate)
   finding = judge(clips, melody.sample_rate, table, c.seeds, scores, c.permutations, config.seed)
+  if absent:
+    finding = dataclasses.replace(finding, markdown=f"{finding.markdown}\n\n{absent}")
   return with_raw_levels(finding, raw)
 
 
@@ -305,5 +307,11 @@ def _tags(line: str) -> tuple[str, ...]:
   return tuple(tag.strip() for tag in line.split(",") if tag.strip())
 
 
-def _taggers() -> dict[str, Any]:
-  return {model: musicnn.load(model) for model in musicnn.MODELS}
+def _taggers() -> tuple[dict[str, Any], str]:
+  """The taggers; without a network none, and a sentence that says so for the finding."""
+  try:
+    return {model: musicnn.load(model) for model in musicnn.MODELS}, ""
+  except UserError as error:
+    absent = f"The independent tagger did not judge: {error}."
+    print_progress(f"prompts: {absent}")
+    return {}, absent

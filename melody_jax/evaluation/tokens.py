@@ -35,6 +35,7 @@ def evaluate_tokens(
   vocabulary: int,
   cross_entropy: Callable[[np.ndarray, np.ndarray], Any] | None,
   batch_size: int = 8,
+  split: str = "validation",
 ) -> Finding:
   """Use of the vocabulary, and the LM's cross-entropy against the unigram entropy.
 
@@ -48,6 +49,7 @@ def evaluate_tokens(
     cross_entropy: Maps style [B, levels] and semantic [B, T] to two arrays [B]: the mean nats per
       token of each row, with its style tokens and without style. None leaves the LM out.
     batch_size: Rows per call of `cross_entropy`.
+    split: Name of the split that the windows are of, for the text.
 
   Returns:
     The finding "tokens".
@@ -69,7 +71,7 @@ def evaluate_tokens(
   last = entries[list(sets)[-1]]
   # At the top of the JSON stand the figures over everything, which the model card quotes.
   values |= {"used": last["used"], "unigram_entropy": last["entropy"]}
-  text = f"{last['used']} of {vocabulary} centres occur in the validation split."
+  text = f"{last['used']} of {vocabulary} centres occur in the {split} split."
   if scores is not None:
     values["per_cent_under_unigram"] = last["per_cent_under_unigram"]
     text += (
@@ -78,7 +80,7 @@ def evaluate_tokens(
     )
   columns = COLUMNS if scores is not None else COLUMNS[: -len(LM_COLUMNS)]
   rows = [(name, *(entry[key] for key, _ in columns)) for name, entry in entries.items()]
-  header = ("validation", *(title for _, title in columns))
+  header = (split, *(title for _, title in columns))
   return Finding("tokens", values, text + "\n\n" + table(header, rows))
 
 
@@ -119,4 +121,4 @@ def tokens(config: ml_collections.ConfigDict) -> Finding:
       dataset, encoders, config.window_seconds, ("semantic_tokens", "style_tokens")
     )
     windows[name] = (stack_clips(clips, "semantic_tokens"), stack_clips(clips, "style_tokens"))
-  return evaluate_tokens(windows, model.semantic_vocab, score, config.batch_size)
+  return evaluate_tokens(windows, model.semantic_vocab, score, config.batch_size, config.split)

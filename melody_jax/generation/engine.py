@@ -31,6 +31,7 @@ from melody_jax.generation.window import Networks
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models.vae import decoder_reach
+from melody_jax.places.bundles import locate
 from melody_jax.progress import Progress, silent
 
 # The codec reads long audio in windows of this length, so that one program serves all lengths.
@@ -56,12 +57,14 @@ class Engine:
     """Reads the bundle.
 
     Args:
-      directory: Bundle as written by melody_jax.export and melody_jax.fit.
+      directory: Bundle as written by melody_jax.export and melody_jax.fit, or what else
+        `places.bundles.locate` takes.
       generates: Whether to read the generator too; False reads the codec alone.
 
     Raises:
       UserError: if a model is missing, damaged, or does not fit the others.
     """
+    directory = locate(directory)
     self.sample_rate = SAMPLE_RATE
     self.digest = bundle.digest(directory)
     self.programs = Programs()

@@ -58,7 +58,8 @@ class Melody(Engine):
     """From a bundle directory.
 
     Args:
-      directory: Bundle as written by melody_jax.export and melody_jax.fit.
+      directory: Bundle as written by melody_jax.export and melody_jax.fit, as a directory, a .zip
+        file or the address of one.
       generates: Whether to read the generator too; False reads the codec alone, for
         `reconstruct`.
 

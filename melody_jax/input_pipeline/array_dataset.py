@@ -228,6 +228,11 @@ class _Shard:
     }
 
 
+def has_split(root: str | os.PathLike, split: str) -> bool:
+  """Whether the array dataset at `root` has shards of a split, all of them or some."""
+  return any((pathlib.Path(root) / split).glob("shard-*-of-*"))
+
+
 class ArrayDataset:
   """Random access to the records of one split. Iteration yields (record, arrays) in order.
 

@@ -9,9 +9,10 @@ import ml_collections
 import numpy as np
 
 from melody_jax.errors import UserError, check_choice
-from melody_jax.input_pipeline.array_dataset import ArrayDataset
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split
 from melody_jax.input_pipeline.array_source import ArraySource
 from melody_jax.multihost import session
+from melody_jax.progress import print_progress
 from melody_jax.task import Inputs
 
 
@@ -64,13 +65,8 @@ def make_source(
       " config.data.source=seqio); README, 'Train', makes one"
     )
   if config.data.source == "array":
-    weights = _weights(config.data.weights)
-    datasets = [ArrayDataset(path, split) for path in config.data.path.split(",")]
-    if weights and len(weights) != len(datasets):
-      raise UserError(
-        f"config.data.weights has {len(weights)} numbers for {len(datasets)} datasets: give one"
-        " each"
-      )
+    split, paths, weights = _chosen(config.data, split)
+    datasets = [ArrayDataset(path, split) for path in paths]
     source = ArraySource(
       datasets,
       features,
@@ -88,6 +84,40 @@ def make_source(
   from melody_jax.input_pipeline.seqio_source import SeqioSource
 
   return SeqioSource(config, features, split, shuffle, host, tokenize)
+
+
+def _chosen(
+  data: ml_collections.ConfigDict, split: str
+) -> tuple[str, list[str], list[float] | None]:
+  """The split to read, the datasets that have it, and their weights.
+
+  Every dataset must have the split that trains. One to evaluate on may be missing, as in a folder
+  whose owner wants all of it in training: then the others do, or the training split itself.
+
+  Raises:
+    UserError: config.data.weights does not fit.
+  """
+  paths = [path.strip() for path in data.path.split(",") if path.strip()]
+  weights = _weights(data.weights)
+  if weights and len(weights) != len(paths):
+    raise UserError(
+      f"config.data.weights has {len(weights)} numbers for {len(paths)} datasets: give one each"
+    )
+  if split == data.split or split not in ("validation", "test", "test_other"):
+    return split, paths, weights
+  have = [has_split(path, split) for path in paths]
+  if all(have) or not any(has_split(path, data.split) for path in paths):
+    return split, paths, weights
+  if not any(have):
+    print_progress(
+      f"{data.path} has no split {split!r}: what is measured on {data.split!r} instead says nothing"
+      " about new music"
+    )
+    return data.split, paths, weights
+  chosen = [path for path, has in zip(paths, have, strict=True) if has]
+  kept = [weight for weight, has in zip(weights or [], have, strict=False) if has]
+  print_progress(f"only {', '.join(chosen)} has a split {split!r}: the others are left out of it")
+  return split, chosen, kept if any(kept) else None
 
 
 def _weights(text: str) -> list[float] | None:

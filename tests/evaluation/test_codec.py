@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from melody_jax.evaluation.clips import whole_tracks
 from melody_jax.evaluation.codec import evaluate_codec, reconstruct
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
 
@@ -32,9 +33,8 @@ def test_scores_are_means_over_tracks(tmp_path):
   def ten_db_worse(audio):
     return audio + noise.normal(size=audio.shape) * audio.std() * 10 ** (-10 / 20)
 
-  finding = evaluate_codec(
-    ten_db_worse, ArrayDataset(tmp_path, "test_other"), 10, rate, 2.0, 0.0, lambda message: None
-  )
+  tracks = whole_tracks(ArrayDataset(tmp_path, "test_other"))
+  finding = evaluate_codec(ten_db_worse, tracks, 10, rate, 2.0, 0.0, lambda message: None)
   overall = finding.values["overall"]
   assert overall["tracks"] == 3 and overall["minutes"] == pytest.approx(12 / 60)
   assert overall["si_sdr"] == pytest.approx(10.0, abs=1.0)

@@ -25,7 +25,7 @@ def tiny():
   batch = {
     "latents": jnp.asarray(rng.normal(size=(4, *features["latents"].shape)), jnp.float32) / 3,
     "semantic_tokens": jnp.asarray(
-      rng.integers(0, 1024, (4, *features["semantic_tokens"].shape)), jnp.int32
+      rng.integers(0, 16, (4, *features["semantic_tokens"].shape)), jnp.int32
     ),
   }
   state = jax.jit(init)(jax.random.key(0))

@@ -41,8 +41,8 @@ def write_token_dataset(root: pathlib.Path, records: int = 6) -> pathlib.Path:
     writer = ShardWriter(root / split, 0, 1, features)
     for i in range(records):
       arrays = {
-        "style_tokens": rng.integers(0, 1024, (6, 12)),
-        "semantic_tokens": rng.integers(0, 1024, 375),
+        "style_tokens": rng.integers(0, 8, (6, 12)),
+        "semantic_tokens": rng.integers(0, 16, 375),
       }
       writer.write({"id": str(i), "captions": ["noise"]}, arrays)
     writer.close()

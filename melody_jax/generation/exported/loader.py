@@ -295,12 +295,17 @@ def write_wavs(contents):
 def main():
   """The command."""
   parser = argparse.ArgumentParser(description="Makes music in the styles of an exported sampler.")
-  parser.add_argument("file", help="the sampler, *.sampler")
+  parser.add_argument("file", type=os.path.expanduser, help="the sampler, *.sampler")
   parser.add_argument("--style", default="", help="a prompt of the file; default: its first")
   parser.add_argument("--seconds", type=float, default=10.0, help="seconds of music")
   parser.add_argument("--seed", type=int, default=0, help="another one, other music")
   parser.add_argument("--steps", type=int, default=None, help="denoising steps")
-  parser.add_argument("--out", default="sample.wav", help="*.wav; x-SEED.wav where it has a batch")
+  parser.add_argument(
+    "--out",
+    default="sample.wav",
+    type=os.path.expanduser,
+    help="*.wav; x-SEED.wav where it has a batch",
+  )
   parser.add_argument(
     "--overwrite", action="store_true", help="replace files that this program did not write, too"
   )

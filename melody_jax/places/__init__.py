@@ -1,0 +1,1 @@
+"""Where things lie: paths that users write, config pages, builders and checkpoints."""

@@ -1,0 +1,76 @@
+"""Paths as users write them: `~` is their home, wherever a path is taken.
+
+A shell expands `~` at the beginning of a word only: not in --config.out=~/x.wav, which bash leaves
+to the program, not after a comma, not between quotes.
+"""
+
+import os
+import pathlib
+
+import ml_collections
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]  # the folder melody_jax
+CHECKOUT = PACKAGE.parent  # of an installed wheel: site-packages, where nothing of ours lies
+
+# Keys of configs that hold one path. tests/places/test_paths.py knows all other texts by name, so
+# that a new key is put on one side or the other.
+PATH_KEYS = frozenset(
+  (
+    "audio",
+    "bundle",
+    "checkpoint",
+    "conditioning.style_codebooks",
+    "data.tfds_dir",
+    "export.bundle",
+    "model.text_init",
+    "music_prompt",
+    "out",
+    "source",
+    "stream.resume",
+    "stream.save",
+    "train.init_from",
+  )
+)
+# Keys that hold several with commas between them, each perhaps with a name: "a=~/x,b=~/y".
+PATH_LIST_KEYS = frozenset(("data", "data.path"))
+
+
+def expand(path: str) -> str:
+  """A path with `~` or `~user` at its beginning replaced by that home; others as they are."""
+  return os.path.expanduser(path) if path.startswith("~") else path
+
+
+def expand_list(paths: str) -> str:
+  """Comma-separated paths, each expanded; a name and "=" may stand before one."""
+  expanded = []
+  for part in paths.split(","):
+    name, equals, path = part.partition("=")
+    expanded.append(f"{name}={expand(path)}" if equals else expand(part.strip()))
+  return ",".join(expanded)
+
+
+def expand_config(config: ml_collections.ConfigDict, prefix: str = "") -> None:
+  """Expands all paths of a config, in place.
+
+  Args:
+    config: Config of a command.
+    prefix: Keys above it, with a dot at the end.
+  """
+  for key, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      expand_config(value, f"{prefix}{key}.")
+    elif isinstance(value, str) and f"{prefix}{key}" in PATH_KEYS:
+      config[key] = expand(value)
+    elif isinstance(value, str) and f"{prefix}{key}" in PATH_LIST_KEYS:
+      config[key] = expand_list(value)
+
+
+def argument(path: str) -> pathlib.Path:
+  """A path of the command line, for argparse: `type=argument`."""
+  return pathlib.Path(expand(path))
+
+
+def cache_dir() -> pathlib.Path:
+  """The user's folder for what can be had again: $XDG_CACHE_HOME/melody_jax, or under ~/.cache."""
+  base = os.environ.get("XDG_CACHE_HOME") or expand("~/.cache")
+  return pathlib.Path(base) / "melody_jax"
