@@ -102,12 +102,23 @@ def _write_all(corpus: Corpus, tracks: list[Track], root: str, jobs: int, made_f
 def default_data_dir() -> pathlib.Path | None:
   """Directory of all datasets if the user names none: $MELODY_DATA, or ~/melody_data.
 
-  None if there is no home either; then the user must name one.
+  None if there is no home either.
   """
   if given := os.environ.get("MELODY_DATA"):
     return argument(given)
   home = cache_folders.home()
   return home and home / "melody_data"
+
+
+def data_dir(given: str) -> pathlib.Path:
+  """Directory of all datasets, from the flag or its default.
+
+  Raises:
+    UserError: There is neither a flag nor a default.
+  """
+  if not given:  # not known to argparse, so that one line is printed in place of its usage
+    raise UserError("no home to put datasets in: name a directory by --data_dir=DIR or MELODY_DATA")
+  return argument(given)
 
 
 def common_arguments(description: str) -> argparse.ArgumentParser:
@@ -119,9 +130,8 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(description=description)
   parser.add_argument(
     "--data_dir",
-    type=argument,
-    default=default_data_dir(),
-    required=default_data_dir() is None,
+    type=data_dir,
+    default=str(default_data_dir() or ""),
     help="datasets and downloads go here (default: %(default)s)",
   )
   parser.add_argument(

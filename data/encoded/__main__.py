@@ -6,7 +6,7 @@ python -m data.encoded --source=DIR --name=NAME
 import argparse
 import re
 
-from data.build import default_data_dir, run
+from data.build import data_dir, default_data_dir, run
 from melody_jax.errors import UserError
 from melody_jax.places.paths import argument
 
@@ -18,10 +18,9 @@ def main() -> None:
   parser.add_argument("--name", default="encoded", help="name of the TFDS dataset")
   parser.add_argument(
     "--data_dir",
-    type=argument,
-    default=default_data_dir(),
+    type=data_dir,
+    default=str(default_data_dir() or ""),
     help="default: %(default)s",
-    required=default_data_dir() is None,
   )
   arguments = parser.parse_args()
   # TFDS makes a class of this name; checked here, where the error can still say what to do.

@@ -23,6 +23,7 @@ HELD_OUT_SOUNDFONT = ("TimGM6mb.sf2", "timgm6mb-soundfont")
 _SOUNDFONT_DIRS = ("/usr/share/sounds/sf2", "/usr/share/soundfonts")
 # A MIDI file of one note: a header, and a track of twelve bytes.
 _ONE_NOTE = bytes.fromhex("4d546864000000060000000100604d54726b0000000c00903c4060803c4000ff2f00")
+_ONE_CHORD = "Tempo 120\nChord Sequence {1 4 90}\n1 C\n"  # a score for mma
 _GAIN = "0.6"  # factor; records are normalised afterwards, it only has to avoid clipping
 
 
@@ -75,8 +76,8 @@ def run_mma(source: pathlib.Path, midi: pathlib.Path) -> None:
   """
   failed = _mma(source, midi)
   if failed is not None:
-    known_good = source.with_name("known-good.mma")
-    known_good.write_text("Tempo 120\n1 C\n")
+    known_good = midi.with_name("known-good.mma")  # where a disk may be full
+    known_good.write_text(_ONE_CHORD)
     _check_works("mma", _mma(known_good, known_good.with_suffix(".mid")))
     raise QuarantineError("corrupt", f"mma: {failed}")
 

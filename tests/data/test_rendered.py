@@ -1,6 +1,7 @@
 """Rendered corpus: composition, MIDI facts, captions; the real renderers where installed."""
 
 import collections
+import os
 import shutil
 
 import numpy as np
@@ -11,10 +12,10 @@ from data.rendered.composition import CHORD_VOICES, KEYS, LEAD_VOICES, compose
 from data.rendered.grooves import Groove
 from data.rendered.midi import PROGRAMS, MidiFacts, read_facts
 from data.rendered.styles import STYLES
-from data.rendered.synthesis import require_program
+from data.rendered.synthesis import HELD_OUT_SOUNDFONT, render, require_program, run_mma
 from data.rendered.voices import VOICE_PROGRAMS, listener_name
 from data.rendered.words import describe_piece
-from data.tracks import SAMPLE_RATE, Ledger, examples
+from data.tracks import SAMPLE_RATE, Ledger, QuarantineError, examples
 from melody_jax.errors import UserError
 
 BOSSA = Groove(
@@ -112,12 +113,38 @@ def test_missing_program_is_one_clear_line():
     require_program("no-such-program", "the-package")
 
 
+@pytest.mark.parametrize(("script", "message"), [
+    ("exit 1", "does not work here: status 1"), ("exit 0", "does not work here: status 0"),
+    ("kill -9 $$", "was killed by signal 9"),
+])  # fmt: skip
+@pytest.mark.parametrize("program", ["mma", "fluidsynth"])
+def test_a_program_that_fails_at_everything_blames_no_piece(
+  tmp_path, monkeypatch, program, script, message
+):
+  (tmp_path / program).write_text(f"#!/bin/sh\n{script}\n")
+  (tmp_path / program).chmod(0o755)
+  monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+  midi_file(tmp_path / "x.mid")
+  with pytest.raises(UserError, match=f"{program} {message}"):
+    if program == "mma":
+      run_mma(tmp_path / "x.mma", tmp_path / "y.mid")
+    else:
+      render(tmp_path / "x.mid", tmp_path / "x.wav", tmp_path / "x.sf2")
+
+
+@pytest.mark.skipif(not shutil.which("mma"), reason="needs mma")
+def test_a_score_that_mma_rejects_is_the_scores_fault(tmp_path):
+  (tmp_path / "x.mma").write_text("NoSuchCommand 3\n")
+  with pytest.raises(QuarantineError, match="mma: "):
+    run_mma(tmp_path / "x.mma", tmp_path / "x.mid")
+
+
 @pytest.mark.skipif(
   not (shutil.which("mma") and shutil.which("fluidsynth")), reason="needs mma and fluidsynth"
 )
 def test_a_held_out_pair_renders(tmp_path, monkeypatch):
   from data.rendered.grooves import LIBRARY, _library_file
-  from data.rendered.synthesis import HELD_OUT_SOUNDFONT, soundfont
+  from data.rendered.synthesis import soundfont
 
   try:
     soundfont(*HELD_OUT_SOUNDFONT)

@@ -1,10 +1,12 @@
 """The array dataset: what is written is read back, and nothing half-written is seen."""
 
+import json
+
 import numpy as np
 import pytest
 
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter, json_text
 
 FEATURES = {
   "audio": Feature(100.0, "int16"),
@@ -67,3 +69,23 @@ def test_wrong_frames_are_refused(tmp_path):
   writer = ShardWriter(tmp_path / "train", 0, 1, {"latents": FEATURES["latents"]})
   with pytest.raises(ValueError, match="frames of shape"):
     writer.write({"id": "x"}, {"latents": np.zeros((4, 2))})
+
+
+@pytest.mark.parametrize(
+  "text", ["a\u2028b", "a\u2029b", "a\x85b", "a\x0b\x1cb", "a\nb", "é音", "\udce9"]
+)
+def test_texts_are_read_back_whatever_ends_of_lines_they_hold(tmp_path, text):
+  writer = ShardWriter(tmp_path / "train", 0, 1, {"audio": FEATURES["audio"]})
+  for i in range(2):
+    writer.write({"id": str(i), "title": text}, {"audio": np.zeros(4, np.int16)})
+  records = writer.close() / "records.jsonl"
+  assert [r["title"] for r, _ in ArrayDataset(tmp_path, "train")] == [text, text]
+  assert len(records.read_text("utf-8").splitlines()) == 2
+  # As earlier versions wrote it.
+  lines = [json.dumps({"id": str(i), "title": "a\u2028b"}, ensure_ascii=False) for i in range(2)]
+  records.write_text("\n".join(lines) + "\n", "utf-8")
+  assert [r["title"] for r, _ in ArrayDataset(tmp_path, "train")] == ["a\u2028b"] * 2
+
+
+def test_json_keeps_letters_of_all_languages():
+  assert json_text({"a": "é音\u2028"}) == '{"a": "é音\\u2028"}'
