@@ -251,6 +251,8 @@ def params_from_safetensors(path: str | os.PathLike, config: MusicTowerConfig) -
   """
   settings = {
     "num_attention_heads": ("music_heads", config.heads),
+    "num_mel_bins": ("n_mels", config.n_mels),
+    "patch_size": ("patch", config.patch),
     "frequency_stride": ("patch_stride", config.stride),
     "time_stride": ("patch_stride", config.stride),
   }
