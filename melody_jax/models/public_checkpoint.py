@@ -41,7 +41,7 @@ class Reader:
     return name in self._names
 
   def get(self, name: str) -> np.ndarray:
-    """The tensor of a name.
+    """The tensor of a name, float32 in its shape in the file.
 
     Raises:
       UserError: The file lacks it.
