@@ -12,7 +12,7 @@ them. 62 tokens through 1.8 M weights are 0.7 GFLOP a clip with gradients, 45 GF
 
 | preset | parameters | cost | score |
 | --- | --- | --- | --- |
-| paper | 195.3 M | not measured | not measured |
+| paper | 195.8 M | not measured | not measured |
 | nano | 2.1 M, and frozen MiniLM | 0.86 s a step on 2 cores (docs/benchmarks.md) | not measured |
 | tiny | tests | seconds | none |
 """
@@ -34,6 +34,10 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
   c.model.mel_mean = -4.6  # measured on 100 recorded training clips
   c.model.mel_std = 2.2  # measured on the same clips
   c.model.patch = 16  # docs/spec.md, section 3
+  c.model.patch_stride = 0  # side by side
+  c.model.music_rate = 0  # Hz at which the music tower hears; 0: sample_rate
+  c.model.music_front = "log_mel"  # or "kaldi", as AST
+  c.model.music_init = ""  # at random; or an AST-shaped model.safetensors, or its directory
   c.model.text_vocab = 30_522  # uncased English WordPiece
   c.model.text_positions = 512  # BERT's; a public checkpoint has as many rows
   c.model.dropout = 0.1  # BERT's; not measured
@@ -44,10 +48,23 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
 
 
 def _paper(c: ml_collections.ConfigDict) -> None:
-  """The paper's size: ViT-B/16 over 8 x 62 patches, and BERT-base."""
-  c.model.n_mels = 128  # docs/spec.md, section 3
-  c.model.win_length = 600  # 25 ms
-  c.model.hop_length = 240  # 10 ms
+  """The paper's towers: AST over 12 x 99 patches of a 16 kHz clip, and BERT-base.
+
+  Both begin at random here. To begin with the public checkpoints as the paper does, name them:
+
+      --config.model.music_init=DIR  (MIT/ast-finetuned-audioset-10-10-0.4593)
+      --config.model.text_init=DIR   (bert-base-uncased, its vocabulary beside it)
+  """
+  # docs/spec.md, section 3.1; the numbers of the front end are those AST was trained on.
+  c.model.music_rate = 16_000
+  c.model.music_front = "kaldi"
+  c.model.n_mels = 128
+  c.model.n_fft = 512
+  c.model.win_length = 400  # 25 ms
+  c.model.hop_length = 160  # 10 ms
+  c.model.mel_mean = -4.2677393  # AudioSet's
+  c.model.mel_std = 9.1379948  # twice AudioSet's, as AST divides
+  c.model.patch_stride = 10
   c.model.patch_keep = 1.0  # all
   c.model.time_masks = 2
   c.model.time_mask_frames = 96  # about 1 s; not measured
@@ -57,7 +74,7 @@ def _paper(c: ml_collections.ConfigDict) -> None:
   c.model.music_layers = 12
   c.model.music_heads = 12
   c.model.music_mlp = 3072
-  c.model.music_pooling = "cls"
+  c.model.music_pooling = "cls_distillation"  # as AST's own head
   c.model.text_length = 128  # tokens; longer captions are cut
   c.model.text_width = 768  # BERT-base, with the four numbers below
   c.model.text_layers = 12
@@ -65,7 +82,7 @@ def _paper(c: ml_collections.ConfigDict) -> None:
   c.model.text_mlp = 3072
   c.model.text_pooling = "pooler"
   c.model.text_hidden = 0  # a linear head
-  c.model.text_init = ""
+  c.model.text_init = ""  # random
   c.model.text_frozen = False
   c.model.remat = True
   c.model.dtype = "bfloat16"

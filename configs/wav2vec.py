@@ -7,6 +7,8 @@
     python -m melody_jax.fit --config=configs/fit.py:semantic \
         --config.bundle=checkpoints/nano --config.data.path=DATASETS
 
+With --config.train.init_from=FILE a run begins with what fits of a public Wav2Vec2-Conformer.
+
 Presets: paper (198.4 M parameters, not trained: cost and score not measured), nano, tiny (tests).
 """
 

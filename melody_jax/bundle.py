@@ -121,6 +121,17 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
   return unflatten(flat), metadata
 
 
+def is_foreign(path: str | os.PathLike) -> bool:
+  """Whether a file is a whole safetensors file that no melody_jax wrote."""
+  from safetensors import SafetensorError, safe_open
+
+  try:
+    with safe_open(path, framework="numpy") as f:
+      return "model_config" not in (f.metadata() or {})
+  except (SafetensorError, OSError):
+    return False
+
+
 def load_model(
   bundle: str | os.PathLike, model: str, config_class: type
 ) -> tuple[Any, dict[str, Any]]:

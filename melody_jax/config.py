@@ -144,7 +144,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.data = data_config()
 
   c.train = ml_collections.ConfigDict()
-  c.train.init_from = ""  # begin with the parameters of this .safetensors file of a bundle
+  c.train.init_from = ""  # begin with this .safetensors file: a bundle's; wav2vec: or a public one
   c.train.batch_size = 8  # rows of a step, over all hosts
   c.train.accumulate = 1  # parts a batch is cut into, one after another (less memory)
   c.train.on_nonfinite = "stop"  # or "skip": what a loss of NaN or infinity does

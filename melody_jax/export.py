@@ -9,6 +9,7 @@ import json
 from melody_jax import bundle, cli
 from melody_jax.config import check_training
 from melody_jax.errors import UserError, check_choice
+from melody_jax.output_files import write_files
 
 FILE_DTYPES = ("float16", "float32")  # what numpy writes of them
 
@@ -44,6 +45,7 @@ def export(config, workdir: str) -> None:
   }
   path = bundle.path_of(config.export.bundle, config.task)
   bundle.save(path, task.export_params(params), metadata, config.export.dtype)
+  write_files({path.with_name(n): text.encode() for n, text in task.export_files().items()})
   print(f"{path}: step {step}")
 
 

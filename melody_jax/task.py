@@ -78,6 +78,15 @@ class Task(Inputs, Protocol):
   def import_params(self, params: Variables) -> Variables:
     """The reverse of `export_params`; parameters that the file lacks may be missing."""
 
+  def export_files(self) -> dict[str, str]:
+    """Text files that belong beside the model's file: {name: text}."""
+
+  def public_params(self, path: str = "") -> Variables:
+    """Parameters of public checkpoints, which a new run begins with; numpy, a part of the tree.
+
+    Those that `config.model` names, or, if `path` is given (train.init_from), those of this file.
+    """
+
 
 class BaseTask:
   """Defaults of the optional parts of a Task."""
@@ -114,6 +123,17 @@ class BaseTask:
 
   def import_params(self, params: Variables) -> Variables:
     return params
+
+  def export_files(self) -> dict[str, str]:
+    return {}
+
+  def public_params(self, path: str = "") -> Variables:
+    if path:
+      raise UserError(
+        f"{path} is a safetensors file but not one of melody_jax, and a model of task"
+        f" {self.config.task!r} begins with no other"
+      )
+    return {}
 
 
 # A sixth model is one line more here, beside its network, its task and its config.

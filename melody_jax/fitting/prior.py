@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from melody_jax import bundle
+from melody_jax.encoders.style import load_mulan
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.models import mulan
 from melody_jax.tasks.mulan import MuLanTask
@@ -52,7 +53,7 @@ def fit_prior(config: ml_collections.ConfigDict) -> dict[str, Any]:
     UserError: The bundle has no MuLan, the text encoder is missing, or config.data names no data.
   """
   path = bundle.path_of(config.bundle, "mulan")
-  model_config, params = bundle.load_model(config.bundle, "mulan", mulan.MuLanConfig)
+  model_config, params = load_mulan(config.bundle)
   with_text = jax.device_put(mulan.with_text_body(params, model_config))
   config = config.copy_and_resolve_references().unlock()
   # The task and its tokeniser read config.model; the bundle knows the right one.

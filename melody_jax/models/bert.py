@@ -10,10 +10,14 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from melody_jax.errors import UserError
 from melody_jax.models.layers import Dense, Embed, LayerNorm
+from melody_jax.models.public_checkpoint import (
+  Reader,
+  check_settings,
+  check_shapes,
+  open_checkpoint,
+)
 from melody_jax.models.transformer import EncoderConfig, TransformerEncoder
 
 
@@ -102,35 +106,6 @@ _TABLES = {
 }
 
 
-class _Reader:
-  """Tensors of a checkpoint under BERT's own names, whichever of the usual spellings it uses."""
-
-  def __init__(self, tensors: Any, names: list[str], where: str):
-    self._tensors, self._where = tensors, where
-    # Masked-LM checkpoints put the encoder under "bert."; the oldest call a norm's scale and
-    # bias gamma and beta.
-    self._names = {
-      n.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias"): n
-      for n in names
-    }
-
-  def get(self, name: str) -> np.ndarray:
-    if name not in self._names:
-      raise UserError(f"{self._where} has no tensor {name}: it is not a BERT-shaped checkpoint")
-    return np.asarray(self._tensors.get_tensor(self._names[name]), np.float32)
-
-  def dense(self, name: str) -> dict[str, np.ndarray]:
-    # PyTorch stores a dense layer as [out, in].
-    return {"kernel": self.get(f"{name}.weight").T, "bias": self.get(f"{name}.bias")}
-
-  def norm(self, name: str) -> dict[str, np.ndarray]:
-    return {"scale": self.get(f"{name}.weight"), "bias": self.get(f"{name}.bias")}
-
-
-def _stack(trees: list[Any]) -> Any:
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
 def params_from_safetensors(path: str | os.PathLike, config: BertConfig) -> dict[str, Any]:
   """Parameters of `Bert(config)` from a public safetensors checkpoint.
 
@@ -142,30 +117,22 @@ def params_from_safetensors(path: str | os.PathLike, config: BertConfig) -> dict
     Nested dict of float32 numpy arrays, the tree that `Bert.init` makes under "params".
 
   Raises:
-    UserError: The file is missing or damaged, lacks a tensor, or has another size.
+    UserError: The file is missing or damaged, lacks a tensor, or has another size or another number
+      of heads.
   """
-  from safetensors import SafetensorError, safe_open
-
-  try:
-    with safe_open(path, framework="numpy") as tensors:
-      params = _read_params(_Reader(tensors, list(tensors.keys()), str(path)), config)
-  except (SafetensorError, OSError) as e:
-    raise UserError(f"cannot read {path} ({e}): it must be a safetensors file") from e
-  model = Bert(config)
+  check_settings(path, {"num_attention_heads": ("text_heads", config.heads)})
+  with open_checkpoint(path, "BERT", "bert.") as reader:
+    params = _read_params(reader, config)
   # The sizes to compare with, from tracing alone: no parameter is drawn.
   tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  expected = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens))["params"]
-  wanted = dict(jax.tree_util.tree_flatten_with_path(expected)[0])
-  for key, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-    if wanted[key].shape != leaf.shape:
-      name = jax.tree_util.keystr(key, simple=True, separator="/")
-      raise UserError(
-        f"{path}: {name} has shape {leaf.shape}, config.model asks for {wanted[key].shape}"
-      )
+  init = Bert(config).init
+  check_shapes(
+    path, params, nn.unbox(jax.eval_shape(init, jax.random.key(0), tokens, tokens))["params"]
+  )
   return params
 
 
-def _read_params(reader: _Reader, config: BertConfig) -> dict[str, Any]:
+def _read_params(reader: Reader, config: BertConfig) -> dict[str, Any]:
   blocks = []
   for i in range(config.layers):
     block: dict[str, Any] = {"attention": {}, "mlp": {}}
@@ -178,8 +145,7 @@ def _read_params(reader: _Reader, config: BertConfig) -> dict[str, Any]:
     name: {"embedding": reader.get(f"{theirs}.weight")} for name, theirs in _TABLES.items()
   }
   params["embedding_norm"] = reader.norm("embeddings.LayerNorm")
-  # Our encoder scans over its layers, so their parameters lie stacked along a first axis.
-  params["encoder"] = {"layers": _stack(blocks)}
+  params["encoder"] = {"layers": reader.stack(blocks)}
   if config.pooler:
     params["pooler"] = reader.dense("pooler.dense")
   return params

@@ -1,14 +1,14 @@
 """MuLan: music and text in one joint space (Huang et al., 2022; docs/spec.md, section 3).
 
-The music tower is a spectrogram transformer (AST, Gong et al., 2021): log-mel, patches of 16 x 16,
-a pre-norm ViT encoder. The text tower is a BERT encoder with a head. Both give unit vectors of
-`joint_size` features. In training a learned temperature scales their cosines.
+The music tower is a spectrogram transformer (`music_tower.py`), the text tower a BERT encoder
+(`bert.py`), each with a head. Both give unit vectors of `joint_size` features. In training a
+learned temperature scales their cosines. Either tower can begin with a public checkpoint.
 
 With `text_frozen` the body of the text encoder is a public checkpoint that is not trained. Then it
 is not among the trained parameters, and `with_text_body` adds it before text is embedded.
 
-Shape letters: B batch, T samples, F mel frames, M mel bands, P patches, N token
-positions, D width, C joint-space features.
+Shape letters: B batch, T samples, F mel frames, M mel bands, N token positions, D width, C
+joint-space features.
 """
 
 import dataclasses
@@ -23,13 +23,15 @@ import numpy as np
 
 from melody_jax import text
 from melody_jax.losses.contrastive import unit_vectors
-from melody_jax.models.bert import Bert, BertConfig, params_from_safetensors
-from melody_jax.models.layers import Dense, LayerNorm, param_with_axes
-from melody_jax.models.transformer import EncoderConfig, TransformerEncoder
-from melody_jax.spectral import log_mel
+from melody_jax.models import bert, music_tower
+from melody_jax.models.bert import Bert, BertConfig
+from melody_jax.models.layers import Dense, param_with_axes
+from melody_jax.models.music_tower import MusicTower, MusicTowerConfig, standardised_mel
+from melody_jax.models.public_checkpoint import checkpoint_file
 
 # The text encoder in the parameter tree; bundles leave it out when it is frozen.
 TEXT_BODY = "text_body"
+MUSIC_BODY = "music_tower"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +46,25 @@ class MuLanConfig:
     n_mels, n_fft, win_length, hop_length: The log-mel front end, in bands and samples.
     mel_mean, mel_std: Mean and standard deviation that the log-mel is standardised by.
     patch: Side of a patch, in frames and in bands.
+    patch_stride: Distance of two patches, in frames and in bands; 0: `patch`, side by side.
     patch_keep: Share of patches a training step sees (1: all).
     time_masks, time_mask_frames, mel_masks, mel_mask_bands: SpecAugment: the number of masks and
       the length of the longest, over time and over mel bands.
     music_width, music_layers, music_heads, music_mlp: Sizes of the music tower's encoder.
-    music_pooling: Pooling of the music tower: "cls" or "mean".
+    music_pooling: Pooling of the music tower: "cls", "mean", or "cls_distillation", the mean of the
+      two tokens that AST puts before its patches.
+    music_rate: Sample rate in Hz at which the music tower hears a clip; 0: `sample_rate`.
+    music_front: Form of the log-mel: "log_mel" (magnitudes of centred frames, Slaney's filters) or
+      "kaldi" (`spectral.kaldi_fbank`, which AST was trained on).
+    music_init: Start of the music tower: "" (random), or an AST-shaped model.safetensors, or the
+      directory that holds it.
     text_length: Token positions N.
     text_vocab, text_width, text_layers, text_heads, text_mlp, text_positions: BERT's sizes.
     text_pooling: Pooling of the text tower: "pooler" (BERT's tanh layer over the first token),
       "cls" or "mean".
     text_hidden: Inner size of the text head; 0 makes the head linear.
-    text_init: Start of the text encoder: "" (random), "minilm", or a directory with a BERT-shaped
-      model.safetensors.
+    text_init: Start of the text encoder: "" (random), "minilm", or a BERT-shaped model.safetensors,
+      or the directory that holds it; beside it its vocabulary, as tokenizer.json or vocab.txt.
     text_frozen: Whether the text encoder is not trained; needs `text_init`.
     dropout: Dropout rate in both towers and in the text head.
     remat: Whether to recompute encoder blocks in the backward pass.
@@ -94,21 +103,24 @@ class MuLanConfig:
   text_hidden: int
   text_init: str
   text_frozen: bool
+  patch_stride: int = 0
+  music_rate: int = 0
+  music_front: str = "log_mel"
+  music_init: str = ""
   dropout: float = 0.0
   remat: bool = False
   dtype: str = "float32"
 
   def __post_init__(self):
-    if self.music_pooling not in ("cls", "mean"):
-      raise ValueError(f"music_pooling {self.music_pooling!r}: it must be 'cls' or 'mean'")
     if self.text_pooling not in ("pooler", "cls", "mean"):
       raise ValueError(f"text_pooling {self.text_pooling!r}: it must be 'pooler', 'cls' or 'mean'")
-    for tower in ("music", "text"):
-      width, heads = getattr(self, f"{tower}_width"), getattr(self, f"{tower}_heads")
-      if width % heads:
-        raise ValueError(f"{tower}_width {width} must be a multiple of {tower}_heads = {heads}")
+    if self.text_width % self.text_heads:
+      raise ValueError(
+        f"text_width {self.text_width} must be a multiple of text_heads = {self.text_heads}"
+      )
     if self.text_frozen and not self.text_init:
       raise ValueError("text_frozen keeps random weights: name a checkpoint in text_init")
+    _ = self.music  # its sizes are checked here, not when the network is built
 
   @property
   def bert(self) -> BertConfig:
@@ -120,116 +132,17 @@ class MuLanConfig:
     )  # fmt: skip
 
   @property
-  def patches(self) -> tuple[int, int]:
-    """Patches along (mel, time); what does not fill a patch is cut off."""
-    frames = self.window_samples // self.hop_length + 1
-    return self.n_mels // self.patch, frames // self.patch
-
-
-def mask_spans(
-  rng: jax.Array, x_BxFxM: jax.Array, axis: int, n_masks: int, longest: int
-) -> jax.Array:
-  """Sets random spans of each row to zero (SpecAugment, Park et al., 2019).
-
-  Args:
-    rng: Random key.
-    x_BxFxM: Standardised log-mel, float [B, F, M]. Its mean is 0, so a span becomes the mean.
-    axis: Axis of the spans: 1 over frames, 2 over mel bands.
-    n_masks: Number of spans in each row.
-    longest: Longest span. Lengths are drawn from 0 to this one.
-
-  Returns:
-    float [B, F, M].
-  """
-  if not n_masks:
-    return x_BxFxM
-  batch, size = x_BxFxM.shape[0], x_BxFxM.shape[axis]
-  length_rng, start_rng = jax.random.split(rng)
-  lengths = jax.random.randint(length_rng, (batch, n_masks, 1), 0, longest + 1)
-  starts = jax.random.randint(start_rng, (batch, n_masks, 1), 0, size)
-  steps = jnp.arange(size)[None, None, :]
-  masked_BxS = jnp.any((steps >= starts) & (steps < starts + lengths), axis=1)
-  return jnp.where(jnp.expand_dims(masked_BxS, 3 - axis), 0.0, x_BxFxM)
-
-
-def patchify(x_BxFxM: jax.Array, patch: int) -> jax.Array:
-  """Cuts a spectrogram into square patches. Frames and bands that fill no patch are dropped.
-
-  Args:
-    x_BxFxM: Log-mel, float [B, F, M].
-    patch: Side of a patch, in frames and in bands.
-
-  Returns:
-    float [B, P, patch * patch]. Patches lie in mel-major order, and so do the values inside one.
-  """
-  # Mel-major is the order of AST.
-  batch, frames, mels = x_BxFxM.shape
-  rows, columns = mels // patch, frames // patch
-  x = x_BxFxM[:, : columns * patch, : rows * patch]
-  x = x.reshape(batch, columns, patch, rows, patch)
-  return x.transpose(0, 3, 1, 4, 2).reshape(batch, rows * columns, patch * patch)
-
-
-def keep_patches(rng: jax.Array, x_BxPxD: jax.Array, share: float) -> jax.Array:
-  """A random subset of each row's patches (patchout, Koutini et al., 2022).
-
-  Args:
-    rng: Random key.
-    x_BxPxD: Patches.
-    share: Share of them to keep, at least one.
-
-  Returns:
-    [B, round(share P), D].
-  """
-  batch, patches, _ = x_BxPxD.shape
-  kept = max(1, round(share * patches))
-  if kept == patches:
-    return x_BxPxD
-  # Every row keeps as many, so that shapes stay fixed; the steps become cheaper as well.
-  order_BxP = jnp.argsort(jax.random.uniform(rng, (batch, patches)), axis=1)
-  return jnp.take_along_axis(x_BxPxD, order_BxP[:, :kept, None], axis=1)
-
-
-class MusicTower(nn.Module):
-  """Standardised log-mel [B, F, M] -> pooled features [B, D]."""
-
-  config: MuLanConfig
-
-  @nn.compact
-  def __call__(self, mel_BxFxM: jax.Array, deterministic: bool = True) -> jax.Array:
-    c = self.config
-    dtype = jnp.dtype(c.dtype)
-    if not deterministic:
-      time_rng, mel_rng, keep_rng = jax.random.split(self.make_rng("augment"), 3)
-      mel_BxFxM = mask_spans(time_rng, mel_BxFxM, 1, c.time_masks, c.time_mask_frames)
-      mel_BxFxM = mask_spans(mel_rng, mel_BxFxM, 2, c.mel_masks, c.mel_mask_bands)
-    patches = patchify(mel_BxFxM, c.patch)
-    x_BxPxD = Dense(c.music_width, ("kernel", "embed"), dtype=dtype, name="patches")(patches)
-    n_cls = int(c.music_pooling == "cls")
-    shape = (n_cls + patches.shape[1], c.music_width)
-    positions = param_with_axes(
-      self, "positions", nn.initializers.normal(0.02), shape, ("position", "embed")
-    ).astype(dtype)
-    # Positions first: a patch that is kept must still know where it was.
-    x_BxPxD = x_BxPxD + positions[None, n_cls:, :]
-    if not deterministic:
-      x_BxPxD = keep_patches(keep_rng, x_BxPxD, c.patch_keep)
-    if n_cls:
-      cls = param_with_axes(
-        self, "cls", nn.initializers.normal(0.02), (1, c.music_width), ("position", "embed")
-      )
-      cls = jnp.broadcast_to(
-        (cls.astype(dtype) + positions[:1])[None], (len(x_BxPxD), 1, c.music_width)
-      )
-      x_BxPxD = jnp.concatenate([cls, x_BxPxD], axis=1)
-    x_BxPxD = nn.Dropout(c.dropout, deterministic=deterministic)(x_BxPxD)
-    stack = EncoderConfig(
-      c.music_width, c.music_layers, c.music_heads, c.music_mlp, pre_norm=True,
-      dropout=c.dropout, remat=c.remat, dtype=c.dtype,
-    )  # fmt: skip
-    x_BxPxD = TransformerEncoder(stack, name="encoder")(x_BxPxD, None, deterministic)
-    x_BxPxD = LayerNorm(1e-12, dtype, name="norm")(x_BxPxD)
-    return x_BxPxD[:, 0] if n_cls else jnp.mean(x_BxPxD, axis=1)
+  def music(self) -> MusicTowerConfig:
+    """The music tower's own config."""
+    derived: dict[str, Any] = {
+      "rate": self.music_rate or self.sample_rate,
+      "stride": self.patch_stride or self.patch,
+    }
+    names = {f.name for f in dataclasses.fields(MusicTowerConfig)} - set(derived)
+    own = {f.name for f in dataclasses.fields(self)}
+    return MusicTowerConfig(
+      **derived, **{n: getattr(self, n if n in own else f"music_{n}") for n in names}
+    )
 
 
 class Temperature(nn.Module):
@@ -259,7 +172,7 @@ class MuLan(nn.Module):
 
   def setup(self):
     c = self.config
-    self.music_tower = MusicTower(c)
+    self.music_tower = MusicTower(c.music)
     self.music_head = Dense(c.joint_size, ("embed", "embed_out"), dtype=c.dtype)
     self.text_body = Bert(c.bert)
     if c.text_hidden:
@@ -271,9 +184,7 @@ class MuLan(nn.Module):
 
   def mel(self, audio_BxT: jax.Array) -> jax.Array:
     """Audio [B, T] -> standardised log-mel [B, F, M], which the music tower reads."""
-    c = self.config
-    mel = log_mel(audio_BxT, c.sample_rate, c.n_fft, c.win_length, c.hop_length, c.n_mels)
-    return (mel - c.mel_mean) / c.mel_std
+    return standardised_mel(audio_BxT, self.config.music)
 
   def audio(self, audio_BxT: jax.Array, deterministic: bool = True) -> jax.Array:
     """Audio [B, window_samples] in [-1, 1] -> unit vectors, float32 [B, C]."""
@@ -341,9 +252,25 @@ def text_body_params(config: MuLanConfig) -> dict[str, Any]:
   Raises:
     UserError: The checkpoint is not installed, missing, or of other sizes.
   """
-  return params_from_safetensors(
-    text.encoder_dir(config.text_init) / "model.safetensors", config.bert
-  )
+  name = config.text_init
+  where = text.minilm_dir() if name == text.MINILM else name
+  return bert.params_from_safetensors(checkpoint_file(where), config.bert)
+
+
+def public_params(config: MuLanConfig) -> dict[str, Any]:
+  """What `music_init` and `text_init` name, as far as it is trained: a part of the parameters.
+
+  Raises:
+    UserError: A checkpoint is not installed, missing, or of other sizes.
+  """
+  params = {}
+  if config.music_init:
+    params[MUSIC_BODY] = music_tower.params_from_safetensors(
+      checkpoint_file(config.music_init), config.music
+    )
+  if config.text_init and not config.text_frozen:
+    params[TEXT_BODY] = text_body_params(config)
+  return params
 
 
 def with_text_body(params: dict[str, Any], config: MuLanConfig) -> dict[str, Any]:

@@ -6,11 +6,11 @@ docs/spec.md, section 3.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from melody_jax import text
+from melody_jax.errors import UserError
 from melody_jax.losses.contrastive import fingerprint, info_nce
 from melody_jax.models import mulan
 from melody_jax.models.layers import config_from
@@ -89,7 +89,14 @@ class MuLanTask(BaseTask):
     }
 
   def tokenizer(self) -> Tokenize:
-    return text.load_tokenizer(self.model_config.text_length, self.model_config.text_init)
+    c = self.model_config
+    tokenizer = text.load_tokenizer(c.text_length, c.text_init)
+    if tokenizer.vocab_size > c.text_vocab:
+      raise UserError(
+        f"the tokenizer of text_init={c.text_init!r} has {tokenizer.vocab_size} words,"
+        f" config.model.text_vocab is {c.text_vocab}: set it to that"
+      )
+    return tokenizer
 
   def without_recomputation(self) -> "MuLanTask":
     return self.with_model(remat=False)
@@ -104,15 +111,17 @@ class MuLanTask(BaseTask):
     return {**batch, "text_features": features}
 
   def init(self, rng: jax.Array) -> Variables:
-    params = mulan.init_params(rng, self.model_config)
+    return mulan.init_params(rng, self.model_config)
+
+  def public_params(self, path: str = "") -> Variables:
+    return super().public_params(path) if path else mulan.public_params(self.model_config)
+
+  def export_files(self) -> dict[str, str]:
+    """The vocabulary of a trained text encoder that came from a path: the bundle brings its own."""
     c = self.model_config
-    if c.text_init and not c.text_frozen:
-      loaded = mulan.text_body_params(c)
-      boxed = params[mulan.TEXT_BODY]
-      # Into the boxes of the drawn parameters, which carry the logical axes.
-      values = jax.tree.leaves(jax.tree.map(jnp.asarray, loaded))
-      params[mulan.TEXT_BODY] = jax.tree.unflatten(jax.tree.structure(boxed), values)
-    return params
+    if c.text_init in ("", text.MINILM) or c.text_frozen:
+      return {}
+    return {text.TOKENIZER: text.load_tokenizer(c.text_length, c.text_init).page}
 
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True

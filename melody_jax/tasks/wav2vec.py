@@ -9,6 +9,7 @@ import ml_collections
 from melody_jax.errors import UserError
 from melody_jax.losses import musical_teacher
 from melody_jax.losses import wav2vec as losses
+from melody_jax.models import wav2vec_checkpoint
 from melody_jax.models.layers import config_from
 from melody_jax.models.wav2vec import Wav2Vec, Wav2VecConfig
 from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
@@ -47,6 +48,9 @@ class Wav2VecTask(BaseTask):
     lengths, hidden = jnp.full((1,), 2, jnp.int32), jnp.zeros((1, 2), bool)
     model = Wav2Vec(self.model_config)
     return model.init(rng, audio, lengths, hidden, jnp.ones(()), None)["params"]
+
+  def public_params(self, path: str = "") -> Variables:
+    return wav2vec_checkpoint.params_from_safetensors(path, self.model_config) if path else {}
 
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True

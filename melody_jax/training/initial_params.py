@@ -1,4 +1,4 @@
-"""Starts a run from the parameters of a finished model instead of random ones."""
+"""Starts a run from the parameters of a finished or public model instead of random ones."""
 
 import dataclasses
 import os
@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 
 from melody_jax import bundle
 from melody_jax.errors import UserError
@@ -52,13 +53,16 @@ def with_params_of(
 
   Args:
     state: a state of step 0, on its mesh; the new arrays lie as the old ones did.
-    path: a file that `python -m melody_jax.export` wrote.
+    path: a file that `python -m melody_jax.export` wrote; or a public checkpoint, which then goes
+      through `with_public_params`.
     task: The run's task; its `import_params` undoes its `export_params`.
     task_name: its name, which the file must bear.
 
   Raises:
     UserError: if the file is missing or damaged, belongs to another task, or has other sizes.
   """
+  if bundle.is_foreign(path):
+    return with_public_params(state, task, str(path))
   params, metadata = bundle.load(path)
   # Names of different models may agree by accident; the task settles it.
   if metadata.get("task") != task_name:
@@ -83,13 +87,83 @@ def with_params_of(
   if jax.process_index() == 0:
     _announce(path, own, given)
 
-  def replace(tree: Any) -> Any:
-    def of_file(keys: Any, old: jax.Array) -> jax.Array:
-      value = given.get("/".join(k.key for k in keys))
-      # In the dtype of the state, and laid over the mesh as the state is.
-      return old if value is None else jax.device_put(value.astype(old.dtype), old.sharding)
+  return _replaced(state, {name: given[name] for name in own.keys() & given.keys()})
 
+
+def _replaced(state: TrainState, given: dict[str, np.ndarray]) -> TrainState:
+  """A state whose parameters, and their average, are those given; of stacked ones the first."""
+
+  def of_file(keys: Any, old: jax.Array) -> jax.Array:
+    value = given.get("/".join(k.key for k in keys))
+    if value is None:
+      return old
+    value = value.astype(old.dtype)  # in the dtype of the state, and laid over the mesh as it is
+    if value.shape == old.shape:
+      return jax.device_put(value, old.sharding)
+    begin = jax.jit(lambda old, value: old.at[: len(value)].set(value), out_shardings=old.sharding)
+    return begin(old, value)
+
+  def replace(tree: Any) -> Any:
     return jax.tree.map_with_path(of_file, tree)
 
   ema = None if state.ema is None else replace(state.ema)
   return dataclasses.replace(state, params=replace(state.params), ema=ema)
+
+
+_STACKED = frozenset({"layers", "blocks"})  # modules whose parameters lie stacked, block by block
+
+
+def _fits(name: str, given: np.ndarray, own: jax.Array) -> bool:
+  """Whether an array can stand for a parameter, or for the first blocks of a stacked one."""
+  stacked = bool(_STACKED & set(name.split("/"))) and given.ndim == own.ndim
+  return given.shape == own.shape or (
+    stacked and given.shape[1:] == own.shape[1:] and 0 < len(given) < len(own)
+  )
+
+
+def with_public_params(state: TrainState, task: Task, path: str = "") -> TrainState:
+  """Replaces the parameters of a new state by those of public checkpoints, where shapes agree.
+
+  What was taken and what was not is said on standard error. A file with fewer blocks than the
+  network gives its own to the first ones.
+
+  Args:
+    state: a state of step 0, on its mesh; the new arrays lie as the old ones did.
+    task: The run's task; its `public_params` reads the checkpoints.
+    path: The checkpoint; "" for those that `config.model` names, which may be none.
+
+  Raises:
+    UserError: if a file is missing, damaged or of another kind, or no shape agrees.
+  """
+  given = bundle.flatten(task.public_params(path))
+  if not given:
+    return state
+  own = _flat(state.params)
+  taken = {name: v for name, v in given.items() if name in own and _fits(name, v, own[name])}
+  source = path or "the public checkpoints of config.model"
+  others = [
+    f"{name} {given[name].shape}, here {own[name].shape}"
+    for name in own.keys() & given.keys()
+    if name not in taken
+  ]
+  if not taken:
+    raise UserError(
+      f"{source}: no parameter has the shape of this model's ({'; '.join(sorted(others)[:1])}): set"
+      " config.model as the checkpoint has it"
+    )
+  if jax.process_index() == 0:
+    print(_account(own, given, taken, source, sorted(others)), file=sys.stderr, flush=True)
+  return _replaced(state, taken)
+
+
+def _account(own: Any, given: Any, taken: Any, source: str, others: list[str]) -> str:
+  """One line about what a new run takes of public checkpoints, and what it does not."""
+  parts = [f"begins with {len(taken)} of {len(own)} arrays from {source}"]
+  short = sorted({(len(v), len(own[n])) for n, v in taken.items() if v.shape != own[n].shape})
+  parts += [f"of stacked ones {n} of {of} blocks" for n, of in short]
+  if others:
+    parts.append(f"of another shape: {', '.join(others)}")
+  absent = sorted(own.keys() - given.keys())
+  if absent:
+    parts.append(f"not in it: {', '.join(absent)}")
+  return "; ".join(parts)

@@ -20,7 +20,7 @@ from melody_jax.multihost.preemption import PreemptionNotice
 from melody_jax.task import Task, make_task
 from melody_jax.training import run_record
 from melody_jax.training.checkpoint import Checkpointer
-from melody_jax.training.initial_params import with_params_of
+from melody_jax.training.initial_params import with_params_of, with_public_params
 from melody_jax.training.metric_logger import MetricLogger
 from melody_jax.training.state import (
   TrainState,
@@ -123,6 +123,8 @@ class _Run:
       self.state = sharded_init(self.mesh, init, shardings)(jax.random.key(config.seed))
       if config.train.init_from:
         self.state = with_params_of(self.state, config.train.init_from, self.task, config.task)
+      else:
+        self.state = with_public_params(self.state, self.task)
     else:
       self.state, position = restored
       self._check_same_models(position.pop("models", {}))

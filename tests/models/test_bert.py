@@ -99,3 +99,23 @@ def test_wrong_sizes_and_files_are_user_errors(checkpoint, tmp_path):
   (tmp_path / "torn.safetensors").write_bytes(b"not a checkpoint")
   with pytest.raises(UserError, match="cannot read"):
     params_from_safetensors(tmp_path / "torn.safetensors", CONFIG)
+
+
+def test_another_number_of_heads_shows_in_no_shape_and_is_refused(checkpoint, tmp_path):
+  (tmp_path / "model.safetensors").write_bytes(checkpoint.read_bytes())
+  (tmp_path / "config.json").write_text('{"num_attention_heads": 8}')
+  with pytest.raises(UserError, match=r"num_attention_heads = 8, config\.model\.text_heads is 4"):
+    params_from_safetensors(tmp_path / "model.safetensors", CONFIG)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_files_load(reference, tmp_path, dtype):
+  from safetensors.torch import save_file
+
+  path = tmp_path / "model.safetensors"
+  state = reference.state_dict()
+  save_file({k: v.to(getattr(torch, dtype)).contiguous() for k, v in state.items()}, path)
+  words = params_from_safetensors(path, CONFIG)["words"]["embedding"]
+  assert words.dtype == np.float32
+  expected = state["embeddings.word_embeddings.weight"].to(getattr(torch, dtype)).float().numpy()
+  np.testing.assert_array_equal(words, expected)

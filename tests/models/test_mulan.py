@@ -61,34 +61,6 @@ def test_misspelt_size_raises():
     config_from(mulan.MuLanConfig, model)
 
 
-def test_patches_hold_squares_in_mel_major_order():
-  x = np.arange(2 * 7 * 4, dtype=np.float32).reshape(2, 7, 4)
-  patches = np.asarray(mulan.patchify(x, 2))
-  assert patches.shape == (2, 6, 4)
-  # Patch (mel row 1, time column 2): frames 4..5, bands 2..3, bands first.
-  np.testing.assert_array_equal(patches[1, 5], x[1, 4:6, 2:4].T.reshape(-1))
-
-
-def test_spec_augment_zeroes_spans_only():
-  x = jnp.ones((64, 20, 6))
-  masked = np.asarray(mulan.mask_spans(jax.random.key(0), x, 1, 1, 5))
-  zeros = (masked == 0).all(axis=2)
-  assert ((masked == 0).any(axis=2) == zeros).all()
-  assert 0 < zeros.sum(axis=1).max() <= 5
-  edges = np.abs(np.diff(np.pad(zeros.astype(int), ((0, 0), (1, 1))), axis=1)).sum(axis=1)
-  assert set(edges) <= {0, 2}
-  bands = np.asarray(mulan.mask_spans(jax.random.key(0), x, 2, 1, 3)) == 0
-  assert (bands.any(axis=1) == bands.all(axis=1)).all()
-
-
-def test_kept_patches_are_a_subset_without_repeats():
-  x = jnp.broadcast_to(jnp.arange(10.0)[None, :, None], (4, 10, 1))
-  kept = np.asarray(mulan.keep_patches(jax.random.key(0), x, 0.5))[..., 0]
-  assert kept.shape == (4, 5)
-  assert all(len(set(row)) == 5 for row in kept)
-  assert len({tuple(sorted(row)) for row in kept}) > 1
-
-
 def test_windows_cover_a_clip():
   clip = np.arange(25, dtype=np.float32)[None]
   windows = np.asarray(mulan.windows_of(clip, 10))
