@@ -1,7 +1,8 @@
 """Every command that README.md and data/README.md print is run as printed, on tiny data.
 
-RUN says how: a command that it lacks, and one that no page prints any more, fails. What needs a pod,
-root or hours is parsed, or run with --dry_run; what installs packages stands word for word in .ci.
+RUN says how: a command that it lacks, and one that no page prints any more, fails. What needs a
+pod, root or hours is parsed, or run with --dry_run; what installs packages stands word for word in
+.ci/run or .ci/wheel.
 """
 
 import itertools
@@ -39,8 +40,8 @@ SAMPLE = (
   " --config.seconds=10 --config.seed=0 --config.out=x.wav"
 )
 STREAM = (
-  'python -m melody_jax.sample --config=configs/sample.py --config.mode=stream --config.prompt="slow'
-  ' bossa nova" --config.steps=4 --config.solver=ab2 --config.seconds=0 --config.out=- | aplay -f'
+  "python -m melody_jax.sample --config=configs/sample.py --config.mode=stream"
+  ' --config.prompt="slow bossa nova" --config.steps=4 --config.solver=ab2 --config.seconds=0 --config.out=- | aplay -f'
   " S16_LE -r 24000 -c 1"
 )
 OWN_FOLDER = [
@@ -98,7 +99,8 @@ def commands_in(page: str) -> list[str]:
   page = page.replace("\\\n", "")
   fenced = "\n".join(re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
   indented = "\n".join(re.findall(rf"^    (?={PROGRAM})(.+)$", page, re.MULTILINE))
-  inline = re.findall(rf"`({PROGRAM}[^`]*)`", re.sub(r"^```.*?^```", "", page, 0, re.DOTALL | re.M))
+  text = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+  inline = re.findall(rf"`({PROGRAM}[^`]*)`", text)
   lines = [*fenced.splitlines(), *indented.splitlines(), *inline]
   found = [" ".join(re.sub(r"(^|\s+)# .*", "", line).split()) for line in lines]
   # A file's name and a mention of a command without its arguments are no command lines.
