@@ -41,8 +41,8 @@ SAMPLE = (
 )
 STREAM = (
   "python -m melody_jax.sample --config=configs/sample.py --config.mode=stream"
-  ' --config.prompt="slow bossa nova" --config.steps=4 --config.solver=ab2 --config.seconds=0 --config.out=- | aplay -f'
-  " S16_LE -r 24000 -c 1"
+  ' --config.prompt="slow bossa nova" --config.steps=4 --config.solver=ab2 --config.seconds=0'
+  " --config.out=- | aplay -f S16_LE -r 24000 -c 1"
 )
 OWN_FOLDER = [
   "python -m data.music_folder --folder=~/Music --captions=captions.csv --format=arrays"
