@@ -5,6 +5,7 @@ import gc
 import os
 from pathlib import Path
 import resource
+import runpy
 import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -103,6 +104,19 @@ def forget_programs():
   gc.collect()
   if sys.platform == "linux":
     ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture
+def run_module(monkeypatch):
+  """Runs a module in this process as `python -m MODULE ...` does: run_module(name, *arguments)."""
+
+  def run(module: str, *arguments: str) -> None:
+    # Imported already by another test, it would be run with a warning.
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+  return run
 
 
 @pytest.fixture(scope="session")

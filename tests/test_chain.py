@@ -7,10 +7,8 @@ so that JAX is imported once; the slow test runs the script.
 import json
 import os
 import pathlib
-import runpy
 import shlex
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -59,21 +57,10 @@ def commands_of(printed: str) -> list[list[str]]:
   return [words[words.index("-m") + 1 :] for words in commands]
 
 
-@pytest.fixture
-def run(monkeypatch, repository):
-  """Runs a command in this process as `python -m` does, from the checkout."""
+def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(
+  tmp_path, run_module, repository, monkeypatch
+):
   monkeypatch.chdir(repository)
-
-  def run_module(module: str, *arguments: str) -> None:
-    # Imported already by another test or command, a module would be run with a warning.
-    sys.modules.pop(module, None)
-    monkeypatch.setattr(sys, "argv", [module, *arguments])
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-  return run_module
-
-
-def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(tmp_path, run):
   songs = write_songs(tmp_path / "my songs", (12, 11, 10.5, 11, 10.5, 12))
   corpus, runs, models = tmp_path / "my data", tmp_path / "runs", tmp_path / "bundle"
   build_arrays(FolderCorpus(songs), corpus)
@@ -82,7 +69,7 @@ def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(tmp_path,
   assert printed.returncode == 0, printed.stderr
   axes = np.zeros(0)
   for module, *arguments in commands_of(printed.stderr):
-    run(module, *arguments)
+    run_module(module, *arguments)
     if "--config=configs/fit.py:axes_tiny" in arguments:
       axes = bundle.load(models / "vae.safetensors")[0]["encoder"]["axes"]
 
@@ -101,7 +88,7 @@ def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(tmp_path,
   assert "no other track's tokens" in (runs / "evaluation" / "dpd.md").read_text()
 
   out = tmp_path / "x.wav"
-  run(
+  run_module(
     "melody_jax.sample", "--config=configs/sample.py", "--config.prompt=chord number 2",
     f"--config.checkpoint={models}", f"--config.out={out}", "--config.steps=2",
   )  # fmt: skip

@@ -100,3 +100,18 @@ def test_named_roots(tmp_path):
   (tmp_path / "b" / "one").mkdir(parents=True)
   with pytest.raises(UserError, match="two datasets are named 'one'"):
     clips.named_roots(f"{tmp_path}/one,{tmp_path}/b/one")
+
+
+def test_the_split_to_measure_on(tmp_path):
+  for name, splits in (("a", ("train", "validation")), ("b", ("train", "test")), ("c", ("train",))):
+    for split in splits:
+      (tmp_path / name / split / "shard-00000-of-00001").mkdir(parents=True)
+  a, b, c = (str(tmp_path / name) for name in "abc")
+  assert clips.existing_split(f"{a},{c}", "validation") == "validation"
+  assert clips.existing_split(f"{a},x={b}", "test_other") == "test"
+  assert clips.existing_split(a, "test_other") == "validation"
+  assert clips.existing_split(b, "validation") == "test"
+  assert clips.existing_split(c, "validation") == "train"
+  (tmp_path / "empty" / "train").mkdir(parents=True)
+  with pytest.raises(UserError, match="no split validation, test, test_other, train"):
+    clips.existing_split(str(tmp_path / "empty"), "validation")
