@@ -162,7 +162,9 @@ class _Run:
     self.logger.evaluation(step, metrics, time.monotonic() - began)
 
   def save(self, step: int, force: bool) -> None:
-    position = self.source.get_state() | {"models": self.models}
+    position = self.source.get_state()
+    if self.models:  # plain audio has none
+      position |= {"models": self.models}
     self.checkpointer.save(step, self.state, position, force=force)
 
   def step(self, step: int, log: bool) -> None:
