@@ -45,54 +45,73 @@ def find_files(root: pathlib.Path, is_wanted: Callable[[str], bool], outside: bo
   Raises:
     UserError: A folder cannot be listed.
   """
-  base = os.path.realpath(root)
-  folders = {_identity(os.stat(base))}
-  seen: set[tuple[int, int]] = set()
-  files: list[str] = []
-  twice: list[str] = []
-  broken: list[str] = []
-  away: list[str] = []
+  search = _Search(root, is_wanted, outside)
   # What is really there comes first: a link is another name for it, not the other way round.
-  links: list[str] = []
-  pending = [""]
-  while pending or links:
-    if not pending:
-      where = links.pop(0)
-      is_folder, target = _target(root / where)
-      if target is None:
-        broken += [where] if is_wanted(where) or not pathlib.PurePosixPath(where).suffix else []
-      elif not is_folder and not is_wanted(where):
-        pass
-      elif not outside and not os.path.realpath(root / where).startswith(base + os.sep):
-        away.append(where)
-      elif target in folders | seen:
-        twice.append(where)
-      elif is_folder:
-        folders.add(target)
-        pending.append(where)
-      else:
-        seen.add(target)
-        files.append(where)
-      continue
-    for where, entry in _entries(root, pending.pop(0)):
-      if entry.is_symlink():
-        links.append(where)
-      elif entry.is_dir():
-        folders.add(_identity(entry.stat()))
-        pending.append(where)
-      elif entry.is_file() and is_wanted(where):
-        seen.add(_identity(entry.stat()))
-        files.append(where)
+  search.enter("", is_linked=False)
+  while search.links:
+    search.follow(search.links.pop(0))
   notes = [
     f"links that {text} ({len(names)}): {some(names)}"
     for names, text in (
-      (twice, "lead to what is read already, and are not read again"),
-      (broken, "lead nowhere"),
-      (away, "lead out of the folder and are not followed"),
+      (search.twice, "lead to what is read already, and are not read again"),
+      (search.broken, "lead nowhere"),
+      (search.away, "lead out of the folder and are not followed"),
     )
     if names
   ]
-  return Found(tuple(sorted(files)), tuple(notes))
+  return Found(tuple(sorted(search.files)), tuple(notes))
+
+
+class _Search:
+  """State of `find_files`: what was found, links still to follow, and those not followed."""
+
+  def __init__(self, root: pathlib.Path, is_wanted: Callable[[str], bool], outside: bool):
+    self._root, self._is_wanted, self._outside = root, is_wanted, outside
+    self._base = os.path.realpath(root)
+    self._met = {_identity(os.stat(root))}
+    self.files: list[str] = []
+    self.links: list[str] = []
+    self.twice: list[str] = []
+    self.broken: list[str] = []
+    self.away: list[str] = []
+
+  def enter(self, folder: str, is_linked: bool) -> None:
+    """Takes what really lies in a folder and below it; `is_linked` if a link led there."""
+    pending = [folder]
+    while pending:
+      for where, entry in _entries(self._root, pending.pop(0)):
+        if entry.is_symlink():
+          self.links.append(where)
+        elif entry.is_dir() or (entry.is_file() and self._is_wanted(where)):
+          identity = _identity(entry.stat())
+          # A link to a folder around the music leads back to the music.
+          if is_linked and identity in self._met:
+            self.twice.append(where)
+            continue
+          self._met.add(identity)
+          (pending if entry.is_dir() else self.files).append(where)
+
+  def follow(self, where: str) -> None:
+    """Takes what a link leads to, or notes why not."""
+    is_folder, target = _target(self._root / where)
+    if target is None:
+      if self._is_wanted(where) or not pathlib.PurePosixPath(where).suffix:
+        self.broken.append(where)
+    elif not is_folder and not self._is_wanted(where):
+      return
+    elif not self._outside and not self._is_inside(where):
+      self.away.append(where)
+    elif target in self._met:
+      self.twice.append(where)
+    else:
+      self._met.add(target)
+      if is_folder:
+        self.enter(where, is_linked=True)
+      else:
+        self.files.append(where)
+
+  def _is_inside(self, where: str) -> bool:
+    return os.path.realpath(self._root / where).startswith(self._base + os.sep)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

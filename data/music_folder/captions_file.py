@@ -129,8 +129,8 @@ def _decoded(data: bytes, path: pathlib.Path) -> tuple[str, str]:
       return _strictly(data, encoding, path), name
   if b"\0" in data:
     # A header in UTF-16 has one in every other byte.
-    encoding = {0: "utf-16-be", 1: "utf-16-le"}.get(data.find(b"\0"))
-    text = _strictly(data, encoding, path) if encoding else "\0"
+    order = {0: "utf-16-be", 1: "utf-16-le"}.get(data.find(b"\0"))
+    text = _strictly(data, order, path) if order else "\0"
     if "\0" in text or not text[:4].isascii():
       raise UserError(f"captions file {path} holds zero bytes: {_UNKNOWN_ENCODING}")
     return text, "UTF-16"

@@ -52,6 +52,13 @@ def test_nothing_is_taken_twice_and_loops_end(folder):
   )
 
 
+def test_a_link_to_a_folder_around_the_music_brings_it_in_once(folder):
+  (folder / "up").symlink_to(folder.parent)
+  found = find_files(folder, is_wav, True)
+  assert found.files == ("a.wav", "live/b.wav", "up/far/d.wav")
+  assert "up/music" in found.notes[0]
+
+
 def test_a_package_is_not_left(folder):
   (folder / "out.wav").symlink_to(folder.parent / "far" / "d.wav")
   found = find_files(folder, is_wav, False)
