@@ -83,8 +83,8 @@ def parse(
   config.lock()
   paths.expand_config(config)
   if strings:
-    return config, {name: paths.expand(values[name].value) for name in strings}
-  return config, paths.expand(str(values.workdir)) if values.workdir else None
+    return config, {name: paths.expand(str(values[name].value)) for name in strings}
+  return config, paths.expand(values.workdir) if values.workdir else None
 
 
 def run(
