@@ -142,42 +142,6 @@ class KVCache:
   values: tuple[jax.Array, ...]
 
 
-class Projection(nn.Module):
-  """x W without a bias: [..., in] -> [..., features]."""
-
-  features: int
-  axes: tuple[str, str]
-  dtype: Any
-  kernel_init: layers.Initializer = layers.default_kernel_init
-
-  @nn.compact
-  def __call__(self, x, last_columns: int | None = None):
-    """Product [..., features], or with `last_columns` of that many last columns of W alone."""
-    kernel = layers.param_with_axes(
-      self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.axes
-    )
-    if last_columns is not None:
-      kernel = kernel[:, self.features - last_columns :]
-    return matmul(x.astype(self.dtype), kernel.astype(self.dtype))
-
-
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """[..., in] @ [in, out]; up to four rows go one by one on CPU, which decoding lives on.
-
-  XLA's CPU matmul repacks the kernel for 2 rows and more; 2 rows of 256 x 640 took twice the
-  time of two vector-matrix products (0.7 against 1.4 ms for 4 M weights on one EPYC core).
-  """
-  rows = x.reshape(-1, x.shape[-1])
-  if not 2 <= rows.shape[0] <= 4:
-    return jnp.dot(x, kernel)
-
-  def one_by_one(rows, kernel):
-    return jnp.stack([jnp.dot(row, kernel) for row in rows])
-
-  y = jax.lax.platform_dependent(rows, kernel, cpu=one_by_one, default=jnp.dot)
-  return y.reshape(*x.shape[:-1], kernel.shape[1])
-
-
 class Attention(nn.Module):
   """Causal self-attention with rotary positions, without biases."""
 
@@ -202,7 +166,7 @@ class Attention(nn.Module):
     b, t, _ = x_BTD.shape
 
     def project(name):
-      dense = Projection(c.width, ("embed", "heads"), c.dtype, name=name)
+      dense = layers.Projection(c.width, ("embed", "heads"), c.dtype, name=name)
       return dense(x_BTD).reshape(b, t, c.n_heads, c.head_size)
 
     q, k, v = project("query"), project("key"), project("value")
@@ -223,7 +187,7 @@ class Attention(nn.Module):
         mask=visible_S[None, None, None, :],
         implementation="xla",
       )
-    out = Projection(c.width, ("heads", "embed"), c.dtype, _residual_init(c), name="out")
+    out = layers.Projection(c.width, ("heads", "embed"), c.dtype, _residual_init(c), name="out")
     return out(y.reshape(b, t, c.width)), memory
 
 
@@ -235,9 +199,9 @@ class SwiGLU(nn.Module):
   @nn.compact
   def __call__(self, x_BTD):
     c = self.config
-    gate = Projection(c.mlp_width, ("embed", "mlp"), c.dtype, name="gate")(x_BTD)
-    up = Projection(c.mlp_width, ("embed", "mlp"), c.dtype, name="up")(x_BTD)
-    down = Projection(c.width, ("mlp", "embed"), c.dtype, _residual_init(c), name="down")
+    gate = layers.Projection(c.mlp_width, ("embed", "mlp"), c.dtype, name="gate")(x_BTD)
+    up = layers.Projection(c.mlp_width, ("embed", "mlp"), c.dtype, name="up")(x_BTD)
+    down = layers.Projection(c.width, ("mlp", "embed"), c.dtype, _residual_init(c), name="down")
     return down(nn.silu(gate) * up)
 
 
@@ -284,7 +248,7 @@ class Head(nn.Module):
     c = self.config
     size = c.vocab_size if c.head == "all" else c.semantic_vocab
     x = layers.RMSNorm(c.norm_epsilon, c.dtype, name="norm")(x)
-    project = Projection(size, ("embed", "vocab"), c.dtype, name="projection")
+    project = layers.Projection(size, ("embed", "vocab"), c.dtype, name="projection")
     return project(x, c.semantic_vocab if semantic_only else None).astype(jnp.float32)
 
 
@@ -302,7 +266,7 @@ class TokenEmbedding(nn.Module):
       return x
     ids, style = ids_BT[:, :n_style], x[:, :n_style]
     is_null = ids % (c.style_vocab + 1) == c.null_style
-    project = Projection(c.width, ("embed", "embed_out"), c.dtype, name="style")
+    project = layers.Projection(c.width, ("embed", "embed_out"), c.dtype, name="style")
     if c.summed_styles:
       codewords = jnp.where(is_null[:, :, None], 0.0, jax.lax.stop_gradient(style))
       # A hidden level adds nothing to the sum and says so with its own learned row.
