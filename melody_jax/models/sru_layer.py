@@ -44,6 +44,7 @@ class BidirectionalSRU(nn.Module):
   def __call__(self, x_KxBxSxI: jax.Array) -> jax.Array:
     k, batch, s, size = x_KxBxSxI.shape
     both = 2 * self.hidden
+    # The fourth product is the skip, where x itself has the wrong size for it.
     gates = 3 if size == both else 4
     kernel = param_with_axes(
       self, "kernel", _sru_kernel_init, (size, gates, both), ("embed", "gate", "mlp")
@@ -51,7 +52,10 @@ class BidirectionalSRU(nn.Module):
     cell = param_with_axes(self, "cell", _cell_init, (2, both), ("gate", "norm"))
     zeros = nn.initializers.zeros_init()
     bias = param_with_axes(self, "bias", zeros, (2, both), ("gate", "norm"))
+    # Segments of all items become rows: the recurrence runs along K and mixes none of them.
     x = x_KxBxSxI.reshape(k, batch * s, size)
+    # All gates of both directions in one product, before the recurrence: what is left for each of
+    # the K steps is elementwise, which is the point of an SRU.
     u = jnp.split(jnp.dot(x, kernel.astype(x.dtype).reshape(size, -1)), gates, axis=-1)
     candidate, forget, reset = u[:3]
     skip = u[3] if gates == 4 else x
