@@ -17,6 +17,7 @@ MAX_STEP_DB = 3.0  # that the gain changes in a chunk
 def soft_limit(audio_T: np.ndarray) -> np.ndarray:
   """Samples [T] under the knee as they are, others bent towards `audio_io.PEAK_LIMIT`."""
   room = audio_io.PEAK_LIMIT - KNEE
+  # A tanh has slope 1 at the knee: the curve bends without a corner, which would be heard.
   over = np.maximum(np.abs(audio_T) - KNEE, 0.0)
   bent = np.sign(audio_T) * (KNEE + room * np.tanh(over / room))
   return np.where(over > 0, bent, audio_T).astype(np.float32)
@@ -47,6 +48,7 @@ class StreamLeveller:
     if self._lufs is None:
       return soft_limit(chunk_T)
     before = self._gain_db
+    # A silent window says nothing about level.
     after = before or 0.0
     if not audio_io.is_silent(window_T):
       # Peaks are the limiter's: a gain that yields to them would follow every attack.
@@ -56,5 +58,6 @@ class StreamLeveller:
       before = after
     after = float(np.clip(after, before - MAX_STEP_DB, before + MAX_STEP_DB))
     self._gain_db = after
+    # Even in dB, as loudness is heard.
     gains_T = 10 ** (np.linspace(before, after, len(chunk_T), dtype=np.float32) / 20)
     return soft_limit(gains_T * chunk_T)

@@ -39,6 +39,7 @@ class Steering:
     chunk_seconds = networks.seconds / networks.chunks
     start = start_frame * networks.codec.hop_length / SAMPLE_RATE
     middles = [start + (c + 0.5) * chunk_seconds for c in range(networks.chunks)]
+    # The usual case, one style all along: the RVQ is asked once.
     if len(self.track.times) == 1:
       middles = middles[:1]
     tokens = np.stack([self.styles.tokens(self.track.at(t)) for t in middles])
@@ -72,6 +73,8 @@ class Piece:
   @classmethod
   def blank(cls, networks: Networks, seed: int, steering: Steering, n_frames: int) -> "Piece":
     """Nothing known; whole chunks, and a window at least."""
+    # Whole chunks, because a window moves by one; what goes beyond the request is cut off at the
+    # end.
     chunks = max(-(-n_frames // networks.chunk_frames), networks.chunks)
     frames = chunks * networks.chunk_frames
     tokens = networks.token_of(frames - networks.frames) + networks.tokens
@@ -88,6 +91,7 @@ class Piece:
 
   def window(self, networks: Networks, index: int) -> dict[str, Any]:
     """The fields of `Window` for this item; past its last window that one again, all known."""
+    # A batch makes as many windows as its longest piece; the others pass along, already known.
     start = self.starts[min(index, len(self.starts) - 1)]
     first = networks.token_of(start)
     frames, tokens = slice(start, start + networks.frames), slice(first, first + networks.tokens)
@@ -152,6 +156,7 @@ def plan(
   piece = Piece.blank(networks, request.seed, steering, -(-request.n_samples // hop))
   if request.audio is None or latents_ND is None or tokens_M is None:
     return piece
+  # The codec rounds up to windows and may know more frames than the piece has.
   total = len(piece.latents)
   piece.latents[: len(latents_ND)] = latents_ND[:total]
   n_tokens = min(len(tokens_M), len(piece.tokens))
@@ -166,6 +171,7 @@ def plan(
   piece.end_frame = -(-len(request.audio) // hop)
   piece.known[: piece.end_frame] = 1.0
   piece.tokens_known[:n_tokens] = True
+  # Nothing said: made anew altogether.
   strength = 1.0 if request.strength is None else request.strength
   length = len(request.audio) / SAMPLE_RATE
   rate = SAMPLE_RATE / hop
@@ -183,6 +189,7 @@ def plan(
 
 
 def _floor(x: float) -> int:
+  # Seconds times a rate are seldom whole in floating point: 0.58 * 50 is 28.999999999999996.
   return int(np.floor(round(x, 6)))
 
 
@@ -193,6 +200,7 @@ def _ceil(x: float) -> int:
 def _by_chunks(networks: Networks, first_unknown: int, total: int) -> list[int]:
   """Windows a chunk apart; the first has `first_unknown` in its last chunk, or begins the piece."""
   chunk = networks.chunk_frames
+  # The unknown begins in the window's last chunk, so that it hears as much of the past as can be.
   start = max(first_unknown // chunk - (networks.chunks - 1), 0) * chunk
   return list(range(min(start, total - networks.frames), total - networks.frames + 1, chunk))
 
@@ -212,6 +220,7 @@ def _around_holes(networks: Networks, known_N: np.ndarray, total: int) -> list[i
     rest = np.flatnonzero(~unknown[first:])
     hole = int(rest[0]) if len(rest) else len(unknown) - first
     if hole <= length // 2:
+      # A short hole in the middle hears as much before as after it.
       start = first - (length - hole) // 2
     elif starts and first == starts[-1] + length:
       start = first - (length - chunk)
@@ -219,5 +228,6 @@ def _around_holes(networks: Networks, known_N: np.ndarray, total: int) -> list[i
       start = first - chunk
     start = min(max(start, 0) // step * step, total - length)
     starts.append(start)
+    # All that the window makes counts as done, also where it reaches into the next hole.
     unknown[start : start + length] = False
   return starts

@@ -18,6 +18,7 @@ def linear_schedule(steps: int) -> np.ndarray:
 
   Large steps come first, where there is most noise.
   """
+  # In float64, so that the rounded steps still sum to pi / 2.
   t = np.arange(steps, 0, -1, dtype=np.float64)
   return (math.pi / (6 * steps) + 2 * math.pi * t / (3 * steps * (steps + 1))).astype(np.float32)
 

@@ -84,6 +84,7 @@ class Stream(Iterator[np.ndarray]):
     first: Sequence[Piece] = (), position: Sequence[int] = (),
   ):  # fmt: skip
     """Use `Melody.stream` or `Melody.resume`."""
+    # Asked here, not at the first chunk: a stream may be begun long before it is heard.
     if engine.networks is None:
       raise UserError("this bundle was loaded for its codec alone")
     self._engine, self._networks = engine, engine.networks
@@ -107,6 +108,7 @@ class Stream(Iterator[np.ndarray]):
   ) -> "Stream":  # fmt: skip
     """A stream before its first chunk, from the first windows of `pieces`."""
     hop = engine.codec.config.hop_length
+    # The audio that a stream goes on from was heard already and is not given again.
     position = [0 if r.audio is None else len(r.audio) // hop for r in requests]
     return cls(engine, settings, single, first=pieces, position=position)
 
@@ -118,8 +120,10 @@ class Stream(Iterator[np.ndarray]):
     # Items of a batch differ in place where they go on from audio of different lengths.
     while np.any(needs := self._needs_window(state)):
       state = self._advance(state, needs)
+    # Each row at its own place: items that go on from audio began at different frames.
     begin = (state.position - state.start_frame) * hop
     audio = np.stack([row[b : b + chunk * hop] for row, b in zip(state.audio, begin, strict=True)])
+    # A new state, never a changed one: a branch or a copy made before stays valid.
     self.state = dataclasses.replace(state, position=state.position + chunk)
     return audio[0] if self.single else audio
 
@@ -214,6 +218,7 @@ class Stream(Iterator[np.ndarray]):
     if metadata["bundle"] != engine.digest:
       raise UserError(f"stream {path} was saved with another checkpoint than this one")
     settings = json.loads(metadata["settings"])
+    # JSON has lists only, and settings are hashed.
     settings["guidance_interval"] = tuple(settings["guidance_interval"])
     single = json.loads(metadata["single"])
     stream = cls(engine, Settings(**settings), single, StreamState(**arrays))
@@ -238,6 +243,7 @@ class Stream(Iterator[np.ndarray]):
   def _needs_window(self, state: StreamState) -> np.ndarray:
     """Whether an item's window ends before its next chunk and the decoder's reach: bool [B]."""
     chunk, frames = self._networks.chunk_frames, self._networks.frames
+    # The decoder hears what follows a chunk; it is given only when that can no longer change.
     return state.position + chunk + self._reach > state.start_frame + frames
 
   def _advance(self, state: StreamState, moves_B: np.ndarray) -> StreamState:
@@ -251,6 +257,7 @@ class Stream(Iterator[np.ndarray]):
       chunk = networks.chunk_frames if moves_B[b] else 0
       start = int(state.start_frame[b]) + chunk
       first = networks.token_of(start)
+      # A difference of two places: the tokens of a chunk need not be a whole number.
       kept = networks.tokens - (first - networks.token_of(start - chunk))
       known = np.arange(networks.frames) < networks.frames - chunk
       steering = Steering(self._engine.styles, track, state.negative_style[b])
@@ -282,6 +289,8 @@ class Stream(Iterator[np.ndarray]):
 def _as_arrays(tracks: Sequence[StyleTrack]) -> dict[str, Any]:
   """Fields of the state; shorter tracks are filled up with their last point, later on."""
   longest = max(len(track.times) for track in tracks)
+  # Arrays of one shape for all items. The added times lie after the last one, where style no longer
+  # changes.
   times = [
     np.concatenate([t.times, t.times[-1] + 1 + np.arange(longest - len(t.times))]) for t in tracks
   ]

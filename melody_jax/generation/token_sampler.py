@@ -63,6 +63,7 @@ class Filtered:
     logits_BV = logits_BV / self.temperature
     if self.top_k is None and self.top_p is None:
       return logits_BV
+    # Sorted, then compared with a threshold: the draw itself keeps the tokens' own order.
     sorted_BV = -jnp.sort(-logits_BV, axis=-1)
     if self.top_k is not None:
       rank_V = jnp.arange(sorted_BV.shape[-1])
@@ -77,6 +78,7 @@ class Filtered:
     return jnp.where(logits_BV >= threshold_B[:, None], logits_BV, -jnp.inf)
 
   def sample(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
+    # A key a row: an item draws the same in any batch.
     return jax.vmap(jax.random.categorical)(keys_B, self.filter(logits_BV)).astype(jnp.int32)
 
 
@@ -96,6 +98,7 @@ def make_token_sampler(
   check_option("temperature", temperature)
   check_option("top_k", top_k)
   check_option("top_p", top_p)
+  # The limit of ever lower temperatures, which dividing by zero would not reach.
   if temperature == 0:
     return Greedy()
   return Filtered(temperature, top_k, top_p)
@@ -124,6 +127,7 @@ class RepetitionGuard:
     Returns:
       Penalised logits, float32 [B, V].
     """
+    # A mask over the whole window instead of a slice: both ends of the span may be traced.
     column_W = jnp.arange(tokens_BW.shape[1])
     recent_W = ((column_W < end) & (column_W >= end - self.span)).astype(jnp.float32)
     count = jax.vmap(lambda tokens: jnp.zeros(logits_BV.shape[1]).at[tokens].add(recent_W))
@@ -199,6 +203,7 @@ def fill(
   def read(s, carry):
     tokens, nfe = carry
     here = conditions
+    # Read anew with its own style: keys and values of all positions depend on the style in front.
     if conditions.style_tokens.ndim == 3:
       style = jnp.take(conditions.style_tokens, reads.style[s], axis=1)
       here = conditions.replace(style_tokens=style)
@@ -208,6 +213,7 @@ def fill(
     )
     return tokens, nfe + n
 
+  # As many reads as there are, not as there could be: the bound is data.
   return jax.lax.fori_loop(0, reads.count, read, (tokens_BW, jnp.zeros((), jnp.int32)))
 
 
@@ -275,6 +281,7 @@ def _draw(model, params, sampler, keys, conditions, tokens_BW, known_BW, begin, 
   c = model.config
   # One pass over everything before `begin` fills the cache; after that a token is one row.
   logits, cache = _read(model, params, conditions, tokens_BW, begin)
+  # Before the loop, which would otherwise cut every layer's weights out in each step.
   layerwise = lm.unstack_layers(params)
 
   def draw(p, logits, tokens):
@@ -287,6 +294,7 @@ def _draw(model, params, sampler, keys, conditions, tokens_BW, known_BW, begin, 
     known_B, is_known_B = (
       jax.lax.dynamic_index_in_dim(x, p, axis=1, keepdims=False) for x in (tokens, known_BW)
     )
+    # A known token is kept, but its pass is made: the cache must hold it for those after it.
     token_B1 = jnp.where(is_known_B, known_B, drawn_B)[:, None]
     return jax.lax.dynamic_update_slice_in_dim(tokens, token_B1, p, axis=1)
 
@@ -311,6 +319,7 @@ def _read(model, params, conditions, tokens_BW, begin):
   if conditions.guidance_scale is not None:
     negative = conditions.negative_style
     if negative is None:
+      # What rows without style looked like in training.
       negative = jnp.full_like(style, c.null_style)
     style = jnp.concatenate([style, negative])
     tokens_BW = jnp.concatenate([tokens_BW, tokens_BW])
@@ -324,6 +333,7 @@ def _guide(logits_RV, conditions):
   if conditions.guidance_scale is None:
     return logits_RV
   with_style, without = jnp.split(logits_RV, 2)
+  # In this form a scale of 1 adds exactly nothing; u + s (c - u) would round.
   extra = jnp.asarray(conditions.guidance_scale, logits_RV.dtype) - 1
   extra = jnp.broadcast_to(extra.reshape(-1, 1), with_style.shape)
   return with_style + extra * (with_style - without)  # scale 1 is exactly `with_style`

@@ -81,6 +81,7 @@ class Networks:
   def in_dtype(self, dtype: str) -> "Networks":
     """The same models, computing in `dtype`."""
     return Networks(
+      # Parameters are the same; what changes is the dtype that each layer casts to.
       self.lm.clone(config=dataclasses.replace(self.lm.config, dtype=dtype)),
       self.dpd.clone(config=dataclasses.replace(self.dpd.config, dtype=dtype)),
       dataclasses.replace(self.codec, dtype=dtype),
@@ -181,6 +182,7 @@ def controls(settings: Settings) -> Controls:
     )
   return Controls(
     sampler=token_sampler.make_token_sampler(settings.temperature, settings.top_k, settings.top_p),
+    # None leaves the second half of the rows out of the program: half the work of every token.
     lm_guidance_scale=None
     if settings.lm_guidance_scale == 1
     else np.float32(settings.lm_guidance_scale),
@@ -259,6 +261,8 @@ def run(networks: Networks, params: dict[str, Any], window: Window, how: Control
   noise = _noise(networks, noise_keys_B, window.start_frame)
   limit = jnp.reshape(params["vae"]["latent_scale"].get("gain_D", 1.0), (1, 1, -1))
   latents, dpd_passes = _denoise(networks, params["dpd"], how, tokens, noise, window, limit)
+  # The decoder reads beyond the end of a changed piece and must hear there what the codec heard:
+  # silence, not what was made of it.
   frames_BL = window.start_frame[:, None] + jnp.arange(networks.frames)[None]
   heard = jnp.where((frames_BL < window.end_frame[:, None])[..., None], latents, window.latents)
   audio = decode_latents(networks.codec, params["vae"], heard, window.start_frame)
@@ -274,6 +278,7 @@ def _noise(networks: Networks, keys_B: jax.Array, start_frame_B: jax.Array) -> j
 
   def item_noise(key, start):
     # A window that begins inside a chunk reaches into one more.
+    # Numbers of chunks in the piece, not in the window: they name the draws.
     indices = start // chunk + jnp.arange(networks.chunks + 1)
     draw = jax.vmap(
       lambda index: jax.random.normal(
@@ -281,6 +286,7 @@ def _noise(networks: Networks, keys_B: jax.Array, start_frame_B: jax.Array) -> j
       )
     )
     noise = draw(indices).reshape(-1, networks.dpd.config.latent_dim)
+    # Starts are data: a window anywhere in the piece is the same program.
     return jax.lax.dynamic_slice_in_dim(noise, start % chunk, length)
 
   return jax.vmap(item_noise)(keys_B, start_frame_B)
@@ -307,10 +313,12 @@ def _denoise(networks, params, how: Controls, tokens, noise, window: Window, lim
     inside = (low <= angle) & (angle <= high)
     return jax.lax.cond(inside, guided, lambda z, delta: apply(z, delta, tokens), z, delta)
 
+  # Frames that are known take no part in the steps, but the network hears them at angle 0.
   share_BL = 1.0 - window.known
   # Where all is known there is nothing to do but to decode.
   n_steps = jnp.where(jnp.any(share_BL > 0), how.n_steps, 0)
   z = diffusion.sample(
     velocity, noise, how.omegas, window.latents, window.known, n_steps, how.second_order
   )
+  # Clipped as in training. What is known is returned as it came, not as the steps rounded it.
   return jnp.where((share_BL > 0)[..., None], jnp.clip(z, -limit, limit), window.latents), n_steps

@@ -79,12 +79,14 @@ def attention_reference(
   """The formula as two matmuls and a softmax. Arguments and result are those of `attention`."""
   t, s = q_BxTxHxE.shape[1], k_BxSxHxE.shape[1]
   scale = 1.0 / math.sqrt(q_BxTxHxE.shape[-1])
+  # The queries are scaled, T x E numbers, and not the scores, which are T x S.
   scores = jnp.einsum(
     "BTHE,BSHE->BHTS", q_BxTxHxE * scale, k_BxSxHxE, preferred_element_type=jnp.float32
   )
   if mask_BxS is not None:
     scores = jnp.where(mask_BxS[:, None, None, :], scores, MASKED)
   if is_causal:
+    # Both masks may apply; each only ever takes scores away.
     scores = jnp.where(jnp.tril(jnp.ones((t, s), bool))[None, None], scores, MASKED)
   weights = jax.nn.softmax(scores, axis=-1).astype(v_BxSxHxE.dtype)
   return jnp.einsum("BHTS,BSHE->BTHE", weights, v_BxSxHxE)
@@ -128,6 +130,7 @@ def _tpu_flash_attention(q, k, v, mask, *, is_causal: bool) -> jax.Array:
   on_shard = partial(_tpu_shard, is_causal=is_causal)
   if layout is None:
     return on_shard(*inputs)
+  # Time stays whole on each device: every query needs all keys.
   heads = PartitionSpec(layout.row_axes, None, layout.column_axes)
   specs = (heads, heads, heads, PartitionSpec(layout.row_axes))[: len(inputs)]
   return layout.shard_map(on_shard, specs, heads)(*inputs)

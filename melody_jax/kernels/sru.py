@@ -106,6 +106,7 @@ def sru_scan(
   candidate, forget, reset, skip = (
     x.astype(jnp.float32) for x in (candidate_KxRx2H, forget_KxRx2H, reset_KxRx2H, skip_KxRx2H)
   )
+  # Once for all K: inside the loop it would be an addition in each step.
   forget = forget + bias_2x2H[0][None, None]
   # Splits instead of slices: the gradient of a split is a concatenation, that of slices a padded
   # sum.
@@ -113,6 +114,7 @@ def sru_scan(
   c_forward, c_reverse = (_cells(i == 1, *arguments) for i, arguments in enumerate(halves))
   c = jnp.concatenate([c_forward, c_reverse], axis=-1)
   previous = jnp.concatenate([_shift(c_forward, False), _shift(c_reverse, True)], axis=-1)
+  # r depends on c alone, not on itself a step before: all K at once, outside the scan.
   r = jax.nn.sigmoid(reset + cell_2x2H[1][None, None] * previous + bias_2x2H[1][None, None])
   return (skip + r * (c - skip)).astype(skip_KxRx2H.dtype)
 
@@ -158,6 +160,7 @@ def _run_cells(
   def step(c, inputs):
     u_c, u_f = inputs
     f = jax.nn.sigmoid(u_f + cell[None] * c)
+    # f c + (1 - f) u_c with one multiplication.
     c = u_c + f * (c - u_c)
     return c, c
 
@@ -188,6 +191,7 @@ def _cells_backward(reverse, residuals, gradient):
     d = g + from_next
     return a * d, d
 
+  # Against the direction in which c was computed.
   _, d = lax.scan(step, jnp.zeros_like(c[0]), (gradient, coefficient), reverse=not reverse)
   d_forget = d * through_gate
   return d * (1.0 - f), d_forget, jnp.sum(d_forget * previous, axis=(0, 1))

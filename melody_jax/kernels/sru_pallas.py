@@ -105,6 +105,7 @@ def _fused_backward(options: Options, inputs, gradient):
   *sequences, vectors = inputs
   inputs = (*sequences, gradient, vectors)
   *d_sequences, d_vectors = _by_shards(options, _backward_shard, inputs, (3, 3, 3, 3, 2))
+  # The directions are numbers only so that they are sharded with the columns.
   no_gradient = jnp.zeros_like(vectors[sru_steps.N_GRADIENTS :])
   return (*d_sequences, jnp.concatenate([d_vectors, no_gradient], axis=0))
 
@@ -155,6 +156,8 @@ def _launch(options: Options, kernel, inputs, dtypes, has_sums: bool):
   shape = k, rows, columns = sequences[0].shape
   is_tpu = options.backend == "tpu"
   bits = [jnp.dtype(x.dtype).itemsize for x in sequences] + [d.itemsize for d in dtypes]
+  # A shard may begin anywhere in the 2 H columns; what matters is where in it the direction
+  # changes.
   boundary = options.hidden % columns  # column at which the direction changes; 0: nowhere
   if is_tpu:
     tiling = tpu_tiling(shape, boundary, bits, has_scratch=has_sums)
@@ -171,6 +174,7 @@ def _launch(options: Options, kernel, inputs, dtypes, has_sums: bool):
   sums_block = pl.BlockSpec((None, 4, 1, tiling.columns), lambda i, j: (i, 0, 0, j))
   shapes = [jax.ShapeDtypeStruct(shape, dtype) for dtype in dtypes]
   blocks = [sequence_block] * len(dtypes)
+  # One sum a tile of rows, added up outside: tiles run in any order and could not share one.
   if has_sums:
     shapes.append(jax.ShapeDtypeStruct((grid[0], 4, 1, padded), jnp.float32))
     blocks.append(sums_block)
@@ -179,6 +183,7 @@ def _launch(options: Options, kernel, inputs, dtypes, has_sums: bool):
       blocks.append(sequence_block)
   memory = partial(_tpu_memory if is_tpu else _gpu_memory, options, tiling, shape)
 
+  # Made inside the kernel, since a tile's place, and with it what is valid, is known only there.
   def body(*refs):
     kernel(*refs, memory=memory(), mixed=tiling.mixed)
 
@@ -200,7 +205,9 @@ def _compiler_params(is_tpu: bool, tiling: Tiling):
   if not is_tpu:
     return plgpu.CompilerParams(num_warps=GPU_WARPS, num_stages=1)
   return pltpu.CompilerParams(
-    dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=tiling.memory_limit
+    # No cell waits for another, so chips with two cores may share the grid.
+    dimension_semantics=("parallel", "parallel"),
+    vmem_limit_bytes=tiling.memory_limit,
   )
 
 

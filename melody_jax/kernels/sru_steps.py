@@ -62,6 +62,7 @@ def _for_each_direction(vectors_Vx1xC: Ref, mixed: bool, run: Callable) -> None:
   """Calls run(reverse, vectors, mask) for each direction in the tile."""
   vectors = tuple(vectors_Vx1xC[i] for i in range(N_GRADIENTS))
   direction = vectors_Vx1xC[DIRECTION]
+  # A direction is known only at run time: which columns a tile holds depends on the shard.
   for reverse, is_present in (
     (False, jnp.min(direction) < 0.5),
     (True, jnp.max(direction) > 0.5),
@@ -92,6 +93,7 @@ def forward(candidate, forget, reset, skip, vectors, h, *, memory: Memory, mixed
       u_c, s = memory.load(candidate, k), memory.load(skip, k)
       u_f, u_r = memory.load(forget, k), memory.load(reset, k)
       f, r = _sigmoid_gates(u_f, u_r, previous, weights)
+      # f c' + (1 - f) u_c with one multiplication.
       c = u_c + f * (previous - u_c)
       memory.store(h, k, s + r * (c - s), mask)
       return c
@@ -126,6 +128,7 @@ def _store_vector_gradients(d_vectors_4x1xC: Ref, sums_RxC, memory: Memory, mask
     inside = total if memory.valid is None else jnp.where(memory.valid, total, 0.0)
     value = jnp.sum(inside, axis=0, keepdims=True)
     if mask is not None:
+      # The pass of the other direction has written its own columns, which must stay.
       value = jnp.where(mask, value, d_vectors_4x1xC[i])
     d_vectors_4x1xC[i] = value
 
@@ -184,6 +187,7 @@ def backward(
 
     zero = jnp.zeros(tile, jnp.float32)
     lax.fori_loop(0, steps, recompute, zero, unroll=memory.unroll)
+    # The second loop reads states that other threads of the block stored in the first.
     memory.barrier()
     _, *sums = lax.fori_loop(0, steps, differentiate, (zero,) * 5, unroll=memory.unroll)
     _store_vector_gradients(d_vectors_4x1xC, sums, memory, mask)

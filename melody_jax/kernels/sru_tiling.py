@@ -51,6 +51,7 @@ def tpu_tiling(
   tile_columns = _columns(columns, boundary, widest)
   lanes = -(-tile_columns // LANES) * LANES
   most = min(TPU_STEP // lanes, TPU_BLOCKS // (step_bytes * lanes)) // sublanes * sublanes
+  # At least one register's rows, even where the budget has no room for them.
   tile_rows = min(rows, max(most, sublanes))
   held = step_bytes * lanes * -(-tile_rows // sublanes) * sublanes
   # With a very long K even the smallest tile needs more than the budget.

@@ -60,6 +60,7 @@ class ConformerConfig:
       raise ValueError(f"conv_norm is {self.conv_norm!r}, it must be one of {CONV_NORMS}")
     if self.width % (2 * self.n_heads):
       raise ValueError(f"width {self.width} is not {self.n_heads} heads of even size")
+    # A kernel without a middle would shift frames against their targets.
     if self.kernel_size % 2 == 0:
       raise ValueError(f"kernel_size {self.kernel_size} must be odd")
 
@@ -102,6 +103,7 @@ class ConformerFeedForward(nn.Module):
   def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
     c = self.config
     x = layers.Dense(c.mlp_width, ("embed", "mlp"), dtype=c.dtype, name="up")(x_BxTxD)
+    # Exact, as in the public conformers that the parity tests compare with.
     x = nn.gelu(x, approximate=False)
     x = nn.Dropout(c.dropout, deterministic=self.deterministic)(x)
     x = layers.Dense(c.width, ("mlp", "embed"), dtype=c.dtype, name="down")(x)
@@ -146,6 +148,8 @@ class ConformerSelfAttention(nn.Module):
     def project(name: str, x: jax.Array) -> jax.Array:
       return layers.Dense(c.width, ("embed", "heads"), dtype=c.dtype, name=name)(x).reshape(heads)
 
+    # For "rotary_input" positions enter before the projections, which is why checkpoints trained so
+    # need their own form: afterwards it is another function.
     turned = x_BxTxD
     if c.positions == "rotary_input":
       turned = layers.apply_rotary(x_BxTxD.reshape(heads), angles_TxC).reshape(x_BxTxD.shape)
@@ -172,6 +176,7 @@ class ConformerSelfAttention(nn.Module):
       scores = jnp.einsum("bqhk,bjhk->bhqj", q, k)
     scores = scores.astype(jnp.float32) * c.head_size**-0.5
     scores = jnp.where(mask_BxT[:, None, None, :], scores, _MASKED_SCORE)
+    # In float32 until here: weights of bfloat16 scores would not add up to 1.
     weights = jax.nn.softmax(scores, axis=-1).astype(c.dtype)
     weights = nn.Dropout(c.dropout, deterministic=self.deterministic)(weights)
     return jnp.einsum("bhqj,bjhk->bqhk", weights, v)
@@ -192,6 +197,7 @@ class ConformerSelfAttention(nn.Module):
     distance_RxHxK = project(sinusoids).reshape(-1, c.n_heads, c.head_size)
     q_v = q_BxTxHxK + v.astype(c.dtype)[None, None]
     scores = jnp.einsum("bqhk,rhk->bhqr", q_v, distance_RxHxK)
+    # Scores for all distances, then moved into place: T x (2 T - 1) products a head, and no gather.
     return q_BxTxHxK + u.astype(c.dtype)[None, None], shift_relative(scores)
 
 
@@ -206,6 +212,7 @@ class ConvModule(nn.Module):
     c = self.config
     x = layers.LayerNorm(dtype=c.dtype, name="norm")(x_BxTxD)
     x = layers.Dense(2 * c.width, ("embed", "mlp"), use_bias=False, dtype=c.dtype, name="gate")(x)
+    # A gated linear unit: the network may shut a channel before the convolution smears it.
     value, gate = jnp.split(x, 2, axis=-1)
     x = value * nn.sigmoid(gate)
     # Padding must look like the zeros beyond the end of a clip, not like a frame.

@@ -79,6 +79,7 @@ class PeriodDiscriminator(nn.Module):
     features = []
     last = len(self.config.period_channels) - 1
     for i, channels in enumerate(self.config.period_channels):
+      # HiFi-GAN's strides.
       stride = 3 if i < last else 1
       x = Conv2d(channels, (5, 1), (stride, 1), self.config.dtype, name=f"conv_{i}")(x)
       x = nn.leaky_relu(x, 0.1)
@@ -113,6 +114,7 @@ class SpectrogramDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, audio_BT) -> Judgement:
+    # A floor: the logarithm of near-silence would otherwise rule what the judge sees.
     spectrum = jnp.log(stft_magnitude(audio_BT, self.n_fft, self.n_fft // 4) + 1e-3)
     return _judge_spectrum(self.config, spectrum)
 
@@ -138,6 +140,7 @@ class SpectrumDiscriminators(nn.Module):
 
   @nn.compact
   def __call__(self, log_magnitude_BxFxN) -> list[Judgement]:
+    # Bands of nearly equal width: the bins need not divide by their number.
     bands = jnp.array_split(log_magnitude_BxFxN, self.config.bands, axis=-1)
     return [BandDiscriminator(self.config, name=f"band_{i}")(band) for i, band in enumerate(bands)]
 

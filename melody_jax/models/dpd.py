@@ -22,7 +22,6 @@ import numpy as np
 
 from melody_jax.diffusion import preconditioning
 from melody_jax.kernels.attention import attention
-from melody_jax.kernels.sru import sru
 from melody_jax.models.layers import (
   Conv1d,
   Dense,
@@ -43,6 +42,7 @@ from melody_jax.models.segments import (
   segment,
   segment_count,
 )
+from melody_jax.models.sru_layer import BidirectionalSRU
 
 NORMS = ("sums", "inputs")
 
@@ -106,10 +106,12 @@ class DPDConfig:
       raise ValueError(f"segment_size {self.segment_size} is odd; segments overlap by half")
     if self.norms not in NORMS:
       raise ValueError(f"norms is {self.norms!r}: one of {', '.join(NORMS)}")
+    # A kernel without a middle would shift the frames against the noise that they carry.
     if not self.edge_kernel % 2 or (self.filter_taps and not self.filter_taps % 2):
       raise ValueError(
         f"edge_kernel {self.edge_kernel} and filter_taps {self.filter_taps} must be odd"
       )
+    # Rotary positions turn pairs of features, so a head has an even size.
     if self.width % (2 * self.n_heads):
       raise ValueError(f"width {self.width} must be a multiple of 2 * n_heads = {2 * self.n_heads}")
 
@@ -166,6 +168,7 @@ class SegmentAttention(nn.Module):
   def __call__(self, x_BxCxSxW: jax.Array) -> jax.Array:
     c = self.config
     batch, columns, s, _ = x_BxCxSxW.shape
+    # Columns join the batch: each is a sequence of its own, of length S.
     heads = (batch * columns, s, c.n_heads, c.width // c.n_heads)
     qkv = Dense(3 * c.width, ("embed", "heads"), False, c.dtype, name="query_key_value")(x_BxCxSxW)
     q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
@@ -186,6 +189,8 @@ def _aligned_bias_init(n_heads: int, parts: int = 1):
   def init(rng: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     del rng
     size = shape[0] // (parts * n_heads)
+    # The slower half would hardly turn within a window, and would add nearly the same to the score
+    # of every token.
     head = np.where(np.arange(size) % (size // 2) < size // 4, ALIGNMENT / math.sqrt(2.0), 0.0)
     bias = np.concatenate([np.tile(head, n_heads), np.zeros(shape[0] - size * n_heads)])
     return jnp.asarray(bias, dtype)
@@ -229,6 +234,7 @@ class CrossAttention(nn.Module):
       b, t, _ = tokens.shape
       k, v = jnp.split(key_value(tokens), 2, axis=-1)
       k, v = (part.reshape(b, t, c.n_heads, size) for part in (k, v))
+      # A token stands for a stretch of time: its place is the middle of it.
       return attention(q, apply_rotary(k, rotary_angles(jnp.arange(t) + 0.5, size)), v)
 
     def to_itself(q, x):
@@ -241,11 +247,14 @@ class CrossAttention(nn.Module):
     tokens, n = condition.tokens_BxTxW, condition.first
     if tokens is None:
       y = to_itself(q, x_BxCxSxW)
+    # Guidance while sampling: which rows hear is known when the program is compiled, so each answer
+    # is computed for its own rows only.
     elif n is not None:
       y = jnp.concatenate([to_tokens(q[:n], tokens[:n]), to_itself(q[n:], x_BxCxSxW[n:])])
     elif condition.rows_B is None:
       y = to_tokens(q, tokens)
     else:
+      # In training the rows that hear are drawn at random: both answers are computed for all.
       hears = condition.rows_B[:, None, None, None]
       y = jnp.where(hears, to_tokens(q, tokens), to_itself(q, x_BxCxSxW))
     return Dense(c.width, ("heads", "embed"), False, c.dtype, branch_init, name="out")(
@@ -277,48 +286,6 @@ class RoFormerLayer(nn.Module):
     return x + outer(nn.gelu(y))
 
 
-def _sru_kernel_init(rng, shape, dtype):
-  """Unit-variance candidates; gates at half the variance, as v c adds the other half."""
-  init = nn.initializers.variance_scaling(
-    1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
-  )
-  scale = np.ones((1, shape[1], 1), np.float32)
-  scale[:, 1:3] = math.sqrt(0.5)
-  return init(rng, shape, dtype) * scale
-
-
-def _cell_init(rng, shape, dtype):
-  """Uniform with variance 1/2 (see `_sru_kernel_init`)."""
-  return jax.random.uniform(rng, shape, dtype, -math.sqrt(1.5), math.sqrt(1.5))
-
-
-class BidirectionalSRU(nn.Module):
-  """One SRU layer along K, both directions: [K, B, S, in] -> [K, B, S, 2 hidden].
-
-  The highway input is x itself where sizes agree (in = 2 hidden), else a projection of x.
-  """
-
-  hidden: int
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x_KxBxSxI: jax.Array) -> jax.Array:
-    k, batch, s, size = x_KxBxSxI.shape
-    both = 2 * self.hidden
-    gates = 3 if size == both else 4
-    kernel = param_with_axes(
-      self, "kernel", _sru_kernel_init, (size, gates, both), ("embed", "gate", "mlp")
-    )
-    cell = param_with_axes(self, "cell", _cell_init, (2, both), ("gate", "norm"))
-    zeros = nn.initializers.zeros_init()
-    bias = param_with_axes(self, "bias", zeros, (2, both), ("gate", "norm"))
-    x = x_KxBxSxI.reshape(k, batch * s, size)
-    u = jnp.split(jnp.dot(x, kernel.astype(x.dtype).reshape(size, -1)), gates, axis=-1)
-    candidate, forget, reset = u[:3]
-    skip = u[3] if gates == 4 else x
-    return sru(candidate, forget, reset, skip, cell, bias).reshape(k, batch, s, both)
-
-
 class Block(nn.Module):
   """One dual-path block: [K, B, S, W] -> same."""
 
@@ -332,6 +299,7 @@ class Block(nn.Module):
     c = self.config
     k, _, s, _ = h_KxBxSxW.shape
 
+    # Both forms are one code path: a norm acts where its form has it and is nothing elsewhere.
     def norm(x: jax.Array, name: str, where: str) -> jax.Array:
       return RMSNorm(dtype=c.dtype, name=name)(x) if c.norms == where else x
 
@@ -391,6 +359,7 @@ class DPD(nn.Module):
     It spares the work that the two do not share. Arguments as in `__call__`; both results are
     float32 [B, L, D].
     """
+    # One pass of twice the rows reads the weights once.
     twice = (jnp.concatenate([x, x]) for x in (z_BxLxD, delta_BxL, semantic_tokens_BxT))
     both = self._velocity(*twice, None, first=len(z_BxLxD))
     return both[: len(z_BxLxD)], both[len(z_BxLxD) :]
@@ -408,6 +377,8 @@ class DPD(nn.Module):
     length = z_BxLxD.shape[1]
     s = segment_count(length, c.segment_size)
     angle, ends = self._embed_angle(delta_BxL)
+    # FiLM takes one angle a segment, that of frame s L / S, even where the segment reaches into
+    # another chunk: so does the paper.
     film = angle[:, np.arange(s) * length // s]
     tokens = None
     if semantic_tokens_BxT is not None:
@@ -415,20 +386,25 @@ class DPD(nn.Module):
         c.vocab_size, c.width, c.dtype, nn.initializers.normal(1.0), name="semantic_embed"
       )
       tokens = MLP(c.width, c.width, c.dtype, name="semantic_mlp")(table(semantic_tokens_BxT))
+      # The same mean for all segments: when a token sounds is told by cross-attention alone.
       summary = jnp.mean(tokens, axis=1, keepdims=True)
       rows = conditional_B if first is None else jnp.arange(len(z_BxLxD)) < first
       if rows is not None:
+        # A row without condition must not hear its tokens through FiLM either.
         summary = jnp.where(rows[:, None, None], summary, 0.0)
       film = film + summary
     condition = Condition(tokens, conditional_B, first)
     scale_in, skip, scale_out = preconditioning(delta_BxL, c.latent_std)
+    # The network gets a rounded copy. The skip at the end takes the latents as they came.
     z = (z_BxLxD * scale_in[..., None]).astype(c.dtype)
     x = self._edge(c.width, "in", ("embed_out", "embed"))(z) + angle
     h = segment(x, c.segment_size)
+    # No scan over blocks: each merges another number of columns, so their shapes differ.
     block = nn.remat(Block) if c.remat else Block
     for i in range(1, c.n_blocks + 1):
       h = block(c, i, name=f"block_{i}")(h, film, condition)
     x = RMSNorm(dtype=c.dtype, name="out_norm")(join_segments(h, length))
+    # A new network says nearly zero, which preconditioning makes the best linear predictor.
     out_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
     v = self._edge(c.latent_dim, "out", ("embed", "embed_out"), out_init)(x).astype(jnp.float32)
     if c.filter_taps:
@@ -451,11 +427,13 @@ class DPD(nn.Module):
     c = self.config
     zeros = nn.initializers.zeros_init()
     size = c.filter_taps * c.latent_dim
+    # Zero at birth, so that a new filter changes nothing.
     taps = Dense(size, ("embed_out", "norm"), dtype="float32", kernel_init=zeros, name="filter")
     taps_BxLxKxD = taps(ends_BxLxE).reshape(*z_BxLxD.shape[:2], c.filter_taps, c.latent_dim)
     half, length = c.filter_taps // 2, z_BxLxD.shape[1]
     z = jnp.pad(z_BxLxD.astype(jnp.float32), ((0, 0), (half, half), (0, 0)))
     total = jnp.zeros(z_BxLxD.shape, jnp.float32)
+    # Shifted products: a convolution cannot have other taps at every frame.
     for k in range(c.filter_taps):
       total = total + taps_BxLxKxD[:, :, k] * z[:, k : k + length]
     return total
@@ -466,6 +444,7 @@ class DPD(nn.Module):
     ends = param_with_axes(
       self, "angle_ends", nn.initializers.normal(1.0), (2, c.angle_width), ("position", "norm")
     )
+    # Cosine and sine, not two sines as the arXiv text prints: docs/spec.md, section 6.3.
     weights = jnp.stack([jnp.cos(delta_BxL), jnp.sin(delta_BxL)], axis=-1)
     mixed = jnp.dot(weights, ends).astype(c.dtype)
     return MLP(c.width, c.width, c.dtype, name="angle_mlp")(mixed), mixed
@@ -479,9 +458,11 @@ def init(config: DPDConfig, rng: jax.Array):
   """
   rest_rng, block_rng = jax.random.split(rng)
   k, width = config.segment_size, config.width
+  # A network without blocks draws everything else.
   rest = DPD(dataclasses.replace(config, n_blocks=0)).init(
     rest_rng, jnp.zeros((1, k, config.latent_dim)), jnp.zeros((1, k)), jnp.zeros((1, 1), jnp.int32)
   )
+  # Parameters depend on no length, so the shortest input will do: it is traced fastest.
   s = segment_count(k, k)
   inputs = (
     jnp.zeros((k, 1, s, width)),

@@ -89,6 +89,7 @@ def split_gains(bins_BLF: jax.Array, edges: tuple[int, ...]) -> tuple[jax.Array,
   padded = jnp.pad(bins_BLF, ((0, 0), (0, 0), (1, 1)))
   power = 0.5 * (jnp.square(bins_BLF) + jnp.square(padded[..., 2:] - padded[..., :-2]))
   bands = jnp.dot(power, jnp.asarray(band_matrix(edges), power.dtype))
+  # Gains vary slowly so, and a frame that is loud alone keeps a bounded shape.
   around = jnp.pad(bands, ((0, 0), (1, 1), (0, 0)))
   bands = 0.25 * around[:, :-2] + 0.5 * bands + 0.25 * around[:, 2:]
   rms = jnp.sqrt(bands + 0.01 * RMS_FLOOR**2) + RMS_FLOOR  # the root has no gradient at zero
@@ -106,5 +107,6 @@ def join_gains(gains_BLG: jax.Array, shapes_BLF: jax.Array, edges: tuple[int, ..
   Returns:
     Bins, float [B, L, F].
   """
+  # A limit, because a wrong gain is worse than a wrong shape: its error is exponential.
   log_rms = jnp.minimum(gains_BLG * GAIN_SCALE + GAIN_CENTER, MAX_LOG_GAIN)
   return shapes_BLF * jnp.exp(spread(log_rms, edges))

@@ -25,6 +25,8 @@ from melody_jax.kernels.attention import attention, attention_reference
 from melody_jax.models import layers
 
 ATTENTION = {"auto": attention, "xla": attention_reference}
+# "dots" keeps products with weights and computes attention's scores again: those are the largest
+# arrays of a layer, and have a batch axis on both sides.
 REMAT_POLICIES = {
   "none": None,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -142,42 +144,6 @@ class KVCache:
   values: tuple[jax.Array, ...]
 
 
-class Projection(nn.Module):
-  """x W without a bias: [..., in] -> [..., features]."""
-
-  features: int
-  axes: tuple[str, str]
-  dtype: Any
-  kernel_init: layers.Initializer = layers.default_kernel_init
-
-  @nn.compact
-  def __call__(self, x, last_columns: int | None = None):
-    """Product [..., features], or with `last_columns` of that many last columns of W alone."""
-    kernel = layers.param_with_axes(
-      self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.axes
-    )
-    if last_columns is not None:
-      kernel = kernel[:, self.features - last_columns :]
-    return matmul(x.astype(self.dtype), kernel.astype(self.dtype))
-
-
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """[..., in] @ [in, out]; up to four rows go one by one on CPU, which decoding lives on.
-
-  XLA's CPU matmul repacks the kernel for 2 rows and more; 2 rows of 256 x 640 took twice the
-  time of two vector-matrix products (0.7 against 1.4 ms for 4 M weights on one EPYC core).
-  """
-  rows = x.reshape(-1, x.shape[-1])
-  if not 2 <= rows.shape[0] <= 4:
-    return jnp.dot(x, kernel)
-
-  def one_by_one(rows, kernel):
-    return jnp.stack([jnp.dot(row, kernel) for row in rows])
-
-  y = jax.lax.platform_dependent(rows, kernel, cpu=one_by_one, default=jnp.dot)
-  return y.reshape(*x.shape[:-1], kernel.shape[1])
-
-
 class Attention(nn.Module):
   """Causal self-attention with rotary positions, without biases."""
 
@@ -202,10 +168,11 @@ class Attention(nn.Module):
     b, t, _ = x_BTD.shape
 
     def project(name):
-      dense = Projection(c.width, ("embed", "heads"), c.dtype, name=name)
+      dense = layers.Projection(c.width, ("embed", "heads"), c.dtype, name=name)
       return dense(x_BTD).reshape(b, t, c.n_heads, c.head_size)
 
     q, k, v = project("query"), project("key"), project("value")
+    # Keys are turned before they are remembered: a token's place in the cache never changes.
     q, k = layers.apply_rotary(q, angles_TC), layers.apply_rotary(k, angles_TC)
     if cache is None:
       y = ATTENTION[c.attention](q, k, v, is_causal=True)
@@ -217,13 +184,14 @@ class Attention(nn.Module):
       )
       # Later positions hold padding or zeros: the mask hides them.
       visible_S = jnp.arange(memory[0].shape[2]) <= position
+      # One query has few scores: there is nothing that a fused kernel could spare.
       y = jax.nn.dot_product_attention(
         q,
         *(jnp.swapaxes(m, 1, 2) for m in memory),
         mask=visible_S[None, None, None, :],
         implementation="xla",
       )
-    out = Projection(c.width, ("heads", "embed"), c.dtype, _residual_init(c), name="out")
+    out = layers.Projection(c.width, ("heads", "embed"), c.dtype, _residual_init(c), name="out")
     return out(y.reshape(b, t, c.width)), memory
 
 
@@ -235,9 +203,9 @@ class SwiGLU(nn.Module):
   @nn.compact
   def __call__(self, x_BTD):
     c = self.config
-    gate = Projection(c.mlp_width, ("embed", "mlp"), c.dtype, name="gate")(x_BTD)
-    up = Projection(c.mlp_width, ("embed", "mlp"), c.dtype, name="up")(x_BTD)
-    down = Projection(c.width, ("mlp", "embed"), c.dtype, _residual_init(c), name="down")
+    gate = layers.Projection(c.mlp_width, ("embed", "mlp"), c.dtype, name="gate")(x_BTD)
+    up = layers.Projection(c.mlp_width, ("embed", "mlp"), c.dtype, name="up")(x_BTD)
+    down = layers.Projection(c.width, ("mlp", "embed"), c.dtype, _residual_init(c), name="down")
     return down(nn.silu(gate) * up)
 
 
@@ -284,7 +252,7 @@ class Head(nn.Module):
     c = self.config
     size = c.vocab_size if c.head == "all" else c.semantic_vocab
     x = layers.RMSNorm(c.norm_epsilon, c.dtype, name="norm")(x)
-    project = Projection(size, ("embed", "vocab"), c.dtype, name="projection")
+    project = layers.Projection(size, ("embed", "vocab"), c.dtype, name="projection")
     return project(x, c.semantic_vocab if semantic_only else None).astype(jnp.float32)
 
 
@@ -301,8 +269,9 @@ class TokenEmbedding(nn.Module):
     if not (c.fixed_styles and n_style):
       return x
     ids, style = ids_BT[:, :n_style], x[:, :n_style]
+    # The last row of every level's block is its "no style", the only style row that learns.
     is_null = ids % (c.style_vocab + 1) == c.null_style
-    project = Projection(c.width, ("embed", "embed_out"), c.dtype, name="style")
+    project = layers.Projection(c.width, ("embed", "embed_out"), c.dtype, name="style")
     if c.summed_styles:
       codewords = jnp.where(is_null[:, :, None], 0.0, jax.lax.stop_gradient(style))
       # A hidden level adds nothing to the sum and says so with its own learned row.
@@ -335,6 +304,8 @@ def rows_from_codebooks(config: LMConfig, rng: jax.Array, codebooks: jax.Array) 
       f"codebooks {codebooks.shape[:2]}, the LM has {(config.style_levels, config.style_vocab)}"
     )
   map_rng, null_rng = jax.random.split(rng)
+  # A random map into more dimensions keeps angles nearly as they are (Johnson & Lindenstrauss,
+  # 1984).
   rows = 0.02 * codebooks @ jax.random.normal(map_rng, (codebooks.shape[2], config.width))
   if not config.summed_styles:
     rms = jnp.sqrt(jnp.mean(jnp.square(rows), axis=(1, 2), keepdims=True))
@@ -374,6 +345,7 @@ class SemanticLM(nn.Module):
     angles = layers.rotary_angles(jnp.arange(ids_BT.shape[1]), c.head_size, c.rope_base)
     layer = _ScannedLayer
     if c.remat != "none":
+      # Inside a scan XLA cannot undo the recomputation, so it needs no guard against that.
       layer = nn.remat(layer, policy=REMAT_POLICIES[c.remat], prevent_cse=False)
     stack = nn.scan(
       layer,
@@ -385,6 +357,7 @@ class SemanticLM(nn.Module):
     )
     x, memory = stack(c, deterministic, keep_memory, name="layers")(x, angles)
     if last is not None:
+      # Cut before the head: logits of a whole prefix would be V numbers for each position.
       x = jax.lax.dynamic_index_in_dim(x, last, axis=1, keepdims=False)
     return Head(c, name="head")(x, semantic_only), memory
 
@@ -409,6 +382,7 @@ def forward(
     float32 [B, T, V]; row t is the prediction of semantic_tokens[:, t]. V is the table
     with `head = "all"`, the semantic vocabulary with `head = "semantic"`.
   """
+  # The last token is a target only: nothing follows that it could predict.
   ids = sequence_ids(model.config, style_tokens, semantic_tokens[:, :-1])
   rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
   logits, _ = model.apply({"params": params}, ids, deterministic=dropout_rng is None, rngs=rngs)
@@ -433,8 +407,15 @@ def prefill(
     Logits over the semantic vocabulary, float32 [B, semantic_vocab], and the cache.
   """
   logits, memory = model.apply(
-    {"params": params}, ids_BP, length - 1, semantic_only=True, keep_memory=True
+    # A sampler never draws style tokens, so their columns of the head are not computed.
+    {"params": params},
+    ids_BP,
+    length - 1,
+    semantic_only=True,
+    keep_memory=True,
   )
+  # At its final size from the start: no step of decoding changes a shape, so all of them are one
+  # program.
   room = ((0, 0), (0, 0), (0, 0), (0, capacity - ids_BP.shape[1]), (0, 0))
   keys, values = (jnp.pad(jnp.swapaxes(m, 2, 3), room) for m in memory)
   return logits, KVCache(tuple(keys), tuple(values))
@@ -446,6 +427,7 @@ def unstack_layers(params: Any) -> Any:
   Done once before a decoding loop: cutting a layer out of the stack in every step would copy
   all weights every step.
   """
+  # A loop does it once beforehand and calls `decode_step` with the result.
   if isinstance(params["layers"], tuple):
     return params
   stacked = params["layers"]["layer"]
@@ -477,6 +459,8 @@ def decode_step(
   x = TokenEmbedding(c).apply({"params": params["embed"]}, ids_B[:, None], 0)
   angles = layers.rotary_angles(jnp.reshape(position, (1,)), c.head_size, c.rope_base)
   keys, values = [], []
+  # Not the scan of training: with an array for each layer XLA writes into the caches in place,
+  # where a scan would copy its stack of them.
   for of_layer, k, v in zip(params["layers"], cache.keys, cache.values, strict=True):
     x, (k, v) = DecoderLayer(c).apply({"params": of_layer}, x, angles, (k, v), position)
     keys.append(k)

@@ -53,6 +53,8 @@ def kmeans_assign(centroids: jax.Array, points: jax.Array) -> jax.Array:
   """
   # |x|^2 is the same for every centre: it is left out of the comparison.
   centres_K = jnp.sum(jnp.square(centroids), axis=-1)
+  # Highest precision: with the fewer bits of an accelerator's default, points near a border would
+  # be other tokens there than on a CPU.
   dots = jnp.matmul(points.astype(jnp.float32), centroids.T, precision=jax.lax.Precision.HIGHEST)
   offsets = jnp.expand_dims(centres_K, tuple(range(dots.ndim - 1)))
   return jnp.argmin(offsets - 2.0 * dots, axis=-1).astype(jnp.int32)
@@ -68,6 +70,7 @@ def _draw_far_points(
   # The floor keeps the draw defined when every point coincides with a centre.
   cumulative_N = jnp.cumsum(jnp.maximum(distances_N, 1e-20))
   drawn_n = jax.random.uniform(rng, (n,)) * cumulative_N[-1]
+  # Rounding may put a draw behind the last sum, hence the bound below.
   index_n = jnp.searchsorted(cumulative_N, drawn_n, side="right")
   return points_NxC[jnp.minimum(index_n, len(points_NxC) - 1)]
 
@@ -145,8 +148,10 @@ def kmeans_update(
   centroids_KxC = jnp.where((counts_K > 1e-6)[:, None], moved_KxC, state.centroids)
 
   dead_K = counts_K < dead_share * jnp.mean(counts_K)
+  # As many as there are centres, however many are dead: shapes are static.
   seeds_KxC = _draw_far_points(rng, points_NxC, distance_N, n_centres)
   centroids_KxC = jnp.where(dead_K[:, None], seeds_KxC, centroids_KxC)
+  # One batch's share: at zero it would be dead again before it could win a point.
   counts_K = jnp.where(dead_K, n / n_centres, counts_K)
   report = {
     "distortion": jnp.mean(distance_N),
@@ -219,6 +224,7 @@ def fit_rvq(
   Returns:
     Codebooks, float32 [Q, K, C], and the report of `rvq_report` on these embeddings.
   """
+  # The residual is kept on the host; a device holds one level's chunks.
   residual = np.asarray(embeddings, np.float32)
   codebooks = []
   for level in range(n_levels):
@@ -231,6 +237,7 @@ def fit_rvq(
     chunks, weights = _chunks(residual)
     for i in range(iterations):
       centroids, _ = _lloyd_step(centroids, chunks, weights, jax.random.fold_in(lloyd_rng, i))
+    # Chunk by chunk, for the memory's sake, as in the fit.
     chosen = jax.lax.map(functools.partial(kmeans_assign, centroids), chunks)
     codebook = np.asarray(centroids)
     residual = residual - codebook[np.asarray(chosen).reshape(-1)[: len(residual)]]
@@ -250,6 +257,7 @@ def rvq_encode(codebooks: jax.Array, embeddings: jax.Array) -> jax.Array:
     int32 [..., Q], each in [0, K).
   """
 
+  # A scan: each level sees only what the levels before it left over.
   def encode_level(residual, codebook_KxC):
     tokens = kmeans_assign(codebook_KxC, residual)
     return residual - codebook_KxC[tokens], tokens

@@ -34,9 +34,12 @@ def segment(x_BxLxW: jax.Array, segment_size: int) -> jax.Array:
   """
   batch, length, width = x_BxLxW.shape
   half, count = segment_size // 2, segment_count(length, segment_size)
+  # Half a segment of zeros in front: the first frames then lie in two segments like all others.
   tail = (count + 1) * half - half - length
   x = jnp.pad(x_BxLxW, ((0, 0), (half, tail), (0, 0)))
+  # Frames first: a step of the recurrence reads one contiguous block.
   x = x.reshape(batch, count + 1, half, width).transpose(2, 0, 1, 3)
+  # Each half is the second part of one segment and the first part of the next: no gather.
   return jnp.concatenate([x[:, :, :-1], x[:, :, 1:]], axis=0)
 
 
@@ -52,6 +55,7 @@ def join_segments(h_KxBxSxW: jax.Array, length: int) -> jax.Array:
   """
   segment_size, batch, count, width = h_KxBxSxW.shape
   half = segment_size // 2
+  # A frame lies in two segments, so two shifted halves do; no scatter is needed.
   first = jnp.pad(h_KxBxSxW[:half], ((0, 0), (0, 0), (0, 1), (0, 0)))
   second = jnp.pad(h_KxBxSxW[half:], ((0, 0), (0, 0), (1, 0), (0, 0)))
   x = (first + second).transpose(1, 2, 0, 3).reshape(batch, (count + 1) * half, width)
@@ -72,6 +76,7 @@ def merge_columns(h_KxBxSxW: jax.Array, factor: int) -> jax.Array:
   columns = -(-k // factor)
   x = jnp.pad(h_KxBxSxW, ((0, columns * factor - k), (0, 0), (0, 0), (0, 0)))
   x = jnp.sum(x.reshape(columns, factor, batch, s, width), axis=1)
+  # The zeros that fill the last column must not weigh in its mean.
   members = np.minimum(factor, k - factor * np.arange(columns))
   return (x / members.astype(x.dtype)[:, None, None, None]).transpose(1, 0, 2, 3)
 
@@ -110,5 +115,6 @@ def column_positions(
   columns = -(-segment_size // factor)
   starts = np.minimum(factor * np.arange(columns), segment_size)
   ends = np.minimum(starts + factor, segment_size)
+  # Segment s begins half a segment before frame s K / 2, for the padding in front.
   frames = (starts + ends)[:, None] / 2 + segment_size / 2 * (np.arange(count)[None, :] - 1)
   return (frames / frames_per_token).astype(np.float32)

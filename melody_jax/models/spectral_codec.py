@@ -129,8 +129,10 @@ def istft(spectra_BxFxN: jax.Array, window: np.ndarray, hop: int) -> jax.Array:
   """The waveform [B, F hop] whose `stft` is nearest to the spectra (Griffin & Lim, 1984)."""
   n_fft, frames = len(window), spectra_BxFxN.shape[1]
   pieces = jnp.fft.irfft(spectra_BxFxN, n=n_fft) * jnp.asarray(window)[None, None, :]
+  # Dividing by the sum of squared windows makes it the least-squares answer for any hop.
   squares = jnp.broadcast_to(jnp.asarray(window**2), (1, frames, n_fft))
   audio = _overlap_add(pieces, hop) / jnp.maximum(_overlap_add(squares, hop), 1e-3)
+  # Undoes the padding of `stft`.
   begin = (n_fft - hop) // 2
   return audio[:, begin : begin + frames * hop]
 
@@ -139,6 +141,8 @@ def log_magnitudes(audio_BxT: jax.Array, config: SpectralSizes) -> jax.Array:
   """Natural logs of the STFT's magnitudes over a floor: float32 [B, F, N]."""
   spectra = stft(audio_BxT, gaussian_window(config.n_fft, config.window_std), config.stft_hop)
   power = jnp.square(spectra.real) + jnp.square(spectra.imag)
+  # 1e-10, because a root has no gradient at zero. The floor hides what lies under it; it was chosen
+  # by held notes, see docs/experiments.md.
   return jnp.log(jnp.sqrt(power + 1e-10) + MAGNITUDE_FLOOR)
 
 
@@ -163,6 +167,7 @@ def find_phase(
   window = gaussian_window(n_fft, config.window_std)
   batch, frames, bins = log_magnitudes_BxFxN.shape
   magnitudes = jnp.exp(jnp.minimum(log_magnitudes_BxFxN.astype(jnp.float32), MAX_LOG_MAGNITUDE))
+  # The floor was added before the logarithm.
   magnitudes = jnp.maximum(magnitudes - MAGNITUDE_FLOOR, 0.0)
   start = jnp.zeros((batch,), jnp.int32) if start_B is None else start_B.astype(jnp.int32)
   # In whole samples of a period, modulo n_fft: exact however long the piece is.
@@ -173,9 +178,11 @@ def find_phase(
   def iterate(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     phases, before = carry
     now = stft(istft(magnitudes * phases, window, hop), window, hop)
+    # now + m (now - before), but for a factor that the division by its own magnitude takes away.
     ahead = now - MOMENTUM / (1.0 + MOMENTUM) * before
     return ahead / (jnp.abs(ahead) + 1e-9), now
 
+  # A loop: unrolled, the program would be as many times as long as there are iterations.
   phases, _ = jax.lax.fori_loop(
     0, config.phase_iterations, iterate, (phases, jnp.zeros_like(phases))
   )
@@ -206,11 +213,13 @@ class SpectralEncoder(nn.Module):
     axes = param_with_axes(
       self, "axes", _axes_init, (c.stacked_bins, c.latent_dim), ("conv_in", "embed_out")
     )
+    # In float32 and past the network: until the network learns, this is the whole codec.
     linear = jnp.dot(x, axes)
     x = Dense(c.encoder_widths[0], ("conv_in", "embed"), dtype=c.dtype, name="stem")(x)
     for i in range(c.encoder_blocks[0]):
       x = block(c.kernel_size, c.mlp_ratio, c.dtype, name=f"block_{i}")(x)
     x = LayerNorm(dtype=c.dtype, name="norm")(x)
+    # Zero at birth: training begins with the best linear codec of its size.
     zeros = nn.initializers.zeros_init()
     x = Dense(2 * c.latent_dim, ("embed", "norm"), kernel_init=zeros, name="posterior")(x)
     mean, log_variance = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -242,4 +251,5 @@ class SpectralDecoder(nn.Module):
       x
     )
     x = (linear + x.astype(jnp.float32)).reshape(len(x), -1, c.n_fft // 2 + 1)
+    # The axes are those of weighted magnitudes, so the weights are taken off at the end.
     return x / jnp.asarray(bin_weights(c.n_fft, c.sample_rate, c.tilt))[None, None, :]

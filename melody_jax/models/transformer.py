@@ -91,6 +91,8 @@ class EncoderBlock(nn.Module):
     mlp_norm = LayerNorm(c.epsilon, c.dtype, name="mlp_norm")
     drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
     x = x_BxTxD
+    # ViT's order keeps the sum free of norms and trains from scratch; BERT's is kept for its
+    # checkpoints.
     if c.pre_norm:
       x = x + drop(attention(attention_norm(x), mask_BxT))
       x = x + drop(feed_forward(mlp_norm(x)))

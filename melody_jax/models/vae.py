@@ -177,6 +177,8 @@ class Encoder(nn.Module):
     for i, (stride, width, blocks) in enumerate(
       zip(c.encoder_strides, c.encoder_widths, c.encoder_blocks, strict=True)
     ):
+      # Kernels of two strides and one stride of zeros: T / stride frames, each centred on its own
+      # samples.
       pad = stride // 2
       if c.gain_edges:
         x = Conv1d(
@@ -190,6 +192,7 @@ class Encoder(nn.Module):
           name=f"transform_{i}",
         )(x)
         gains, shapes = lapped.split_gains(x.astype(jnp.float32), c.gain_edges)
+        # Around the network to the first channels: levels and rhythm pass, whatever it has learnt.
         direct = jnp.concatenate([gains, shapes[..., : c.shape_bins]], axis=-1)
         x = jnp.concatenate([gains, shapes], axis=-1)
         x = Dense(width, ("conv_in", "embed"), dtype=c.dtype, name=f"stem_{i}")(x)
@@ -211,6 +214,8 @@ class Encoder(nn.Module):
     if direct is not None:
       room = c.latent_dim - c.direct_channels
       mean = mean + jnp.pad(direct, ((0, 0), (0, 0), (0, room)))
+    # At birth the noise is exp(-2) = 0.14 of a unit mean, so that the decoder hears the means. The
+    # bounds keep both exponentials of the loss finite.
     return mean, jnp.clip(log_variance - 4.0, -12.0, 4.0)
 
 
@@ -241,9 +246,12 @@ class FrameDecoder(nn.Module):
       gains, shapes = jnp.split(
         latents_BLD[..., : c.direct_channels].astype(jnp.float32), [c.n_gains], axis=-1
       )
+      # The network's own bins begin near zero: it starts as a correction of what passes around it.
       bins = bins + jnp.pad(shapes, ((0, 0), (0, 0), (0, hop - c.shape_bins)))
       bins = lapped.join_gains(gains, bins, c.gain_edges)
     basis = param_with_axes(self, "basis", _mdct_init(hop), (2 * hop, hop), ("kernel", "conv_in"))
+    # The transform of a frame begins half a hop before it, as the encoder's does; that half is cut
+    # off below.
     audio = lapped.overlap_add(jnp.dot(bins, basis.T), hop)
     return audio[:, hop // 2 : hop // 2 + latents_BLD.shape[1] * hop]
 
@@ -337,10 +345,13 @@ class VAE(nn.Module):
     `start_B`, int32, is the first frame of each row in its piece (None: 0); only the phase of the
     spectral form depends on it.
     """
+    # The search for the phase is no part of the decoder: training compares magnitudes and does not
+    # pay for it.
     decoded = self.decoder(latents_BLD)
     if not self.config.spectral:
       return decoded
     c = self.config
+    # The phase counts frames of the STFT, of which a latent frame has several.
     start = None if start_B is None else start_B * (c.hop_length // c.stft_hop)
     return find_phase(decoded, c, start)
 
@@ -356,6 +367,8 @@ class VAE(nn.Module):
       log-variance of the posterior, [B, L, D] each.
     """
     mean, log_variance = self.encode(audio_BT)
+    # The noise is an argument, so that gradients reach mean and variance through the draw (Kingma &
+    # Welling, 2014).
     latents = mean + jnp.exp(0.5 * log_variance) * noise_BLD
     return self.decoder(latents), mean, log_variance
 
@@ -379,6 +392,7 @@ def scale_latents(
   Returns:
     float [B, L, D].
   """
+  # Of a Gaussian 0.3 % lies beyond three spreads and is cut.
   unit = jnp.clip((mean_BLD - center_D[None, None, :]) / (3.0 * sigma_D)[None, None, :], -1.0, 1.0)
   return unit * jnp.reshape(gain_D, (1, 1, -1))
 
@@ -398,6 +412,7 @@ def decoder_reach(config: VAEConfig) -> int:
   """Largest number of latent frames on either side that a frame's samples depend on."""
   hop = config.hop_length
   if config.spectral:
+    # Each iteration hears one window to either side, the transform at the end half of one.
     phase = config.phase_iterations * config.n_fft + config.n_fft // 2
     return config.decoder_blocks * (config.kernel_size // 2) + -(-phase // hop)
   if config.decoder == "frame":

@@ -107,6 +107,7 @@ class Wav2VecConfig:
 
   @property
   def conformer(self) -> ConformerConfig:
+    # The two configs share names, so that a config page states each size once.
     names = [f.name for f in dataclasses.fields(ConformerConfig)]
     return ConformerConfig(**{name: getattr(self, name) for name in names})
 
@@ -154,6 +155,7 @@ def _quadrature_pairs(
 ) -> np.ndarray:
   offset = np.arange(kernel_size) - 0.5 * (kernel_size - 1)
   place = np.clip(offset[:, None] / lengths[None, :], -0.5, 0.5)
+  # Higher where it is shorter: each filter answers a tone of its own pitch alike.
   window = (0.5 + 0.5 * np.cos(2.0 * np.pi * place)) * (kernel_size / lengths)[None, :]
   phase = 2.0 * np.pi * offset[:, None] / sample_rate * hz[None, :]
   pairs = np.concatenate([window * np.cos(phase), window * np.sin(phase)], axis=1)
@@ -184,6 +186,7 @@ class StridedConv(nn.Module):
       self, "kernel", self.kernel_init, (k, c, self.features), ("kernel", "conv_in", "conv_out")
     )
     taps = -(-k // s)  # blocks of `stride` frames that a kernel covers
+    # Zeros after the kernel make it whole blocks; they are multiplied and change nothing.
     kernel = jnp.pad(kernel * self.gain, ((0, taps * s - k), (0, 0), (0, 0)))
     blocks_KxCxF = kernel.reshape(taps, s * c, self.features).astype(self.dtype)
     left = (k - s) // 2
@@ -207,6 +210,8 @@ class FeatureEncoder(nn.Module):
   def __call__(self, audio_BxS: jax.Array, lengths_B: jax.Array) -> jax.Array:
     c = self.config
     x = audio_BxS[:, :, None]
+    # Samples of one frame that the layers still ahead will merge; lengths of valid input follow
+    # from it, so padding is zeroed where it begins at every rate.
     remaining = c.hop
     x = _zero_padding(x, lengths_B * remaining)
     for i, (channels, k, s) in enumerate(zip(c.conv_channels, c.conv_kernels, c.conv_strides)):
@@ -313,6 +318,7 @@ class GumbelQuantizer(nn.Module):
       soft = jax.nn.softmax((logits_BxTxGxV + noise) / temperature, axis=-1)
       codes = jnp.argmax(soft, axis=-1)
       hard = jax.nn.one_hot(codes, c.n_codes, dtype=jnp.float32)
+      # Forward the hard choice, backward the gradient of the soft one.
       choice = soft + jax.lax.stop_gradient(hard - soft)
     vectors = jnp.einsum("btgv,gve->btge", choice, codebook_GxVxE).reshape(b, t, c.code_size)
     return vectors, codes.astype(jnp.int32), probabilities
@@ -345,6 +351,8 @@ class Wav2Vec(nn.Module):
       # the optimiser's memory for hundreds of steps.
       small = nn.initializers.normal(0.01)
       self.teacher = layers.Dense(c.teacher_size, ("embed", "embed_out"), kernel_init=small)
+    # In float32: the loss divides cosines by a temperature of 0.1, which makes rounding ten times
+    # as large.
     self.context_projection = layers.Dense(c.projection_size, ("embed", "embed_out"))
     self.target_projection = layers.Dense(c.projection_size, ("embed", "embed_out"))
 
@@ -356,6 +364,7 @@ class Wav2Vec(nn.Module):
     frames = self.feature_norm(self.feature_encoder(audio_BxS, lengths_B))
     mask_BxT = frame_mask(lengths_B, frames.shape[1])
     x = self.encoder(self.feature_projection(frames), mask_BxT)
+    # The teacher's head was trained behind the norm, so it is read behind the norm.
     return self.teacher(self.encoder_norm(x)) if self.config.tokens_from == "teacher" else x
 
   def __call__(
@@ -382,6 +391,7 @@ class Wav2Vec(nn.Module):
     frames = self.feature_norm(self.feature_encoder(audio_BxS, lengths_B))
     vectors, codes, probabilities = self.quantizer(frames, temperature, rng)
     x = self.feature_projection(frames)
+    # Hidden only now: the targets above are made of the same frames, as they sounded.
     x = jnp.where(hidden_BxT[:, :, None], self.mask_embedding.astype(x.dtype)[None, None, :], x)
     x = self.encoder_norm(self.encoder(x, frame_mask(lengths_B, x.shape[1])))
     taught = {"teacher": self.teacher(x)} if self.config.teacher_size else {}
@@ -457,6 +467,7 @@ def semantic_tokens(
   if lengths is None:
     return tokens
   lengths_B = jnp.asarray(lengths, jnp.int32) // config.hop
+  # No token, rather than the centre that is nearest to a frame of zeros.
   return jnp.where(frame_mask(lengths_B, tokens.shape[1]), tokens, -1)
 
 
@@ -465,5 +476,6 @@ def whiten(features: jax.Array, mean_D: jax.Array, std_D: jax.Array) -> jax.Arra
 
   No dimension then rules the distances to the k-means centres.
   """
+  # Broadcast by hand: the tests forbid arrays of unequal rank.
   shape = features.shape
   return (features - jnp.broadcast_to(mean_D, shape)) / jnp.broadcast_to(std_D, shape)
