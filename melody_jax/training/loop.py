@@ -164,7 +164,7 @@ class _Run:
   def save(self, step: int, force: bool) -> None:
     position = self.source.get_state()
     if self.models:  # plain audio has none
-      position |= {"models": self.models}
+      position = {**position, "models": self.models}
     self.checkpointer.save(step, self.state, position, force=force)
 
   def step(self, step: int, log: bool) -> None:
