@@ -228,6 +228,7 @@ def _resampled(path: pathlib.Path, min_rate: int) -> np.ndarray:
     raise QuarantineError("low_rate", f"sampled at {rate} Hz, under {min_rate} Hz")
   if not np.all(np.isfinite(audio)):
     raise QuarantineError("corrupt", "holds samples that are not numbers")
+  # An empty file goes through: `normalise` says that it is too short.
   if rate != SAMPLE_RATE and len(audio):
     audio = librosa.resample(audio, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
   return audio
@@ -291,6 +292,7 @@ def normalise(audio: np.ndarray) -> np.ndarray:
     loudness = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(audio)
   if peak < _SILENT_PEAK or not np.isfinite(loudness):
     raise QuarantineError("silent", f"peak {peak:.1e}, loudness {loudness:.0f} LUFS")
+  # Music with high peaks stays quieter than the rest instead of being clipped.
   gain = min(10 ** ((LOUDNESS - loudness) / 20), PEAK / peak)
   return (audio * gain).astype(np.float32)
 
@@ -305,6 +307,7 @@ def segments(pcm: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     (k, piece): number of the piece from 0, and its samples (10 to 30 s).
   """
   length = MAX_SECONDS * SAMPLE_RATE
+  # End to end and without overlap: no second is in two records, or in two splits.
   for start in range(0, len(pcm), length):
     piece = pcm[start : start + length]
     if len(piece) >= MIN_SECONDS * SAMPLE_RATE:

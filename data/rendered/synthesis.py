@@ -72,6 +72,7 @@ def run_mma(source: pathlib.Path, midi: pathlib.Path) -> None:
   """
   command = [require_program("mma", "mma"), "-w", str(source), "-f", str(midi)]
   result = subprocess.run(command, capture_output=True, text=True, errors="replace")
+  # A status of 0 alone does not say that there is a file.
   if result.returncode or not midi.exists():
     raise QuarantineError("corrupt", f"mma: {(result.stdout + result.stderr).strip()[-200:]}")
 
@@ -95,6 +96,7 @@ def render(midi: pathlib.Path, wav: pathlib.Path, font: pathlib.Path) -> np.ndar
   command = [
     program,
     "-q",
+    # No shell and no MIDI input: it renders and ends.
     "-ni",
     "-g",
     _GAIN,
@@ -110,5 +112,6 @@ def render(midi: pathlib.Path, wav: pathlib.Path, font: pathlib.Path) -> np.ndar
     raise QuarantineError(
       "corrupt", f"fluidsynth: {(result.stdout + result.stderr).strip()[-200:]}"
     )
+  # fluidsynth writes stereo; models hear mono.
   audio, _ = librosa.load(wav, sr=None, mono=True)
   return audio
