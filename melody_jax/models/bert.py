@@ -68,6 +68,7 @@ class Bert(nn.Module):
     positions = Embed(
       c.max_positions, c.width, c.dtype, axes=("position", "embed"), name="positions"
     )(jnp.arange(n))
+    # One text at a time: all of its tokens are of the first segment.
     segment = Embed(c.type_vocab, c.width, c.dtype, axes=("position", "embed"), name="segments")(
       jnp.zeros((1,), jnp.int32)
     )
@@ -82,6 +83,7 @@ class Bert(nn.Module):
     if not c.pooler:
       return x_BxNxD, None
     pooled = Dense(c.width, ("embed", "embed_out"), dtype=c.dtype, name="pooler")(x_BxNxD[:, 0])
+    # BERT's own head over the first token.
     return x_BxNxD, jnp.tanh(pooled)
 
 
@@ -157,6 +159,7 @@ def params_from_safetensors(path: str | os.PathLike, config: BertConfig) -> dict
   expected = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens))["params"]
   wanted = dict(jax.tree_util.tree_flatten_with_path(expected)[0])
   for key, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    # Compared by shape before a network is run: a wrong table would fail much later and say less.
     if wanted[key].shape != leaf.shape:
       name = jax.tree_util.keystr(key, simple=True, separator="/")
       raise UserError(

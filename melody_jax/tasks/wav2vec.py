@@ -100,7 +100,6 @@ class Wav2VecTask(BaseTask):
       taught = self._teacher_errors(audio_BxS, out["teacher"], hidden_BxT)
       share = c.teacher_visible
       error = taught["teacher_hidden"] + share * taught["teacher_visible"]
-      # A mean of both errors, so that the weight means the same whatever the share.
       loss = loss + c.teacher_weight * error / (1.0 + share)
     return loss, taught | {
       "loss": loss,
