@@ -28,6 +28,7 @@ def article(phrase: str) -> str:
 
 def join_words(words: Sequence[str]) -> str:
   """Joins words as an English list: "a", "a and b", "a, b and c"."""
+  # Also for no words at all: callers join whatever they have.
   if len(words) < 2:
     return "".join(words)
   return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -54,6 +54,7 @@ def fetch_packages(packages: Sequence[str], folder: pathlib.Path) -> list[pathli
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{package}-") as scratch:
       work = pathlib.Path(scratch)
       _run(["apt-get", "download", package], work, "try apt-get update; is the network up?")
+      # apt-get chooses the file's name, which holds the version.
       (deb,) = work.glob("*.deb")
       # dpkg-deb only unpacks; dpkg itself would install and ask for root.
       _run(["dpkg-deb", "-x", deb.name, "unpacked"], work, "is the disk full?")

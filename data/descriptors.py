@@ -51,6 +51,7 @@ def _key_margin(chroma_12: np.ndarray) -> float:
   def best(profile: np.ndarray) -> float:
     return max(np.corrcoef(np.roll(profile, k), chroma_12)[0, 1] for k in range(12))
 
+  # A flat chroma correlates with nothing: no key is claimed.
   return float(best(_MAJOR) - best(_MINOR)) if chroma_12.std() > 0 else 0.0
 
 
@@ -78,6 +79,8 @@ def measure(audio: np.ndarray, sample_rate: int, expected_tempo: float = 120.0) 
   # beat at all.
   centred = envelope - envelope.mean()
   correlation = librosa.autocorrelate(centred) / max(float(centred @ centred), 1e-9)
+  # The lag of one beat, in frames of the envelope; its neighbours count as well, since a beat is
+  # seldom a whole number of frames.
   lag = round(60.0 / max(tempo, 1.0) * sample_rate / _HOP)
   centroid = librosa.feature.spectral_centroid(S=magnitude, sr=sample_rate)
   # On 96 mel bands: on all 1,025 bins the median filters would have ten times as much to do.

@@ -274,6 +274,7 @@ def normalise(audio: np.ndarray) -> np.ndarray:
     loudness = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(audio)
   if peak < _SILENT_PEAK or not np.isfinite(loudness):
     raise QuarantineError("silent", f"peak {peak:.1e}, loudness {loudness:.0f} LUFS")
+  # Music with high peaks stays quieter than the rest instead of being clipped.
   gain = min(10 ** ((LOUDNESS - loudness) / 20), PEAK / peak)
   return (audio * gain).astype(np.float32)
 
@@ -288,6 +289,7 @@ def segments(pcm: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     (k, piece): number of the piece from 0, and its samples (10 to 30 s).
   """
   length = MAX_SECONDS * SAMPLE_RATE
+  # End to end and without overlap: no second is in two records, or in two splits.
   for start in range(0, len(pcm), length):
     piece = pcm[start : start + length]
     if len(piece) >= MIN_SECONDS * SAMPLE_RATE:

@@ -199,6 +199,7 @@ def normalise_loudness(
   Returns:
     Audio, float32 [samples].
   """
+  # The peak decides where loudness would clip: quieter is better than distorted.
   highest = float(np.max(np.abs(audio), initial=0.0))
   now = loudness(audio, sample_rate)
   # Silence has no loudness to scale.
@@ -226,6 +227,7 @@ def encode(audio: np.ndarray, suffix: str, sample_rate: int = SAMPLE_RATE) -> by
   ) as f:
     f.comment = MARK
     for start in range(0, len(audio), _BLOCK):
+      # Clipped here: integer formats would wrap around, which is a loud crack.
       f.write(np.clip(audio[start : start + _BLOCK], -1.0, 1.0))
   return buffer.getvalue()
 

@@ -37,6 +37,7 @@ def unflatten(flat: dict[str, np.ndarray]) -> dict[str, Any]:
   """Nests {"a/b/c": array} to a dict of dicts of arrays; undoes `flatten`."""
   tree: dict[str, Any] = {}
   for key, value in flat.items():
+    # Names are paths, since safetensors knows no trees.
     *parents, leaf = key.split("/")
     node = tree
     for parent in parents:
@@ -200,6 +201,7 @@ def update(
     UserError: as `load`.
   """
   old, old_metadata = load(path)
+  # Entry by entry: a new fit replaces its own arrays and leaves those of other fits.
   merged = flatten(old) | flatten(params)
   # `load` gave float32: without this a float16 file would double in size.
   keep = dtype or old_metadata.get("dtype")

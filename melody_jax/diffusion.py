@@ -70,6 +70,7 @@ def preconditioning(
     (1 / t, a, s / t), each [B, L].
   """
   cos, sin = jnp.cos(delta_BxL), jnp.sin(delta_BxL)
+  # Latents and noise are independent, so their variances add.
   power = jnp.square(cos * latent_std) + jnp.square(sin)
   scale = jax.lax.rsqrt(power)
   return scale, sin * cos * (1.0 - latent_std**2) / power, latent_std * scale
@@ -90,6 +91,8 @@ def chunk_angles(rng: jax.Array, batch: int, length: int, chunks: int) -> jax.Ar
   """
   part_rng, place_rng = jax.random.split(rng)
   count = batch * chunks
+  # Every part of the range once a batch: the loss depends on the angle more than on anything else
+  # that is drawn.
   part = jax.random.permutation(part_rng, count).reshape(batch, chunks)
   place = jax.random.uniform(place_rng, (batch, chunks))
   delta_BxM = HALF_PI * (part + place) / count
@@ -116,6 +119,7 @@ def guide(
     scale: Guidance scale s, a number or an array [B, 1, 1].
     rescale: Share of the correction in [0, 1], a number or an array [B, 1, 1].
   """
+  # Beyond the conditional prediction, away from the unconditional one.
   guided = unconditional + scale * (conditional - unconditional)
   std_conditional = jnp.std(conditional, axis=(1, 2), keepdims=True)
   std_guided = jnp.std(guided, axis=(1, 2), keepdims=True)
@@ -182,15 +186,18 @@ def solve(
     Clean latents [B, L, D].
   """
   omegas_T = jnp.asarray(omegas_T, z_BxLxD.dtype)
+  # From the steps that are given, so that the angles sum exactly, padding of zeros and all.
   deltas_T = angles_before(omegas_T)
 
   def step(t, carry):
     z, expected = carry
     v = velocity_fn(z, share_BxL * deltas_T[t], deltas_T[t])
+    # At the first step t - 1 would be -1, which is the last entry and no step at all.
     w, before = share_BxL * omegas_T[t], share_BxL * omegas_T[jnp.maximum(t - 1, 0)]
     # A frame at share 0 does not move: sin(w') would be 0, and `where` keeps the NaN out.
     moves = (t > 0) & (before > 0)
     b = second_order * jnp.where(moves, jnp.tan(w / 2) / jnp.sin(jnp.where(moves, before, 1.0)), 0)
+    # What v becomes if clean latents and noise are as predicted: the next step compares.
     cos, sin = _per_frame(w)
     return angle_step(z, v + b[..., None] * (v - expected), w), cos * v + sin * z
 

@@ -56,6 +56,7 @@ def make_mesh(
   sizes = [config[axis] for axis in MESH_AXES]
   if any(size < 1 and size != -1 for size in sizes):
     raise UserError(f"config.mesh {sizes}: a size is at least 1, or -1 for what remains")
+  # Two unknowns have no single answer.
   if sizes.count(-1) > 1:
     raise UserError(f"config.mesh {sizes}: at most one size may be -1")
   known = int(np.prod([s for s in sizes if s != -1]))
@@ -91,6 +92,7 @@ def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
     UserError: if the rows do not divide over the mesh, or the rows of this host do not lie
       together.
   """
+  # Devices of one tensor group share their rows, so they count once.
   lanes = mesh.shape["data"] * mesh.shape["fsdp"]
   if rows % lanes:
     raise UserError(
@@ -143,6 +145,7 @@ def mesh_axes_of(names: tuple[str | None, ...]) -> PartitionSpec:
   rules: Mapping[str, str | None] = dict(LOGICAL_AXIS_RULES)
   mapped: list[str | None] = []
   for name in names:
+    # An unnamed axis would be replicated without a word, and the memory of a large model with it.
     if name is None or name not in rules:
       raise ValueError(f"logical axis {name!r} has no rule in melody_jax/sharding.py")
     axis = rules[name]
@@ -165,6 +168,7 @@ def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
   def of(leaf):
     if not isinstance(leaf, nn.LogicallyPartitioned):
       return replicated(mesh)
+    # A dimension that does not divide stays whole: padding it would change the parameter.
     spec = mesh_axes_of(leaf.names)
     shape = leaf.value.shape
     return NamedSharding(

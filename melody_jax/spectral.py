@@ -51,6 +51,7 @@ def stft_magnitude(
   win_length = win_length or n_fft
   if center:
     x_BT = jnp.pad(x_BT, ((0, 0), (win_length // 2, win_length // 2)), mode="reflect")
+  # Periodic, not symmetric: shifted by half their length, such windows add up to a constant.
   window = jnp.asarray(np.hanning(win_length + 1)[:-1], jnp.float32)
   frames = frame(x_BT.astype(jnp.float32), win_length, hop_length) * window[None, None, :]
   spectrum = jnp.fft.rfft(frames, n=n_fft, axis=-1)

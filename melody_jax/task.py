@@ -116,6 +116,7 @@ class BaseTask:
     config = self.config.copy_and_resolve_references()
     with config.unlocked():  # a config may leave out what its model has a default for
       config.model.update(settings)
+    # A new task: networks are built once, from their config.
     return type(self)(config)
 
   def export_params(self, params: Variables) -> Variables:
@@ -154,5 +155,6 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
   """
   if config.task not in TASKS:
     raise UserError(f"config.task is {config.task!r}; it must be one of {', '.join(TASKS)}")
+  # Imported when it is asked for: one model's training does not load the others.
   module, name = TASKS[config.task].split(":")
   return getattr(importlib.import_module(module), name)(config)

@@ -63,7 +63,9 @@ class RecordedCorpus:
         artist = (
           "" if "unknown" in artist.lower() or "://" in artist or "www." in artist else artist
         )
+        # From the most precise source to the least.
         author = about["author"] or artist or package.author
+        # Tags of some packages are wrong throughout; `trust_tags` says which can be read.
         title = about["title"] or (tags.get("title", "") if package.trust_tags else "")
         tracks.append(
           Track(

@@ -120,6 +120,7 @@ def _copyright_paragraphs(text: str) -> list[tuple[list[str], str, str]]:
         fields[name] = [match.group(2)]
       elif name:
         fields[name].append(line.strip())
+    # Other paragraphs (the header, licence texts) name no files.
     if fields.get("Files") and fields.get("License"):
       owners = ", ".join(part for part in fields.get("Copyright", []) if part)
       paragraphs.append((" ".join(fields["Files"]).split(), owners, fields["License"][0].strip()))
@@ -148,6 +149,7 @@ def _naev_credits(root: pathlib.Path) -> dict[str, tuple[str, str]]:
   for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
     text = line.strip()
     if line.startswith("- "):
+      # Without the address that follows a name.
       author = re.sub(r"\s*[<(].*", "", text[2:].rstrip(":"))
     elif text.startswith("license:"):
       licence = text.split(":", 1)[1].strip()
@@ -176,6 +178,7 @@ def _warzone_credits(root: pathlib.Path) -> dict[str, tuple[str, str, str, float
     content = json.loads(album.read_text())
     dual = (album.parent / "license.txt").exists()
     for entry in content["tracks"]:
+      # The enhanced version does not have the album's second licence.
       derived = entry["filename"].startswith("track3_enhanced")
       licence = "CC-BY-SA-3.0+ or GPL-2+" if dual and not derived else "GPL-2+"
       name = f"{album.parent.name}/{entry['filename']}"

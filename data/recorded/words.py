@@ -31,7 +31,9 @@ def describe_recording(
   style, style_tags = find_style(path, title)
   genre = "" if genre.lower() in _GENERIC_GENRES else genre.lower()
   phrases = ((style,) if style else ()) + package.phrases
+  # Two different ones: captions of a clip should not repeat each other.
   phrase, other = (phrases[i] for i in rng.permutation(len(phrases))[:2])
+  # The precise style in half of the captions, so that the album's words are learnt too.
   if style and rng.random() < 0.5:
     phrase = style
   mood = str(rng.choice(scene.moods)) if scene else ""
@@ -47,6 +49,7 @@ def describe_recording(
   about = f"around {heard.tempo} bpm" if heard.tempo else ""
   opening = ", ".join([*feel[:1], *([pace] if pace else [])]) or mood
   qualities = join_words([w for w in (mood, *feel) if w])
+  # Words that every tune of a game deserves say nothing about this one.
   kind = str(rng.choice([tag for tag in package.tags if tag not in ("soundtrack", "theme")]))
   # Long sentences, short phrases and lists of tags: users write all of these as prompts.
   captions = [

@@ -108,6 +108,7 @@ def _progression(rng: np.random.Generator, style: str, mode: str) -> tuple[tuple
     table = _PLAIN
   choices = table[mode]
   first = choices[rng.integers(len(choices))]
+  # Two phrases of four bars before anything repeats; the twelve bars of the blues are long enough.
   return first if len(first) > 8 else first + choices[rng.integers(len(choices))]
 
 
@@ -157,11 +158,14 @@ def _sing(motif: Motif, tones: list[int], scale: list[int], at: int) -> tuple[st
     if step is None:
       notes.append(f"{symbol}r")
       continue
+    # Along the scale, so that a step means the same in every key and mode.
     place = scale.index(_nearest(scale, at)) + step
     at = scale[min(max(place, 0), len(scale) - 1)]
+    # Where the ear rests the note belongs to the chord; notes in passing need not.
     if i == 0 or length == 2:
       at = _nearest(tones, at)
     octave = "+" if at >= 12 else "-" if at < 0 else ""
+    # mma writes an octave as a sign beside the note: "+" above, "-" below that of the voice.
     notes.append(f"{symbol}{_SHARPS[at % 12]}{octave}")
   return ";".join(notes) + ";", at
 
@@ -179,6 +183,8 @@ def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") ->
     chord_voice: Instrument, in mma's name, for the chord tracks; "" keeps those of the groove.
     lead: Instrument, in mma's name, for a melody; "" for no melody.
   """
+  # One stream for all choices, drawn in a fixed order: a new choice goes to the end, or every piece
+  # changes.
   rng = generator(name)
   tonic = int(rng.integers(12))
   mode = "minor" if rng.random() < 0.42 else "major"
@@ -189,6 +195,7 @@ def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") ->
   bars = max(4, int(PIECE_SECONDS * counted / 60 / groove.beats))
   chords = _progression(rng, groove.style, mode)
   scale = _pitches(_SCALES[mode], tonic)
+  # mma counts its own beats, captions the listener's: the two differ in 6/8 and 12/8.
   lines = [f"Tempo {counted}"]
   lines += (
     [f"Time {groove.beats}", groove.definition] if groove.definition else [f"Groove {groove.name}"]
@@ -196,6 +203,7 @@ def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") ->
   lines += [f"{track} Voice {chord_voice}" for track in groove.chord_tracks if chord_voice]
   if lead:
     lines += [f"Solo Voice {lead}", f"Solo Octave {LEAD_VOICES[lead]}", "Solo Volume f"]
+    # No second voice: a caption names one instrument for the melody.
     lines += ["Solo Articulate 90", "Solo Harmony None"]
   at = int(rng.choice(scale))
   form = str(rng.choice(_FORMS))

@@ -57,6 +57,7 @@ def held_out_voice(style: str) -> str:
   native = frozenset().union(*(groove.voices for groove in catalogue()[style]))
   # An instrument of the style's own grooves cannot be kept out of training.
   foreign = [voice for voice in CHORD_VOICES if voice.lower() not in native]
+  # The smallest hash: a fixed choice that no list has to record.
   return min(foreign, key=lambda voice: _hash(f"{style} x {voice}"))
 
 
@@ -121,6 +122,8 @@ class RenderedCorpus:
       (TRAIN, "piece", pieces),
       (VALIDATION, "piece", validation),
       (TEST, "soundfont", 1),
+      # In every other style, drawn by its name: an instrument that is new to the style, not to the
+      # model.
       (TEST, "pair", 1 if _hash(style) % 2 and self._replaceable(style) else 0),
     ]
 
@@ -211,6 +214,7 @@ class RenderedCorpus:
     """
     assert self._current is not None  # the builder loads a track before it describes it
     composed, midi = self._current
+    # By clip: each clip of a track gets other words, and the same ones in every build.
     rng = generator(f"{track.id} words {k}")
     if composed is None:
       words = describe_piece(
@@ -227,6 +231,7 @@ class RenderedCorpus:
         style.tags,
         midi,
         piece.tempo,
+        # Promised only if the MIDI file plays it: a melody may have come out as rests.
         lead if lead in midi.instruments else "",
         piece.key,
         piece.mode,

@@ -65,14 +65,19 @@ def _library_file(path: pathlib.Path) -> list[Groove]:
   text = path.read_text(errors="replace")
   beats = int(_first(r"^\s*Time\s+(\d+)", text, "4"))
   signature = _first(r"^\s*Timesig\s+(\d+[ /\t]+\d+)", text, "4/4")
+  # Not listed: no metre is claimed, and beats are felt as they are counted.
   metre, felt = _METRES.get((beats, "/".join(re.findall(r"\d+", signature))), ("", beats))
   grooves = []
+  # mma may print warnings first; the JSON begins at the bracket.
   for entry in json.loads(listing[listing.index("[") :]):
     tracks = entry.get("tracks", [])
     if _SKIP.search(entry["groove"]) or not tracks:
       continue
+    # Only chords change their instrument: a bass or a drum kit played by a flute is no longer the
+    # style.
     chords = tuple(t["track"] for t in tracks if t["track"].split("-")[0] == "CHORD")
     voices = frozenset(v.lower() for t in tracks for v in t["voice"])
+    # TeX quotes and line breaks of the library's authors.
     description = " ".join(entry["description"].replace("``", '"').replace("''", '"').split())
     grooves.append(
       Groove(entry["groove"], path.stem, description, beats, felt, metre, chords, voices)

@@ -57,6 +57,7 @@ class MidiFacts:
   seconds: float
 
 
+# Seven bits a byte; the highest bit says that another byte follows.
 def _variable_length(data: bytes, at: int) -> tuple[int, int]:
   value = 0
   while True:
@@ -77,6 +78,7 @@ def _track_events(data: bytes) -> list[tuple[int, int, bytes]]:
       at += 1
     else:  # "running status": the byte is left out where it is that of the event before
       status = running
+    # 0xFF is a meta event (tempo, names), 0xF0 and 0xF7 are messages to one maker's machine.
     if status == 0xFF:
       kind = data[at : at + 1]
       length, at = _variable_length(data, at + 1)
@@ -87,6 +89,7 @@ def _track_events(data: bytes) -> list[tuple[int, int, bytes]]:
       at += length
     else:
       running = status
+      # A change of program and channel pressure have one byte, all other messages two.
       length = 1 if status >> 4 in (0xC, 0xD) else 2
       events.append((tick, status, data[at : at + length]))
       at += length
@@ -102,7 +105,9 @@ def _events(data: bytes) -> tuple[int, list[tuple[int, int, bytes]]]:
     length = int.from_bytes(data[at + 4 : at + 8], "big")
     if data[at : at + 4] == b"MTrk":
       events += _track_events(data[at + 8 : at + 8 + length])
+    # Chunks of other kinds are skipped, as the standard asks.
     at += 8 + length
+  # By time over all tracks, and stable: a program set at the same tick comes before its notes.
   return division, sorted(events, key=lambda event: event[0])
 
 
@@ -124,6 +129,7 @@ def read_facts(path: pathlib.Path) -> MidiFacts:
   for tick, status, payload in events:
     elapsed = (tick - last_tick) * microseconds / 1e6 / division
     seconds, last_tick = seconds + elapsed, tick
+    # Seconds, not ticks: a slow passage lasts as long as it is heard.
     tempo_seconds[microseconds] += elapsed
     channel = status & 0x0F
     if status == 0xFF and payload[0] == 0x51:
@@ -140,6 +146,7 @@ def read_facts(path: pathlib.Path) -> MidiFacts:
   return MidiFacts(
     instruments=tuple(dict.fromkeys(PROGRAMS[p] for p in ranked)),
     programs=tuple(ranked),
+    # A few hits may be an accent; from here on a listener would say "with drums".
     drums=drums > 8,
     tempo=6e7 / longest,
     seconds=seconds,

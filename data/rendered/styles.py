@@ -152,9 +152,11 @@ class Style:
 
 
 def _parse(line: str) -> Style:
+  # A table of text rather than of Python: 111 rows stay readable, and each is one line of a diff.
   stem, name, tempo, tags = (field.strip() for field in line.split("|"))
   slowest, fastest = (int(bpm) for bpm in tempo.split("-"))
   return Style(stem, name, (slowest, fastest), tuple(tag.strip() for tag in tags.split(",")))
 
 
+# In the order of the table, which is also the order in which pieces are built.
 STYLES: dict[str, Style] = {style.stem: style for style in map(_parse, _TABLE.strip().splitlines())}

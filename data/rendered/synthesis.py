@@ -137,6 +137,7 @@ def _fluidsynth(midi: pathlib.Path, wav: pathlib.Path, font: pathlib.Path) -> st
   command = [
     program,
     "-q",
+    # No shell and no MIDI input: it renders and ends.
     "-ni",
     "-g",
     _GAIN,

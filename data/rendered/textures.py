@@ -24,6 +24,7 @@ def _track(name: str, voice: str, octave: int, sequence: str, articulate: int = 
 
 def _every(step: float, rest: str, start: float = 1.0) -> str:
   """Repeats the event `rest` every `step` beats of a bar of four, from beat `start` on."""
+  # A bar of four lasts from beat 1 up to beat 5.
   count = int((5.0 - start) / step)
   return "; ".join(f"{start + i * step:g} {rest}" for i in range(count))
 

@@ -98,6 +98,7 @@ def describe_piece(
   pace = "" if _TEMPO_IN_NAME.search(style) else tempo_word(tempo)
   paced = f"{pace} {style}".strip()
   accompaniment = [name for name in midi.instruments if name != lead]
+  # One to three of them, the busiest first: a prompt names a few instruments, not a score.
   band = accompaniment[: int(rng.integers(1, 4))]
   drums = ["drums"] if midi.drums else []
   bpm = f"{round(tempo)} bpm"
@@ -107,6 +108,7 @@ def describe_piece(
   with_lead = f"with {article(lead)} melody" if lead else ""
   over = f"over {join_words(band)}" if band else ""
   sentence = " ".join([article(paced), with_lead or with_band, over if with_lead else ""])
+  # The long caption has it all; what a short prompt leaves out, another variant says.
   players = join_words(([lead] if lead else []) + accompaniment[:3] + drums)
   second = f"{tidy(style)} {in_key} at {bpm}, {in_metre}, played by {players}"
   company, first_player = with_lead or with_band, lead or (accompaniment or ["drums"])[0]

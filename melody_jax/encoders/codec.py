@@ -31,6 +31,7 @@ class Codec:
   def __init__(self, config: vae_model.VAEConfig, params: dict[str, Any]):
     self.config = config
     self.params = params
+    # Unscaled: the fit of the scale reads these before there is one.
     self.encode_mean = jax.jit(functools.partial(_codec_mean, config))
     self._encode = jax.jit(functools.partial(encode_latents, config))
     self._decode = jax.jit(functools.partial(decode_latents, config))
@@ -68,14 +69,17 @@ class Codec:
     Clips are padded to whole blocks, so that few shapes are compiled.
     """
     hop = self.config.hop_length
+    # Whole blocks: clips of all lengths then need a handful of compiled shapes.
     block = round(block_seconds * SAMPLE_RATE) // hop
     blocks = [-(-(len(clip) // hop) // block) for clip in clips]
     out: list[Any] = [None] * len(clips)
+    # Clips of as many blocks go together; they come back in the order in which they were given.
     for n in sorted(set(blocks)):
       chosen = [i for i, b in enumerate(blocks) if b == n]
       rows = np.zeros((len(chosen), n * block * hop), np.float32)
       for row, i in zip(rows, chosen, strict=True):
         kept = len(clips[i]) // hop * hop
+        # Whole frames only: a rest would make a frame that is partly filling.
         row[:kept] = clips[i][:kept]
       latents = map_rows(functools.partial(self._encode, self.params), rows)
       for i, clip_latents in zip(chosen, latents, strict=True):

@@ -26,6 +26,7 @@ def map_rows(function: Callable[..., Any], *arrays_NxX: np.ndarray) -> np.ndarra
   count = len(devices)
   if count == 1:  # the default placement shares compiled programs with others
     return _map_parts(function, arrays_NxX, count, lambda part: part)
+  # A mesh of this host alone: hosts encode other records, and none waits for another.
   mesh = Mesh(np.asarray(devices), ("rows",))
   layout = NamedSharding(mesh, PartitionSpec("rows"))
   with jax.set_mesh(mesh):  # kernels ask it how rows lie

@@ -64,6 +64,7 @@ class SemanticTokenizer:
     context = round(self.context_seconds * self.config.sample_rate) // hop
     plans = [overlapping_windows(len(clip) // hop, length, context) for clip in clips]
     owners = [(clip, window) for clip, plan in zip(clips, plans, strict=True) for window in plan]
+    # Windows of all clips in one list: no device waits for the end of a clip.
     rows = np.zeros((len(owners), length * hop), np.float32)
     lengths = np.zeros(len(owners), np.int32)
     for i, (clip, window) in enumerate(owners):

@@ -46,6 +46,7 @@ class StyleEncoder:
     self.params = jax.device_put(params)
     self.embed_music = jax.jit(lambda p, audio: mulan.embed_music(p, config, audio))
     self._embed_text = jax.jit(lambda p, ids, mask: mulan.embed_text(p, config, ids, mask))
+    # Parameters are arguments of all programs: as constants they would be compiled into each.
     self._tokens = jax.jit(quantizer.rvq_encode)
 
   @classmethod
@@ -87,6 +88,7 @@ class StyleEncoder:
     rows, counts = [], []
     for clip in clips:
       starts = range(0, max(len(clip) - length, 0) + 1, hop)
+      # Windows of all clips in one list, so that the devices are never short of rows.
       rows += [mulan.fill_window(clip[s : s + length], length) for s in starts]
       counts.append(len(starts))
     tokens = map_rows(lambda audio: self.tokens(self.audio(audio)), np.stack(rows))
@@ -94,6 +96,7 @@ class StyleEncoder:
 
   def text(self, prompts: list[str]) -> jax.Array:
     """Prompts -> unit embeddings [B, C]."""
+    # Loaded when the first text comes: music alone needs no tokeniser.
     tokenize = load_tokenizer(self.config.text_length, self.config.text_init)
     ids, mask = (np.stack(x) for x in zip(*(tokenize(p) for p in prompts), strict=True))
     return self._embed_text(self.params, ids, mask)

@@ -44,6 +44,7 @@ def overlapping_windows(n: int, length: int, context: int) -> list[Span]:
   while done < n:
     # The last window is moved back rather than cut: all have one length and share one program.
     start = min(max(done - context, 0), n - length)
+    # The last window keeps all to the end: there nothing lies beyond it that it would have to hear.
     end = n if start + length == n else start + length - context
     windows.append(Span(start, done, end))
     done = end
@@ -73,6 +74,7 @@ def map_windows(
   Returns:
     float [frames * hop_out, ...], what was made of the filling included.
   """
+  # One window at least, filled up: short and long sequences are the same program.
   n_frames = max(-(-len(x_NxX) // hop_in), length)
   filling = ((0, n_frames * hop_in - len(x_NxX)),) + ((0, 0),) * (x_NxX.ndim - 1)
   x_NxX = np.pad(x_NxX, filling)

@@ -68,6 +68,7 @@ def evaluate_codec(
   Returns:
     The finding "codec": scores per track, per package and over all.
   """
+  # In whole frames: a chunk that began within one would be another encoding.
   frames = [max(1, round(s * sample_rate / hop)) for s in (chunk_seconds, context_seconds)]
   tracks = []
   for record, audio_S in tracks_of:
@@ -86,6 +87,7 @@ def evaluate_codec(
       f"codec: {last['track'].rsplit('/', 1)[-1]}: SI-SDR {last['si_sdr']:.2f} dB, "
       f"LSD {last['log_spectral_distance']:.2f} dB"
     )
+  # By package as well: one mixing desk or one synthesiser may be all that fails.
   packages = {
     p: _summary([t for t in tracks if t["package"] == p])
     for p in sorted({t["package"] for t in tracks})

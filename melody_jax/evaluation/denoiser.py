@@ -102,6 +102,7 @@ def _errors_of_batch(
   """Angles ("delta") and errors of all PREDICTORS, each [B, L], on one draw of noise and angles."""
   angle_rng, noise_rng = jax.random.split(rng)
   delta = diffusion.chunk_angles(angle_rng, z.shape[0], z.shape[1], chunks)
+  # One draw for all predictors: their differences are then not noise.
   noise = jax.random.normal(noise_rng, z.shape)
   noisy, target = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
   out = dict(zip(("constant", "linear"), _baselines(z, noise, delta, *moments), strict=True))

@@ -26,6 +26,7 @@ def row_cross_entropy(bundle: str | os.PathLike) -> tuple[Score, lm.LMConfig]:
     UserError: if the bundle has no LM, or a damaged one.
   """
   config, params = bundles.load_model(bundle, "lm", lm.LMConfig)
+  # On the device once; numpy arrays would be copied there at every call.
   params = jax.tree.map(jnp.asarray, params)
   model = lm.SemanticLM(config)
 

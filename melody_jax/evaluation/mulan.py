@@ -161,6 +161,7 @@ def _rvq_markdown(rvq: dict[str, dict[str, Any]]) -> str:
     header += [f"{name}: centres used", f"{name}: cosine up to here"]
   levels = len(next(iter(rvq.values()))["utilisation"])
   rows = []
+  # Every level: the first ones carry most of an embedding, and a mean would hide where it ends.
   for level in range(levels):
     row: list[Any] = [level + 1]
     for report in rvq.values():

@@ -69,6 +69,7 @@ def tag_scores(
     if unknown or not wanted:
       named = ", ".join(unknown) or "none"
       raise UserError(f"prompt {prompt.text!r} (config.prompts.table): no such tag as {named}")
+    # A mean: a prompt with many tags must not outweigh one with few.
     columns.append(np.mean([standard[n][:, list(tags[n]).index(t)] for n, t in wanted], axis=0))
   return np.stack(columns, axis=1)
 
@@ -180,6 +181,7 @@ def with_raw_levels(finding: Finding, raw_IxS: np.ndarray) -> Finding:
     finding: Result of `judge`.
     raw_IxS: Clips [prompts * seeds, samples] as the decoder made them.
   """
+  # 1e-12 is -120 dB: silence gets a finite level.
   rms_db = 10.0 * np.log10(np.mean(np.square(raw_IxS), axis=1) + 1e-12)
   over = int(np.sum(np.max(np.abs(raw_IxS), axis=1) > 1.0))
   low, middle, high = np.percentile(rms_db, (5, 50, 95))
@@ -261,6 +263,7 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
   # The tagger comes first: where it cannot be had, that is known before the long part.
   taggers, absent = _taggers() if c.musicnn else ({}, "")
   programs.use_compilation_cache()
+  # The public sampler itself, so that what is judged is what a user gets.
   melody = Melody.load(config.bundle)
   # A config key keeps its type, so the config says 0 and 1 where the sampler has None.
   settings = Settings(
@@ -279,6 +282,7 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
   # Judged as `melody_jax.sample` writes it.
   clips = np.stack([audio_io.normalise_loudness(clip, melody.sample_rate) for clip in raw])
   encoders = Encoders(config.bundle, config.batch_size)
+  # Text as it is, without the prior: the judge must not be the map that steered the music.
   cosine = encoders.embed_music(clips) @ encoders.embed_text([p.text for p in table]).T
   scores = {"MuLan": cosine, "MuLan, centred": centred(cosine)}
   if taggers:

@@ -54,6 +54,7 @@ def evaluate_tokens(
   Returns:
     The finding "tokens".
   """
+  # The LM scores each window once; "all" joins scores and does not compute them again.
   sets = with_all(windows)
   scores = None
   if cross_entropy is not None:

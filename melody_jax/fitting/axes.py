@@ -43,6 +43,8 @@ def principal_axes(covariance_SxS: np.ndarray, count: int) -> tuple[np.ndarray, 
   values, vectors = np.maximum(values[::-1], 1e-8), vectors[:, ::-1]
   spread = np.sqrt(values)
   explained = float(values.sum() / np.trace(covariance_SxS))
+  # Divided on the way in, multiplied on the way out: latents of unit spread, as the posterior
+  # expects.
   return vectors / spread[None, :], (vectors * spread[None, :]).T, explained
 
 
@@ -87,12 +89,14 @@ def fit_axes(config: ml_collections.ConfigDict) -> dict[str, Any]:
   if not model.spectral:
     raise UserError(f"config.model.decoder is {model.decoder!r}: principal axes need 'spectral'")
   mean, covariance, frames = _moments(config, model)
+  # With fewer frames than axes some axes would have no variance at all.
   if frames < model.latent_dim:
     raise UserError(f"{frames} frames have no {model.latent_dim} axes: raise config.windows")
   encoder_axes, decoder_axes, explained = principal_axes(covariance, model.latent_dim)
   audio = jnp.zeros((1, model.hop_length))
   noise = jnp.zeros((1, 1, model.latent_dim))
   params = nn.meta.unbox(VAE(model).init(jax.random.key(config.seed), audio, noise))["params"]
+  # The blocks keep their random values, but what they add is zero at birth.
   params["encoder"] |= {"axes": encoder_axes, "offset": mean}
   params["decoder"] |= {"axes": decoder_axes, "offset": mean}
   report = {"frames": frames, "explained": explained}

@@ -66,6 +66,7 @@ def collect(
   parts, began, last = [], time.monotonic(), time.monotonic()
   for audio in batches:
     parts.append(np.asarray(function(jnp.asarray(audio))))
+    # By time and not by batch: a fast machine would print a page.
     if time.monotonic() - last > 10.0:
       last = time.monotonic()
       clips = sum(map(len, parts))

@@ -52,6 +52,7 @@ def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
     "latents",
   )
   means = means.reshape(-1, means.shape[-1])
+  # float64: over some millions of frames a float32 sum loses digits.
   center = np.asarray(means.mean(axis=0, dtype=np.float64), np.float32)
   sigma = np.asarray(means.std(axis=0, dtype=np.float64), np.float32)
   # The models scale by three sigma: few values clip, and the rest use most of [-1, 1].

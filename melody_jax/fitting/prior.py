@@ -71,6 +71,7 @@ def fit_prior(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return text, music
 
   kernel, offset = fit_linear(*collect(config.data.split, config.windows), config.ridge)
+  # A quarter of the windows of the fit is enough for two means.
   text, music = collect(config.data.eval_split, min(config.eval_windows, config.windows // 4))
   moved = text @ kernel + offset[None, :]
   moved /= np.linalg.norm(moved, axis=1, keepdims=True)

@@ -71,6 +71,7 @@ def _kmeans_passes(
 ) -> tuple[np.ndarray, dict[str, float]]:
   """Centres [K, D] of whitened features, and the report of the last pass; see `fit_kmeans`."""
   n, dimensions = features_NxD.shape
+  # numpy shuffles on the host, where the features are; its seed comes from the same key.
   order_rng = np.random.default_rng(int(jax.random.randint(rng, (), 0, 2**31 - 1)))
   seed_rng, update_rng = jax.random.split(rng)
   # k-means++ looks at all points once for each centre, so it gets a sample.
@@ -79,6 +80,7 @@ def _kmeans_passes(
   report: dict[str, float] = {}
   for p in range(passes):
     order = order_rng.permutation(n)
+    # The rest that fills no batch sits out this pass; another order leaves out others.
     batches = [order[i : i + points] for i in range(0, n - points + 1, points)]
     totals = {"distortion": 0.0, "reseeded": 0.0}
     for i, chosen in enumerate(batches):
@@ -115,10 +117,13 @@ def bigram_cross_entropy(
   Returns:
     Nats per token.
   """
+  # One count more for every token: none has probability zero.
   unigram = np.bincount(train_BxT.ravel(), minlength=vocabulary) + 1.0
   unigram /= unigram.sum()
+  # Within rows: the end of one clip says nothing about the beginning of the next.
   first, second = train_BxT[:, :-1].ravel(), train_BxT[:, 1:].ravel()
   pairs = np.zeros((vocabulary, vocabulary), np.float32)
+  # Not pairs[first, second] += 1, which counts a repeated pair once.
   np.add.at(pairs, (first, second), 1.0)
   a, b = eval_BxT[:, :-1].ravel(), eval_BxT[:, 1:].ravel()
   p = (pairs[a, b] + prior * unigram[b]) / (pairs.sum(axis=1)[a] + prior)

@@ -91,6 +91,7 @@ class Engine:
         f" {dpd.config.latent_dim}; export both from the same recipe"
       )
     self.networks = Networks(lm, dpd, self.codec.config)
+    # A window moves by a chunk, and must end up on a frame.
     if self.networks.frames % self.networks.chunks:
       raise UserError(
         f"{self._directory}: a window of {self.networks.frames} frames is not {dpd.config.chunks}"
@@ -172,6 +173,7 @@ class Engine:
       def cast(path, x):
         return jnp.asarray(x, dtype) if path[-1].key in ("kernel", "embedding") else x
 
+      # Norms and biases stay float32: they are small, and networks use them so.
       self._params[dtype] = jax.tree_util.tree_map_with_path(cast, self._params["float32"])
     return self._params[dtype]
 

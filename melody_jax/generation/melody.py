@@ -98,6 +98,7 @@ class Melody(Engine):
     self.tell_unheard([text for request in requests for text in request.texts], progress)
     n_windows = max(len(piece.starts) for piece in pieces)
     progress(f"{n_windows} window{'s' * (n_windows > 1)}: compiling (or loading) and generating")
+    # Items of a batch share their passes: the count is that of the call.
     nfe = 0
     for i in _progress_bar(range(n_windows), n_windows > 1 and progress is not silent):
       inputs = piece_plan.stack([piece.window(self._generator, i) for piece in pieces])
@@ -159,6 +160,7 @@ class Melody(Engine):
     progress("encoding")
     latents = self.encode(audio_T)
     progress("decoding")
+    # The codec works in whole frames and windows; what fills them is cut off.
     audio = self.decode(latents)[: len(audio_T)]
     compile_seconds = self.programs.compile_seconds - compiled
     seconds = time.monotonic() - began - compile_seconds

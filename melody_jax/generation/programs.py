@@ -22,6 +22,7 @@ def use_compilation_cache() -> None:
     # Without a folder that can be written every run compiles; that costs time, nothing else.
     if cache is not None:
       jax.config.update("jax_compilation_cache_dir", str(cache / "melody_jax"))
+  # JAX's own limit of a second would leave out the many small programs.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
@@ -57,8 +58,10 @@ class Programs:
     try:
       if key not in self._compiled:
         began = time.monotonic()
+        # Compiled ahead of the call, so that its time can be told apart, and its memory asked for.
         self._compiled[key] = jax.jit(function).lower(*args).compile()
         self.compile_seconds += time.monotonic() - began
+      # Waited for: a time, and an error, then belong to the call that caused them.
       return jax.block_until_ready(self._compiled[key](*args))
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):

@@ -134,6 +134,7 @@ class Request:
       check_range("seconds", self.seconds, MIN_SECONDS, math.inf)  # Python may make hours
 
   def _check_style(self) -> None:
+    # For their checks; the results are made again when they are needed.
     mixture(self.prompt), mixture(self.negative)
     if self.timeline and self.prompt:
       raise UserError("prompt and timeline are both set: give one of them")
@@ -166,6 +167,7 @@ class Request:
       return "generate"
     if self.regions:
       return "inpaint"
+    # What is given tells the mode, so that no two fields can contradict each other.
     return "continue" if self.strength is None else "vary"
 
   @property

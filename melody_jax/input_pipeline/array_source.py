@@ -105,6 +105,7 @@ class ArraySource:
     self._records = [self._usable(d) for d in datasets]
     sizes = np.array([n for _, _, n in self._records], np.float64)
     share = sizes if weights is None else np.asarray(weights, np.float64)
+    # By windows where nothing is said: each is then equally likely, whatever its dataset.
     self._weights = share / share.sum()
 
   def _grid(self, dataset: ArrayDataset) -> float:
@@ -142,6 +143,7 @@ class ArraySource:
   def _locate(self, which: int, index: int) -> tuple[int, float]:
     """Finds the index-th window of dataset `which`: (record, start in seconds)."""
     usable, cumulative, _ = self._records[which]
+    # Windows are numbered through all records; the running sum tells in which one a number lies.
     r = int(np.searchsorted(cumulative, index, side="right"))
     first = int(cumulative[r - 1]) if r else 0
     grid = self._grids[which]
@@ -180,6 +182,7 @@ class ArraySource:
           f" expects {tuple(spec.shape)}: encode the dataset with this model's bundle"
         )
     if self._tokenize:
+      # Music without captions still has a true one.
       captions = dataset.record(record).get("captions") or ["music"]
       out["text_ids"], out["text_mask"] = self._tokenize(captions[int(rng.integers(len(captions)))])
     return out
@@ -190,6 +193,7 @@ class ArraySource:
   def __next__(self) -> dict[str, np.ndarray]:
     index, count = self._host
     size = self._batch // count
+    # Rows are numbered over the whole run, so hosts agree without talking to each other.
     first = self._position * self._batch + index * size
     rows = [self._row(first + r) for r in range(size)]
     self._position += 1

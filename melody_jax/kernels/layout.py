@@ -81,6 +81,7 @@ def layout_in_context(rows: int, columns: int, column_name: str) -> Layout | Non
 
   if shards(free) == 1:
     return None
+  # Rows may lie over several axes, columns over the tensor axis alone, as the weights do.
   return Layout(
     mesh,
     free,

@@ -152,8 +152,7 @@ def backward(
 ) -> None:
   """Computes the gradients of one tile.
 
-  The forward kernel keeps no states. So a first loop computes the state before each step again, and
-  a second loop runs against time.
+  The forward kernel keeps no states: a first loop computes them again, a second runs against time.
 
   Args:
     candidate, forget, reset, skip: Input blocks, references [K, R, C].
@@ -178,7 +177,7 @@ def backward(
     def differentiate(i, carry):
       k = index(steps - 1 - i)
       d_next, *sums = carry
-      refs = (candidate, forget, reset, skip, gradient, states_KxRxC)
+      refs = candidate, forget, reset, skip, gradient, states_KxRxC
       values = (memory.load(ref, k) for ref in refs)
       d_inputs, d_vectors, d_previous = _step_gradients(*values, d_next, weights)
       for ref, value in zip((d_candidate, d_forget, d_reset, d_skip), d_inputs, strict=True):

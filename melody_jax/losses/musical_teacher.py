@@ -58,7 +58,9 @@ def musical_targets(audio_BxS: jax.Array, sample_rate: int, hop: int) -> jax.Arr
   spectrum = jnp.fft.rfft(frames * window[None, None, :])
   power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
   power = power.reshape(len(power), n // _FRAMES, _FRAMES, -1).mean(axis=2)
+  # The floor keeps silence, where the logarithm is steep, from ruling the error.
   mel = jnp.log(jnp.dot(power, jnp.asarray(mel_filters)) + 0.1)
+  # Magnitudes: in power one loud partial would be all of the harmony.
   chroma = jnp.sqrt(jnp.dot(power, jnp.asarray(chroma_filters)))
   # A nearly silent frame has no harmony. The added 2 moves its chroma to zero instead of to noise.
   chroma = chroma / (jnp.linalg.norm(chroma, axis=-1, keepdims=True) + 2.0)

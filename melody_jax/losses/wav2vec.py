@@ -117,7 +117,9 @@ def contrastive_loss(
   log_counts = jnp.log(jnp.where(used, counts_BxTxT, 1.0))
   negatives = jnp.where(used, scores + log_counts, -1e9)
   both = jnp.logaddexp(positive_BxT, jax.nn.logsumexp(negatives, axis=-1))
+  # Without the counts: how often a rival was drawn does not make it more like the target.
   best_negative = jnp.max(jnp.where(used, scores, -1e9), axis=-1)
+  # A batch in which nothing was hidden has the loss 0, not NaN.
   n_hidden = jnp.maximum(jnp.sum(mask_BxT), 1)
   loss = jnp.sum(jnp.where(mask_BxT, both - positive_BxT, 0.0)) / n_hidden
   accuracy = jnp.sum(mask_BxT & (positive_BxT > best_negative)) / n_hidden
@@ -138,6 +140,7 @@ def code_perplexity(probabilities_BxTxGxV: jax.Array, mask_BxT: jax.Array) -> ja
   """
   weights = mask_BxT.astype(jnp.float32) / jnp.maximum(jnp.sum(mask_BxT), 1)
   mean_GxV = jnp.einsum("btgv,bt->gv", probabilities_BxTxGxV, weights)
+  # A code that is never probable adds 0 log 0: 0 here, and NaN without the 1e-7.
   return jnp.exp(-jnp.sum(mean_GxV * jnp.log(mean_GxV + 1e-7), axis=-1))
 
 

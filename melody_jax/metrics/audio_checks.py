@@ -116,5 +116,6 @@ def check_audio(
     finite=finite,
     silent=rms_db < silent_db,
     clipped=share > clipped_share,
+    # Both must stand still: music of one level still changes its spectrum.
     constant=level_range < constant_db and change < constant_db,
   )

@@ -51,6 +51,7 @@ def linear_predictor_gain(variance_D: jax.Array, delta: jax.Array) -> jax.Array:
   """
   cos2, sin2 = _cos2_sin2(delta)
   variance = _per_channel(variance_D, delta)
+  # Both are non-negative on [0, pi/2], so the root is their product.
   return jnp.sqrt(cos2 * sin2) * (1.0 - variance) / jnp.maximum(sin2 + cos2 * variance, 1e-12)
 
 
@@ -71,6 +72,7 @@ def by_angle(errors: jax.Array, delta: jax.Array, buckets: int) -> jax.Array:
   index = jnp.clip((delta * (buckets / HALF_PI)).astype(jnp.int32), 0, buckets - 1)
   # A comparison instead of a scatter-add: few buckets, and TPUs scatter slowly.
   inside = index[None] == jnp.arange(buckets).reshape((-1,) + (1,) * delta.ndim)
+  # Expected number of angles in a part: all of them over the number of parts.
   return buckets * jnp.mean(
     jnp.where(inside, errors[None], 0.0), axis=tuple(range(1, errors.ndim + 1))
   )

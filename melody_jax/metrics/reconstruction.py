@@ -30,6 +30,7 @@ def si_sdr(reference_S: np.ndarray, estimate_S: np.ndarray) -> float:
   energy = float(reference @ reference)
   if energy == 0.0:
     raise ValueError("si_sdr of a silent reference is undefined")
+  # Scaled to the estimate: a codec that is only quieter must not lose by it.
   target = (float(estimate @ reference) / energy) * reference
   distortion = estimate - target
   with np.errstate(divide="ignore"):
@@ -40,6 +41,7 @@ def _power_frames(audio_S: np.ndarray, first: int, last: int, n_fft: int, hop: i
   window = np.hanning(n_fft + 1)[:-1]
   starts = np.arange(first, last)[:, None] * hop
   frames = audio_S[starts + np.arange(n_fft)[None, :]] * window[None, :]
+  # So scaled a sine at full scale reads 0 dB, whatever the window's length.
   spectrum = np.fft.rfft(frames, axis=-1) / (0.5 * window.sum())
   return np.square(np.abs(spectrum))
 
@@ -76,11 +78,13 @@ def log_spectral_distance(
       f"log_spectral_distance needs two equal 1-D shapes, got {np.shape(reference_S)}, "
       f"{np.shape(estimate_S)}"
     )
+  # A clip shorter than one frame still gets a number.
   missing = max(0, n_fft - len(reference_S))
   signals = [np.pad(np.asarray(x, np.float64), (0, missing)) for x in (reference_S, estimate_S)]
   n_frames = 1 + (len(signals[0]) - n_fft) // hop
   floor = 10.0 ** (floor_db / 10.0)
   total = 0.0
+  # All frames of a track at once would take gigabytes.
   for first in range(0, n_frames, _FRAMES_PER_BATCH):
     last = min(first + _FRAMES_PER_BATCH, n_frames)
     log_p, log_q = (

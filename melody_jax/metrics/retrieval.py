@@ -166,6 +166,7 @@ def rank_test(
   # costs C additions instead of a pass over all items.
   summed_CxC = np.zeros((n_classes, n_classes))
   np.add.at(summed_CxC, labels_I, ranks_IxC)
+  # Ranks, not scores: judges have scales of their own, and ranks compare.
   own = ranks_IxC[np.arange(n_items), labels_I]
   mean_rank = float(own.mean())
   null = (

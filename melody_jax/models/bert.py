@@ -72,6 +72,7 @@ class Bert(nn.Module):
     positions = Embed(
       c.max_positions, c.width, c.dtype, axes=("position", "embed"), name="positions"
     )(jnp.arange(n))
+    # One text at a time: all of its tokens are of the first segment.
     segment = Embed(c.type_vocab, c.width, c.dtype, axes=("position", "embed"), name="segments")(
       jnp.zeros((1,), jnp.int32)
     )
@@ -86,6 +87,7 @@ class Bert(nn.Module):
     if not c.pooler:
       return x_BxNxD, None
     pooled = Dense(c.width, ("embed", "embed_out"), dtype=c.dtype, name="pooler")(x_BxNxD[:, 0])
+    # BERT's own head over the first token.
     return x_BxNxD, jnp.tanh(pooled)
 
 

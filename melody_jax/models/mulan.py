@@ -357,7 +357,7 @@ def embed_prompt(
       music = normalise(text kernel + offset)
 
   takes one to the other (the prior of Ramesh et al. 2022, arXiv 2204.06125, in its simplest form;
-  choice). `fit_quantizer` adds it to a bundle; parameters without "prior" give `embed_text`.
+  choice). `fitting.prior` adds it to a bundle; parameters without "prior" give `embed_text`.
 
   Returns:
     float32 [B, C].

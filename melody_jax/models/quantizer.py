@@ -139,12 +139,14 @@ def kmeans_update(
   nearest_N = jnp.argmin(distances_NxK, axis=-1)
   distance_N = jnp.min(distances_NxK, axis=-1)
   taken_K = jnp.zeros((n_centres,), jnp.float32).at[nearest_N].add(1.0)
+  # A scatter: a product with one-hot vectors would be N x K x C.
   sums_KxC = jnp.zeros_like(state.centroids).at[nearest_N].add(points_NxC)
 
   # Means weighted by counts, so that a centre with few points learns faster than one with many.
   counts_K = decay * state.counts + taken_K
   weighted_KxC = (decay * state.counts)[:, None] * state.centroids + sums_KxC
   moved_KxC = weighted_KxC / jnp.maximum(counts_K, 1e-6)[:, None]
+  # A centre that has never taken a point stays where it is, instead of at zero.
   centroids_KxC = jnp.where((counts_K > 1e-6)[:, None], moved_KxC, state.centroids)
 
   dead_K = counts_K < dead_share * jnp.mean(counts_K)

@@ -120,6 +120,7 @@ def _overlap_add(frames_BxFxK: jax.Array, hop: int) -> jax.Array:
   x = jnp.pad(frames_BxFxK, ((0, 0), (0, 0), (0, blocks * hop - k)))
   x = x.reshape(batch, frames, blocks, hop)
   total = jnp.zeros((batch, frames + blocks - 1, hop), x.dtype)
+  # Blocks of one hop, shifted: additions only, where a scatter would be slow.
   for i in range(blocks):
     total = total + jnp.pad(x[:, :, i], ((0, 0), (i, blocks - 1 - i), (0, 0)))
   return total.reshape(batch, -1)
@@ -209,6 +210,7 @@ class SpectralEncoder(nn.Module):
     offset = param_with_axes(
       self, "offset", nn.initializers.zeros_init(), (c.stacked_bins,), ("norm",)
     )
+    # The corpus' mean, fitted with the axes.
     x = x - offset[None, None, :]
     axes = param_with_axes(
       self, "axes", _axes_init, (c.stacked_bins, c.latent_dim), ("conv_in", "embed_out")

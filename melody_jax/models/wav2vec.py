@@ -125,6 +125,7 @@ def gabor_kernel(n_filters: int, kernel_size: int, sample_rate: int) -> np.ndarr
 
   mels = np.linspace(mel(40.0), mel(0.475 * sample_rate), n_filters)
   hz = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+  # No longer than it takes to tell neighbours apart: short windows hear better when a tone begins.
   lengths = np.clip(1.5 * sample_rate / np.gradient(hz), kernel_size / 4, kernel_size)
   return _quadrature_pairs(hz, lengths, kernel_size, sample_rate)
 
@@ -314,6 +315,7 @@ class GumbelQuantizer(nn.Module):
       codes = jnp.argmax(logits_BxTxGxV, axis=-1)
       choice = jax.nn.one_hot(codes, c.n_codes, dtype=jnp.float32)
     else:
+      # The largest of logits plus Gumbel noise is a draw from their softmax.
       noise = jax.random.gumbel(rng, logits_BxTxGxV.shape, jnp.float32)
       soft = jax.nn.softmax((logits_BxTxGxV + noise) / temperature, axis=-1)
       codes = jnp.argmax(soft, axis=-1)

@@ -38,6 +38,7 @@ def roll_call(address: str, count: int, process_id: int, timeout: float) -> list
       `timeout` seconds or do not fit together.
   """
   host, port = address.rsplit(":", 1)
+  # The count too: processes of two runs that share an address by mistake find out here.
   me = {"id": process_id, "count": count, "host": socket.gethostname()}
   deadline = time.monotonic() + timeout
   if process_id == 0:

@@ -36,6 +36,7 @@ def useful_flops(task: Task, params: Any, batch: Any) -> float:
     batch: all rows of a step, or their shapes.
   """
   rng, step = jax.eval_shape(lambda: (jax.random.key(0), 0))
+  # What is computed twice to save memory is work, but not useful work.
   gradient = jax.grad(task.without_recomputation().loss, has_aux=True)
   return matmul_flops(gradient, params, batch, rng, step)
 
@@ -69,6 +70,7 @@ def _of_equation(equation: core.JaxprEqn) -> float:
     return 2.0 * depth * math.prod(_shape(equation.outvars[0]))
   if name == "conv_general_dilated":
     kernel = _shape(equation.invars[1])
+    # All of the kernel but its output axis is summed over for every output.
     features = parameters["dimension_numbers"].rhs_spec[0]
     per_output = math.prod(kernel) / kernel[features] / parameters["batch_group_count"]
     # A transposed convolution multiplies zeros in between; only the real taps count.

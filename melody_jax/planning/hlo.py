@@ -143,6 +143,7 @@ class Program:
     Yields:
       (name of the computation, instruction, number of times it runs).
     """
+    # A stack of (computation, times): what a loop calls runs as often as its loop, and loops nest.
     stack = [(self.entry, 1)]
     while stack:
       where, times = stack.pop()
@@ -200,6 +201,7 @@ class Program:
 
     Where it reads or writes a slice of an array, only the slice counts.
     """
+    # Operands of other computations are counted there.
     sizes = [shape_bytes(here[o].shape, True) for o in instruction.operands if o in here]
     written = shape_bytes(instruction.shape, in_hbm_only=True)
     # Slices: a scan reads one layer of stacked parameters per iteration, not all of them.
@@ -246,12 +248,14 @@ class Program:
     inner = self.computations[fusion]
     root = inner[self.roots[fusion]]
     results = root.operands if root.opcode == "tuple" else [root.name]
+    # One array for each result, in their order.
     arrays = [match.group(0) for match in _ARRAY.finditer(instruction.shape)]
     if len(arrays) != len(results):  # its root is one instruction with several results
       return shape_bytes(instruction.shape, in_hbm_only=True)
     total = 0.0
     for array, name in zip(arrays, results, strict=True):
       result = inner[name]
+      # A bitcast moves nothing; what it renames may be an update in place.
       while result.opcode == "bitcast":
         result = inner[result.operands[0]]
       if result.opcode == "dynamic-update-slice":

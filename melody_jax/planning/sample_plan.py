@@ -106,11 +106,13 @@ def networks_of(lm: Any, dpd: Any, vae: Any, dtype: str) -> Networks:
 
 def abstract_params(networks: Networks, dtype: str) -> dict[str, Any]:
   """Shapes of the program's parameters; matrices have `dtype`, as in `Melody`."""
+  # Shapes only: no parameter of a paper-size model is ever allocated.
   key = jax.eval_shape(lambda: jax.random.key(0))
   d = networks.codec.latent_dim
 
   def vae(key):
     latents = jnp.zeros((1, 4, d))
+    # Only the decoder: sampling never encodes.
     model = vae_model.VAE(networks.codec)
     return model.init(key, latents, method="decode")["params"]
 

@@ -97,6 +97,7 @@ def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
       " v4:4x4x4 or cpu:8"
     )
   chip, shape = chips[match[1]], tuple(int(n) for n in match[2].split("x"))
+  # v4 and v5p slices are tori of three dimensions, v5e and v6e of two.
   if len(shape) != chip.dimensions or not math.prod(shape):
     raise UserError(f"topology {name!r}: a slice of {chip.name} has {chip.dimensions} dimension(s)")
   return chip, shape

@@ -180,6 +180,8 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> TrainPla
   started = time.monotonic()
   try:
     compiled = compile_train_step(step, mesh, shardings).lower(state, batch).compile()
+  # Memory is the one thing that the compiler itself finds out; all other errors are bugs and are
+  # shown.
   except Exception as error:  # XLA's own kinds
     needed = needed_bytes(error)
     if needed is None:
@@ -216,6 +218,7 @@ def alternatives(config: ml_collections.ConfigDict, mesh: Mesh) -> Iterator[dict
     {config key: value}.
   """
   lanes = mesh.shape["data"] * mesh.shape["fsdp"]
+  # Rows of a part on one device: only these can be cut further.
   rows = config.train.batch_size // (lanes * config.train.accumulate)
   part = 2
   while rows % part == 0 and part <= 8:
@@ -242,6 +245,7 @@ def nearest_fit(
     changed.update_from_flattened_dict(settings)
     progress("trying " + " ".join(f"--config.{k}={v}" for k, v in settings.items()))
     plan = plan_step(changed, topology)
+    # Kept with the plan, so that the report can print them as flags.
     plan.settings = settings
     if plan.fits:
       return plan

@@ -58,12 +58,15 @@ class DPDTask(BaseTask):
     delta = diffusion.chunk_angles(angle_rng, z.shape[0], z.shape[1], self.model_config.chunks)
     noise = jax.random.normal(noise_rng, z.shape)
     noisy, target = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
+    # None where all rows hear their tokens: the network then computes one answer and not two.
     conditional = None
     if train and self.config.conditioning.drop:
       conditional = jax.random.bernoulli(drop_rng, 1.0 - self.config.conditioning.drop, z.shape[:1])
 
     weight_BxL = jnp.ones_like(delta)
     if self.config.loss.weighting == "unit":
+      # scale is what the best linear predictor leaves at this angle, so each frame's error is
+      # measured against it.
       _, _, scale = diffusion.preconditioning(delta, self.model_config.latent_std)
       weight_BxL = 1.0 / jnp.square(scale)
 
@@ -82,9 +85,12 @@ class DPDTask(BaseTask):
       **{f"loss_angle_{i}": buckets[i] for i in range(ANGLE_BUCKETS)},
     }
     if not train:
+      # Of this batch: the constant that is best for it, which favours the constant.
       variance_D = jnp.var(z, axis=(0, 1))
       constant = jnp.mean(diffusion_metrics.constant_predictor_error(variance_D, delta))
       metrics["error_ratio"] = velocity_error / constant
+      # Tokens of the next row: how much worse they do tells whether the network listens to tokens
+      # at all.
       shuffled_BxL = frame_errors(jnp.roll(tokens, 1, axis=0)) * weight_BxL
       metrics["loss_shuffled"] = jnp.mean(shuffled_BxL)
     return loss, metrics

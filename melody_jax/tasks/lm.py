@@ -45,6 +45,7 @@ def corrupt_style(
   row_rng, cut_rng, length_rng, token_rng = jax.random.split(rng, 4)
   drop_row = jax.random.bernoulli(row_rng, dropout, (b,))
   cut = jax.random.bernoulli(cut_rng, truncation, (b,))
+  # U{1 .. levels - 1}; an RVQ of one level has nothing to cut.
   kept = jax.random.randint(length_rng, (b,), 1, max(levels, 2))
   beyond = jnp.arange(levels)[None, :] >= kept[:, None]
   # Levels are cut from the end: each level refines those before it, and means nothing alone.
@@ -89,6 +90,7 @@ class LMTask(BaseTask):
         rows = lm.rows_from_codebooks(c, jax.random.fold_in(rng, 1), mulan["rvq"]["codebooks"])
       except ValueError as e:
         raise UserError(f"config.conditioning.style_codebooks={path}: {e}") from e
+      # Into the box of the drawn table, which carries the logical axes.
       table = params["embed"]["table"]["embedding"]
       value = jax.lax.dynamic_update_slice(table.value, rows, (0, 0))
       params["embed"]["table"]["embedding"] = table.replace_boxed(value)
@@ -107,6 +109,7 @@ class LMTask(BaseTask):
     style, semantic = batch["style_tokens"], batch["semantic_tokens"]
     if not train:
       loss, accuracy = self._cross_entropy(params, style, semantic, None)
+      # Twice the work of an evaluation, for the one number that tells whether style is heard.
       unconditional, _ = self._cross_entropy(
         params, jnp.full_like(style, c.null_style), semantic, None
       )
@@ -128,6 +131,7 @@ class LMTask(BaseTask):
   def _cross_entropy(self, params: Any, style: jax.Array, semantic: jax.Array, dropout_rng: Any):
     c = self.model_config
     logits = lm.forward(self.model, params, style, semantic, dropout_rng)
+    # A head over the whole table counts rows of the table, as the paper's LM does.
     labels = semantic + (c.semantic_offset if c.head == "all" else 0)
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     hits = jnp.argmax(logits, axis=-1) == labels

@@ -50,6 +50,7 @@ class FrozenTextFeatures:
   def __call__(self, text_ids: np.ndarray, text_mask: np.ndarray) -> np.ndarray:
     """Ids int32 [B, N] and mask bool [B, N] -> pooled features, float32 [B, text_width]."""
     keys = [ids.tobytes() for ids in text_ids]
+    # All at once: the captions of an epoch come back soon, and in no order that would favour some.
     if len(self._seen) > _REMEMBERED:
       self._seen.clear()
     fresh = {key: i for i, key in enumerate(keys) if key not in self._seen}
@@ -130,6 +131,7 @@ class MuLanTask(BaseTask):
     del step
     music_BxC, text_BxC = self._embed(params, batch, rng, train)
     scale = self.model.apply({"params": params}, method=mulan.MuLan.scale)
+    # Equal captions are no negatives of each other.
     labels = fingerprint(batch["text_ids"])
     loss, metrics = info_nce(music_BxC, text_BxC, scale, labels)
     return loss, {"loss": loss, "scale": scale, **metrics}
@@ -153,6 +155,7 @@ class MuLanTask(BaseTask):
     if "text_features" in batch:
       features_BxD = batch["text_features"]
     else:
+      # Outside the gradient: a frozen body is no parameter of the run.
       params = mulan.with_text_body(params, self.model_config)
       features_BxD = call(mulan.MuLan.text_features, batch["text_ids"], batch["text_mask"])
     return music_BxC, call(mulan.MuLan.text_head, features_BxD)

@@ -56,6 +56,7 @@ class VAETask(BaseTask):
     if self.adversarial:
       heard = audio
       if self.model_config.spectral:
+        # The judges of a codec without phase hear none.
         heard = spectral_codec.log_magnitudes(audio, self.model_config)
       params["discriminator"] = self.judges.init(judge_rng, heard)["params"]
     return params
@@ -63,6 +64,7 @@ class VAETask(BaseTask):
   def optimizer_labels(self, params: Variables) -> Any:
     if self.config.loss.train_encoder:
       return None
+    # With a fixed encoder the data sets that were encoded by it stay valid.
     frozen = jax.tree.map(lambda _: "default", params)
     frozen["generator"]["encoder"] = jax.tree.map(
       lambda _: "frozen", params["generator"]["encoder"]
@@ -134,6 +136,7 @@ class VAETask(BaseTask):
   def _adversarial(self, judge_params, audio, estimate, step):
     """Both players' terms over waveforms, or over log magnitudes where the form is spectral."""
     weights = self.config.loss
+    # The generator must not make its judges worse, so for its terms they are constants.
     frozen = jax.lax.stop_gradient(judge_params)
 
     def judge(p, x):
@@ -145,6 +148,8 @@ class VAETask(BaseTask):
     discriminator = adversarial.discriminator_loss(
       real, judge(judge_params, jax.lax.stop_gradient(estimate))
     )
+    # Multiplied, not branched: the discriminators learn from the start, the generator hears of them
+    # only once they can judge.
     on = jnp.where(step >= weights.adversarial_from, 1.0, 0.0)
     total = (
       on * (weights.adversarial * generator + weights.feature_matching * matching) + discriminator

@@ -31,6 +31,7 @@ class Wav2VecTask(BaseTask):
     self.model_config = config_from(Wav2VecConfig, config.model)
     hop = self.model_config.hop
     self.n_frames = int(config.window_seconds * config.sample_rate) // hop
+    # Whole frames: a rest of samples would be a frame of nothing but padding.
     self.n_samples = self.n_frames * hop
     size = self.model_config.teacher_size
     if size not in (0, musical_teacher.SIZE):
@@ -46,6 +47,7 @@ class Wav2VecTask(BaseTask):
   def init(self, rng: jax.Array) -> Variables:
     audio = jnp.zeros((1, 2 * self.model_config.hop), jnp.float32)
     lengths, hidden = jnp.full((1,), 2, jnp.int32), jnp.zeros((1, 2), bool)
+    # Two frames are the shortest input of every layer; parameters depend on no length.
     model = Wav2Vec(self.model_config)
     return model.init(rng, audio, lengths, hidden, jnp.ones(()), None)["params"]
 
@@ -74,6 +76,7 @@ class Wav2VecTask(BaseTask):
       # Its gradient would be thrown away; not computing it spares a fifth of the step.
       frozen = jax.lax.stop_gradient(params["feature_encoder"])
       params = {**params, "feature_encoder": frozen}
+    # From the step, not from a state: a resumed run has the temperature it had.
     decayed = c.gumbel_start * c.gumbel_decay ** jnp.asarray(step, jnp.float32)
     out = Wav2Vec(model_config, deterministic=not train).apply(
       {"params": params},
@@ -118,6 +121,7 @@ class Wav2VecTask(BaseTask):
     config = self.model_config
     target = musical_teacher.musical_targets(audio_BxS, config.sample_rate, config.hop)
     error_BxT = jnp.sum(jnp.square(guess_BxTxM.astype(jnp.float32) - target), axis=-1)
+    # 1 is then the error of a guess that knows only the batch's mean.
     variance = jnp.sum(jnp.var(target, axis=(0, 1))) + 1e-3
 
     def mean(where: jax.Array) -> jax.Array:
@@ -138,6 +142,8 @@ class Wav2VecTask(BaseTask):
     def label(path: tuple[Any, ...], _: Any) -> str:
       keys = [getattr(key, "key", None) for key in path]
       statistic = batch_norm and "conv_norm" in keys and {"mean", "var"} & set(keys)
+      # The codebook stays trainable: what is frozen is which code a frame gets, not what it looks
+      # like.
       target = targets and (keys[0] == "feature_encoder" or keys[:2] == ["quantizer", "logits"])
       return "frozen" if statistic or target else "default"
 

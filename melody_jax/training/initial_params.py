@@ -70,6 +70,7 @@ def with_params_of(
       f"train.init_from={path} holds a model of task {metadata.get('task')!r}, this run trains"
       f" {task_name!r}: give the {task_name}.safetensors of a bundle"
     )
+  # Compared by path: models of one task may differ in depth, and then no order matches.
   own = _flat(state.params)
   given = bundle.flatten(task.import_params(params))
   labels = _flat(task.optimizer_labels(state.params) or {})

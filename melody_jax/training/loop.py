@@ -137,6 +137,7 @@ class _Run:
     self.evaluate = None
     if config.train.eval_every:
       self.evaluate = _Evaluation(config, self.task, self.mesh, part)
+    # Compiled when first called, so a run without media pays nothing.
     self.media = jax.jit(sharding.under_mesh(self.mesh, self.task.media))
     self.logger = MetricLogger(workdir, config)
 

@@ -71,6 +71,7 @@ def make_optimizer(
       muon_weight_dimension_numbers=_matrices,
       consistent_rms=MUON_RMS,
     )
+  # Clipped first: a moment that has once seen a huge gradient steps wrongly for long.
   train = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
   if labels is None:
     return train

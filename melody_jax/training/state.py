@@ -95,6 +95,7 @@ def shardings_of_state(mesh: Mesh, init: Init, boxed: Any) -> TrainState:
         return layout
     return whole
 
+  # Moments lie where their parameters lie, so that an update moves no data.
   opt_state = jax.tree.map_with_path(of_optimizer, abstract.opt_state)
   return TrainState(whole, by_name, opt_state, by_name if abstract.ema is not None else None, whole)
 

