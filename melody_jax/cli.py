@@ -84,7 +84,7 @@ def parse(
   paths.expand_config(config)
   if strings:
     return config, {name: paths.expand(values[name].value) for name in strings}
-  return config, values.workdir and paths.expand(values.workdir)
+  return config, paths.expand(values.workdir or "") or None
 
 
 def run(
