@@ -36,6 +36,9 @@ def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
   means = means.reshape(-1, means.shape[-1])
   center = np.asarray(means.mean(axis=0, dtype=np.float64), np.float32)
   sigma = np.asarray(means.std(axis=0, dtype=np.float64), np.float32)
+  if codec.config.clip_latents:
+    # The decoder was trained on clip(z / 3): the prior's own scale, whatever the corpus has.
+    center, sigma = np.zeros_like(center), np.ones_like(sigma)
   # The models scale by three sigma: few values clip, and the rest use most of [-1, 1].
   clipped = float((np.abs(means - center[None, :]) > 3.0 * sigma[None, :]).mean())
   path = bundle.path_of(config.bundle, "vae")

@@ -430,7 +430,7 @@ class DPD(nn.Module):
       h = block(c, i, name=f"block_{i}")(h, film, condition)
     x = RMSNorm(dtype=c.dtype, name="out_norm")(overlap_add(h, length))
     out_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-    v = self._edge(c.latent_dim, "out", ("embed", "embed_out"), out_init)(x).astype(jnp.float32)
+    v = self._edge(c.latent_dim, "out", ("embed", "embed_out"), out_init)(x)
     if c.filter_taps:
       v = v + self._filtered(z, ends)
     return skip[..., None] * z_BxLxD + scale_out[..., None] * v
@@ -438,13 +438,16 @@ class DPD(nn.Module):
   def _edge(
     self, features: int, name: str, axes: tuple[str, str], init: Initializer = default_kernel_init
   ) -> nn.Module:
-    """The first or last layer: dense, or a convolution over neighbouring frames."""
+    """The first or last layer, dense or a convolution over neighbouring frames.
+
+    The last one's result is float32: a velocity in bfloat16 would round a good model's errors.
+    """
     c = self.config
+    out = jnp.float32 if name == "out" else c.dtype
     if c.edge_kernel == 1:
-      return Dense(features, axes, False, c.dtype, init, name=name)
-    return Conv1d(
-      features, c.edge_kernel, use_bias=False, dtype=c.dtype, kernel_init=init, name=name
-    )
+      return Dense(features, axes, False, c.dtype, init, out_dtype=out, name=name)
+    # A convolution has one dtype for all; this one is a small part of the work.
+    return Conv1d(features, c.edge_kernel, use_bias=False, dtype=out, kernel_init=init, name=name)
 
   def _filtered(self, z_BxLxD: jax.Array, ends_BxLxE: jax.Array) -> jax.Array:
     """sum over k of taps_k(delta_l) z_{l + k}, each channel by itself: float32 [B, L, D]."""

@@ -57,6 +57,8 @@ class Dense(nn.Module):
   Attributes:
     features: Output size.
     axes: Logical names of the kernel's (input, output) dimensions.
+    out_dtype: Dtype of the result; None: `dtype`. In bfloat16 a last layer takes float32, which
+      is what sums are accumulated in: rounding them would cost a loss its small differences.
   """
 
   features: int
@@ -65,17 +67,19 @@ class Dense(nn.Module):
   dtype: Dtype = jnp.float32
   kernel_init: Initializer = default_kernel_init
   bias_init: Initializer = nn.initializers.zeros_init()
+  out_dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = param_with_axes(
       self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.axes
     )
-    y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+    out_dtype = self.out_dtype or self.dtype
+    y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=out_dtype)
     if self.use_bias:
       # Broadcast by hand, here and below: the tests forbid arrays of unequal rank.
       bias = param_with_axes(self, "bias", self.bias_init, (self.features,), ("norm",))
-      y = y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+      y = y + jnp.broadcast_to(bias.astype(out_dtype), y.shape)
     return y
 
 

@@ -14,6 +14,7 @@ take and return; its shape never changes.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax
@@ -149,6 +150,7 @@ class Projection(nn.Module):
   axes: tuple[str, str]
   dtype: Any
   kernel_init: layers.Initializer = layers.default_kernel_init
+  out_dtype: Any = None  # of the result; None: `dtype`
 
   @nn.compact
   def __call__(self, x, last_columns: int | None = None):
@@ -158,23 +160,24 @@ class Projection(nn.Module):
     )
     if last_columns is not None:
       kernel = kernel[:, self.features - last_columns :]
-    return matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+    return matmul(x.astype(self.dtype), kernel.astype(self.dtype), self.out_dtype or self.dtype)
 
 
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """[..., in] @ [in, out]; up to four rows go one by one on CPU, which decoding lives on.
+def matmul(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+  """[..., in] @ [in, out] in `dtype`; up to four rows go one by one on CPU, as decoding has them.
 
   XLA's CPU matmul repacks the kernel for 2 rows and more; 2 rows of 256 x 640 took twice the
   time of two vector-matrix products (0.7 against 1.4 ms for 4 M weights on one EPYC core).
   """
+  dot = functools.partial(jnp.dot, preferred_element_type=dtype)
   rows = x.reshape(-1, x.shape[-1])
   if not 2 <= rows.shape[0] <= 4:
-    return jnp.dot(x, kernel)
+    return dot(x, kernel)
 
   def one_by_one(rows, kernel):
-    return jnp.stack([jnp.dot(row, kernel) for row in rows])
+    return jnp.stack([dot(row, kernel) for row in rows])
 
-  y = jax.lax.platform_dependent(rows, kernel, cpu=one_by_one, default=jnp.dot)
+  y = jax.lax.platform_dependent(rows, kernel, cpu=one_by_one, default=dot)
   return y.reshape(*x.shape[:-1], kernel.shape[1])
 
 
@@ -281,8 +284,11 @@ class Head(nn.Module):
     c = self.config
     size = c.vocab_size if c.head == "all" else c.semantic_vocab
     x = layers.RMSNorm(c.norm_epsilon, c.dtype, name="norm")(x)
-    project = Projection(size, ("embed", "vocab"), c.dtype, name="projection")
-    return project(x, c.semantic_vocab if semantic_only else None).astype(jnp.float32)
+    # As they are accumulated: at 10 a bfloat16 has steps of 1/16, too coarse for a cross-entropy.
+    project = Projection(
+      size, ("embed", "vocab"), c.dtype, out_dtype=jnp.float32, name="projection"
+    )
+    return project(x, c.semantic_vocab if semantic_only else None)
 
 
 class TokenEmbedding(nn.Module):

@@ -35,11 +35,11 @@ def random_batch(task, rows: int) -> dict[str, np.ndarray]:
 
 def step_on(config, task, devices, sizes, batch):
   mesh = Mesh(np.asarray(devices).reshape(sizes), sharding.MESH_AXES)
-  init, optimizer, boxed = make_init(config, task)
+  init, optimizers, boxed = make_init(config, task)
   shardings = shardings_of_state(mesh, init, boxed)
   state = sharded_init(mesh, init, shardings)(jax.random.key(0))
   before = jax.device_get(state.params)
-  step = compile_train_step(make_train_step(config, task, optimizer), mesh, shardings)
+  step = compile_train_step(make_train_step(config, task, optimizers), mesh, shardings)
   rows = sharding.batch_sharding(mesh)
   state, metrics = step(state, {k: jax.device_put(v, rows) for k, v in batch.items()})
   split = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
