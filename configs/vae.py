@@ -41,7 +41,9 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
     c.train.batch_size = 256
     c.train.accumulate = 4
     c.train.steps = 500_000
-    c.optimizer.learning_rate = 2e-4
+    c.optimizer.learning_rate = 2e-4  # HiFi-GAN's, of both players
+    # HiFi-GAN clips nothing. These stop spikes alone: at birth the norms are some hundreds and ten.
+    c.optimizer.clip_norm = 1e3
   if preset == "nano":
     c.window_seconds = 4.8  # whole frames of 40 ms; a window of 128 ms is short against it
     c.train.batch_size = 8
@@ -59,6 +61,8 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
   c.discriminator_optimizer = ml_collections.ConfigDict()
   c.discriminator_optimizer.learning_rate = config_dict.placeholder(float)  # None: the same
   c.discriminator_optimizer.clip_norm = config_dict.placeholder(float)  # None: the same
+  if preset == "paper":
+    c.discriminator_optimizer.clip_norm = 10.0
   return c
 
 

@@ -16,7 +16,22 @@ from melody_jax import sharding
 from melody_jax.task import make_task
 from melody_jax.training.state import make_init, sharded_init, shardings_of_state
 from melody_jax.training.step import compile_train_step, make_train_step
-from tests.configs import load_config
+from tests.configs import load_config, waveform_vae
+
+# Beside the tiny presets: the paper's VAE-GAN, whose players update in turns, part after part of a
+# batch; and one player alone with an encoder that stands still.
+VARIANTS = ("vae_waveform", "vae_frozen")
+
+
+def config_of(name: str):
+  if name == "vae_waveform":
+    config = waveform_vae()
+    config.train.accumulate = 2
+    return config
+  config = load_config(name.removesuffix("_frozen"), "tiny")
+  if name == "vae_frozen":
+    config.loss.train_encoder = False
+  return config
 
 
 def random_batch(task, rows: int) -> dict[str, np.ndarray]:
@@ -47,7 +62,7 @@ def step_on(config, task, devices, sizes, batch):
 
 
 def compare(name: str) -> dict:
-  config = load_config(name, "tiny")
+  config = config_of(name)
   config.train.batch_size = 8
   # The warm-up's first rate is zero; Adam would blow a gradient of rounding errors up to a
   # whole step, so that its epsilon lies above them.
