@@ -3,6 +3,8 @@
 docs/spec.md, section 7.
 
 Writes latent_scale/center_D and latent_scale/sigma_D, both float32 [D], into the file of the VAE.
+With the paper's form of the latents (`clip_latents`) they are 0 and 1 and only the share of values
+that clip is measured.
 """
 
 from typing import Any
