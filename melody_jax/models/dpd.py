@@ -438,15 +438,12 @@ class DPD(nn.Module):
   def _edge(
     self, features: int, name: str, axes: tuple[str, str], init: Initializer = default_kernel_init
   ) -> nn.Module:
-    """The first or last layer, dense or a convolution over neighbouring frames.
-
-    The last one's result is float32: a velocity in bfloat16 would round a good model's errors.
-    """
+    """The first or last layer: dense, or a convolution over neighbouring frames."""
     c = self.config
+    # A velocity in bfloat16 would round a good model's errors away.
     out = jnp.float32 if name == "out" else c.dtype
     if c.edge_kernel == 1:
       return Dense(features, axes, False, c.dtype, init, out_dtype=out, name=name)
-    # A convolution has one dtype for all; this one is a small part of the work.
     return Conv1d(features, c.edge_kernel, use_bias=False, dtype=out, kernel_init=init, name=name)
 
   def _filtered(self, z_BxLxD: jax.Array, ends_BxLxE: jax.Array) -> jax.Array:
