@@ -103,7 +103,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
     batch = task.prepare(next(make_source(config, task, "train")))
   # The same functions as the training loop, so that the same program is measured.
   mesh = sharding.make_mesh(config.mesh)
-  init, optimizer, boxed = make_init(config, task)
+  init, optimizers, boxed = make_init(config, task)
   shardings = shardings_of_state(mesh, init, boxed)
   state = sharded_init(mesh, init, shardings)(jax.random.key(0))
   rows = sharding.batch_sharding(mesh)
@@ -111,7 +111,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
   flops = useful_flops(task, state.params, batch)
   started = time.perf_counter()
-  step = compile_train_step(make_train_step(config, task, optimizer), mesh, shardings)
+  step = compile_train_step(make_train_step(config, task, optimizers), mesh, shardings)
   step = step.lower(state, batch).compile()
   compiled = time.perf_counter() - started
   # The step donates its state: each call has to take the state of the one before.

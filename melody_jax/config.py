@@ -39,6 +39,8 @@ TRAINING_RANGES: Ranges = {
   "optimizer.eps": (1e-30, 1),
   "optimizer.weight_decay": (0, math.inf),
   "optimizer.clip_norm": (1e-30, math.inf),
+  "discriminator_optimizer.learning_rate": (0, math.inf),
+  "discriminator_optimizer.clip_norm": (1e-30, math.inf),
 }
 
 
@@ -57,7 +59,8 @@ def check_ranges(config: ml_collections.ConfigDict, ranges: Ranges) -> None:
     node = config
     for parent in parents:
       node = node.get(parent, {})
-    if leaf in node:
+    # None: left open, to be as another key.
+    if node.get(leaf) is not None:
       check_range(f"config.{key}", node[leaf], low, high)
 
 
@@ -105,7 +108,7 @@ def _optimizer_config() -> ml_collections.ConfigDict:
   c.b2 = 0.99
   c.eps = 1e-8
   c.weight_decay = 0.0
-  c.clip_norm = 1.0  # largest norm of the whole gradient
+  c.clip_norm = 1.0  # largest norm of the whole gradient, of one player where there are two
   return c
 
 

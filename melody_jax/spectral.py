@@ -26,8 +26,10 @@ def frame(x_BT: jax.Array, win_length: int, hop_length: int) -> jax.Array:
     blocks = x_BT[:, : (n_frames + per_window - 1) * hop_length]
     blocks = blocks.reshape(x_BT.shape[0], n_frames + per_window - 1, hop_length)
     return jnp.concatenate([blocks[:, i : i + n_frames] for i in range(per_window)], axis=-1)
-  index = np.arange(n_frames)[:, None] * hop_length + np.arange(win_length)[None, :]
-  return x_BT[:, index]
+  # The next whole number of hops, then cut to the window.
+  longer = -(-win_length // hop_length) * hop_length
+  x_BT = jnp.pad(x_BT, ((0, 0), (0, longer - win_length)))
+  return frame(x_BT, longer, hop_length)[:, :, :win_length]
 
 
 def stft_magnitude(

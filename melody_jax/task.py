@@ -35,6 +35,33 @@ class WindowFeature:
   vocabulary: int | None = None
 
 
+Loss = Callable[[Variables, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+  """One update within a training step. Most models have one; players of a game have one each.
+
+  Attributes:
+    loss: Function of (parameters, batch, rng, step) to (scalar, metrics). It is given all
+      parameters, those of earlier turns already updated.
+    part: Top-level name of the parameters that this turn changes; "": all of them.
+    optimizer: This turn's learning rate, clipping and so on; None: `config.optimizer`.
+  """
+
+  loss: Loss
+  part: str = ""
+  optimizer: ml_collections.ConfigDict | None = None
+
+  def own(self, tree: Any) -> Any:
+    """The turn's part of a tree of parameters, of labels or of optimiser states."""
+    return tree[self.part] if self.part else tree
+
+  def put(self, tree: Any, own: Any) -> Any:
+    """The tree with this turn's part replaced."""
+    return {**tree, self.part: own} if self.part else own
+
+
 class Inputs(Protocol):
   """What an input source must know of whoever reads its batches: a Task, or less."""
 
@@ -61,7 +88,14 @@ class Task(Inputs, Protocol):
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
-    """Scalar loss and scalar metrics of a batch; pure, used for training and evaluation."""
+    """Scalar loss and scalar metrics of a batch; pure, used for training and evaluation.
+
+    Where a step has several turns this is the sum of their losses, each with the others' parameters
+    held still: evaluation and counts of useful work take it.
+    """
+
+  def turns(self) -> tuple[Turn, ...]:
+    """Updates of a training step, in their order."""
 
   def optimizer_labels(self, params: Variables) -> Any:
     """None, or a pytree of labels: "frozen" leaves get no update, others keep the default."""
@@ -97,8 +131,17 @@ class BaseTask:
   def tokenizer(self) -> Tokenize | None:
     return None
 
+  def loss(
+    self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
+  ) -> tuple[jax.Array, Metrics]:
+    """Every task's own."""
+    raise NotImplementedError
+
   def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return batch
+
+  def turns(self) -> tuple[Turn, ...]:
+    return (Turn(self.loss),)
 
   def optimizer_labels(self, params: Variables) -> Any:
     del params

@@ -3,7 +3,9 @@
 docs/spec.md, section 7.5.
 
 Writes latent_scale/center_D, latent_scale/sigma_D and, for a codec of principal axes,
-latent_scale/gain_D, each float32 [D], into the file of the VAE.
+latent_scale/gain_D, each float32 [D], into the file of the VAE. With the paper's form of the
+latents (`clip_latents`) centre and sigma are 0 and 1 and only the share of values that clip is
+measured.
 """
 
 from typing import Any
@@ -55,6 +57,9 @@ def fit_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
   # float64: over some millions of frames a float32 sum loses digits.
   center = np.asarray(means.mean(axis=0, dtype=np.float64), np.float32)
   sigma = np.asarray(means.std(axis=0, dtype=np.float64), np.float32)
+  if codec.config.clip_latents:
+    # The decoder was trained on clip(z / 3): the prior's own scale, whatever the corpus has.
+    center, sigma = np.zeros_like(center), np.ones_like(sigma)
   # The models scale by three sigma: few values clip, and the rest use most of [-1, 1].
   clipped = float((np.abs(means - center[None, :]) > 3.0 * sigma[None, :]).mean())
   scale = {"center_D": center, "sigma_D": sigma}

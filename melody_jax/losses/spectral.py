@@ -1,6 +1,6 @@
-"""Reconstruction losses of the VAE: log-mel at several resolutions, and the waveform's error.
+"""Reconstruction losses of the VAE-GAN (docs/spec.md, section 7.1).
 
-Shape letters: B batch, T samples.
+Shape letters: B batch, T samples, L latent frames, D latent channels.
 """
 
 from collections.abc import Sequence
@@ -8,53 +8,61 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from melody_jax.spectral import mel_filters, stft_magnitude
+from melody_jax.spectral import stft_magnitude
 
 
-def mel_loss(
-  target_BT: jax.Array,
-  estimate_BT: jax.Array,
-  sample_rate: int,
-  resolutions: Sequence[tuple[int, int]],
+def stft_loss(
+  target_BT: jax.Array, estimate_BT: jax.Array, resolutions: Sequence[tuple[int, int, int]]
 ) -> jax.Array:
-  """Mean L1 distance of log-mel spectrograms, averaged over several resolutions.
+  """Sum over several STFTs of the mean absolute difference of their magnitudes.
 
   Args:
     target_BT: Waveforms to match, float [B, T].
     estimate_BT: Decoded waveforms, float [B, T].
-    sample_rate: Sample rate in Hz.
-    resolutions: Pairs (n_fft in samples, number of mel bands). The hop is a quarter of n_fft.
+    resolutions: (n_fft, window, hop) of each STFT, in samples. Hann windows.
 
   Returns:
-    Scalar, in nats.
+    Scalar, float32.
   """
   total = jnp.zeros(())
-  both = jnp.concatenate([target_BT, estimate_BT])
-  for n_fft, n_mels in resolutions:
-    mel = jnp.dot(
-      stft_magnitude(both, n_fft, n_fft // 4), jnp.asarray(mel_filters(sample_rate, n_fft, n_mels))
-    )
-    # The floor keeps near-silence, where the logarithm is steep, from ruling the loss.
-    log_mel = jnp.log(mel + 1e-2)
-    target, estimate = jnp.split(log_mel, 2)
+  # Both in one transform: half as many operations to compile.
+  both = jnp.concatenate([target_BT, estimate_BT]).astype(jnp.float32)
+  for n_fft, window, hop in resolutions:
+    target, estimate = jnp.split(stft_magnitude(both, n_fft, hop, window), 2)
     total = total + jnp.mean(jnp.abs(target - estimate))
-  return total / len(resolutions)
+  return total
 
 
-def waveform_loss(target_BT: jax.Array, estimate_BT: jax.Array, floor: float = 1e-4) -> jax.Array:
-  """Mean over the batch of log(error energy / signal energy + 1e-3).
+def spectrum_loss(
+  target_BxFxN: jax.Array, estimate_BxFxN: jax.Array, weights_N: jax.Array
+) -> jax.Array:
+  """Mean squared error of weighted log magnitudes, for the codec without phase.
 
-  The logarithm gives quiet and loud clips the same weight.
+  The mean of a bin's logarithm is what squares aim at; absolute errors aim at its median and let
+  go of faint lines that are there less than half of the time.
 
   Args:
-    target_BT: Waveforms to match, float [B, T].
-    estimate_BT: Decoded waveforms, float [B, T].
-    floor: Added to the signal's energy, so that silence does not divide by zero.
+    target_BxFxN: Log magnitudes to match, float [B, F, N].
+    estimate_BxFxN: Decoded log magnitudes, float [B, F, N].
+    weights_N: Weight of each bin, float [N].
 
   Returns:
-    Scalar in nats. One nat is 4.3 dB of signal-to-noise ratio.
+    Scalar, float32.
   """
-  error = jnp.mean(jnp.square(target_BT - estimate_BT), axis=-1)
-  energy = jnp.mean(jnp.square(target_BT), axis=-1) + floor
-  # 1e-3: beyond 30 dB of signal-to-noise ratio there is nothing left to gain.
-  return jnp.mean(jnp.log(error / energy + 1e-3))
+  error = estimate_BxFxN.astype(jnp.float32) - target_BxFxN.astype(jnp.float32)
+  return jnp.mean(jnp.square(error * weights_N[None, None, :]))
+
+
+def kl_loss(mean_BLD: jax.Array, log_variance_BLD: jax.Array) -> jax.Array:
+  """Divergence of the posterior from N(0, I), 1/2 mean(mean^2 + variance - 1 - log variance).
+
+  Args:
+    mean_BLD: Posterior means, float [B, L, D].
+    log_variance_BLD: Logarithms of the posterior variances, float [B, L, D].
+
+  Returns:
+    Scalar, float32, in nats for each value of the latents.
+  """
+  mean = mean_BLD.astype(jnp.float32)
+  log_variance = log_variance_BLD.astype(jnp.float32)
+  return 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)

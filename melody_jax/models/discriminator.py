@@ -1,6 +1,9 @@
-"""Discriminators of the VAE-GAN: multi-period and multi-resolution spectrogram.
+"""Discriminators of the VAE-GAN (docs/spec.md, section 7.1).
 
-Each returns (logits, feature maps); the losses over them are in losses/adversarial.py.
+Over waveforms: HiFi-GAN's of several periods (Kong et al. 2020, arXiv 2010.05646), and UnivNet's of
+spectrograms of several resolutions (Jang et al. 2021, arXiv 2106.07889). Each returns (logits,
+feature maps); the losses over them are in losses/adversarial.py. The first and the last layer of
+each compute in float32, the others in the config's dtype.
 """
 
 import dataclasses
@@ -10,6 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from melody_jax.models.hifigan import SLOPE, scaled
 from melody_jax.models.layers import default_kernel_init, param_with_axes
 from melody_jax.spectral import stft_magnitude
 
@@ -23,7 +27,7 @@ class DiscriminatorConfig:
   Attributes:
     periods: Periods of the multi-period discriminator (HiFi-GAN's 2, 3, 5, 7, 11).
     period_channels: Channels of its strided convolutions.
-    resolutions: FFT sizes of the spectrogram discriminators; hop is a quarter.
+    resolutions: (n_fft, hop, window) in samples of each spectrogram discriminator, UnivNet's.
     resolution_channels: Channels of their convolutions.
     bands: Number of discriminators over log magnitudes, one a band; read where the codec has no
       phase.
@@ -31,7 +35,11 @@ class DiscriminatorConfig:
 
   periods: tuple[int, ...] = (2, 3, 5, 7, 11)
   period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
-  resolutions: tuple[int, ...] = (2048, 1024, 512)
+  resolutions: tuple[tuple[int, int, int], ...] = (
+    (1024, 120, 600),
+    (2048, 240, 1200),
+    (512, 50, 240),
+  )
   resolution_channels: int = 32
   bands: int = 4
   dtype: str = "float32"
@@ -73,7 +81,7 @@ class PeriodDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, audio_BT) -> Judgement:
-    x = jnp.pad(audio_BT, ((0, 0), (0, -audio_BT.shape[1] % self.period)), mode="reflect")
+    x = jnp.pad(scaled(audio_BT), ((0, 0), (0, -audio_BT.shape[1] % self.period)), mode="reflect")
     # A column then holds every period-th sample, so kernels of width 1 see one phase at a time.
     x = x.reshape(x.shape[0], -1, self.period, 1)
     features = []
@@ -81,42 +89,44 @@ class PeriodDiscriminator(nn.Module):
     for i, channels in enumerate(self.config.period_channels):
       # HiFi-GAN's strides.
       stride = 3 if i < last else 1
-      x = Conv2d(channels, (5, 1), (stride, 1), self.config.dtype, name=f"conv_{i}")(x)
-      x = nn.leaky_relu(x, 0.1)
+      dtype = self.config.dtype if i else jnp.float32
+      x = Conv2d(channels, (5, 1), (stride, 1), dtype, name=f"conv_{i}")(x)
+      x = nn.leaky_relu(x, SLOPE).astype(self.config.dtype)
       features.append(x)
-    logits = Conv2d(1, (3, 1), dtype=self.config.dtype, name="head")(x)
     # The losses are differences of nearby numbers, which bfloat16 would round away.
-    return logits.astype(jnp.float32), features
+    return Conv2d(1, (3, 1), name="head")(x), features
 
 
-def _judge_spectrum(config: DiscriminatorConfig, log_magnitude_BxFxN: jax.Array) -> Judgement:
-  """Judges log magnitudes [B, F, N] by convolutions that stride over frequency.
+def _judge_spectrum(config: DiscriminatorConfig, magnitude_BxFxN: jax.Array) -> Judgement:
+  """Judges magnitudes, or logs of them, [B, F, N] by convolutions that stride over frequency.
 
   To be called in the compact method of a module.
   """
-  x = log_magnitude_BxFxN[..., None]
+  x = magnitude_BxFxN[..., None]
   features = []
   for i, (kernel, stride) in enumerate(
     (((3, 9), (1, 1)), ((3, 9), (1, 2)), ((3, 9), (1, 2)), ((3, 9), (1, 2)), ((3, 3), (1, 1)))
   ):
-    x = Conv2d(config.resolution_channels, kernel, stride, config.dtype, name=f"conv_{i}")(x)
-    x = nn.leaky_relu(x, 0.1)
+    dtype = config.dtype if i else jnp.float32
+    x = Conv2d(config.resolution_channels, kernel, stride, dtype, name=f"conv_{i}")(x)
+    x = nn.leaky_relu(x, SLOPE).astype(config.dtype)
     features.append(x)
-  logits = Conv2d(1, (3, 3), dtype=config.dtype, name="head")(x)
-  return logits.astype(jnp.float32), features
+  return Conv2d(1, (3, 3), name="head")(x), features
 
 
 class SpectrogramDiscriminator(nn.Module):
-  """Discriminator of log-magnitude spectrograms: waveform [B, T] -> (logits, feature maps)."""
+  """Discriminator of magnitude spectrograms: waveform [B, T] -> (logits, feature maps).
 
-  n_fft: int
+  Attributes:
+    resolution: n_fft, hop and window in samples.
+  """
+
+  resolution: tuple[int, int, int]
   config: DiscriminatorConfig
 
   @nn.compact
   def __call__(self, audio_BT) -> Judgement:
-    # A floor: the logarithm of near-silence would otherwise rule what the judge sees.
-    spectrum = jnp.log(stft_magnitude(audio_BT, self.n_fft, self.n_fft // 4) + 1e-3)
-    return _judge_spectrum(self.config, spectrum)
+    return _judge_spectrum(self.config, stft_magnitude(scaled(audio_BT), *self.resolution))
 
 
 class BandDiscriminator(nn.Module):
@@ -156,7 +166,7 @@ class Discriminators(nn.Module):
       PeriodDiscriminator(p, self.config, name=f"period_{p}") for p in self.config.periods
     ]
     judges += [
-      SpectrogramDiscriminator(n, self.config, name=f"spectrogram_{n}")
-      for n in self.config.resolutions
+      SpectrogramDiscriminator(r, self.config, name=f"spectrogram_{r[0]}")
+      for r in self.config.resolutions
     ]
     return [judge(audio_BT) for judge in judges]

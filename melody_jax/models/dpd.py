@@ -406,7 +406,7 @@ class DPD(nn.Module):
     x = RMSNorm(dtype=c.dtype, name="out_norm")(join_segments(h, length))
     # A new network says nearly zero, which preconditioning makes the best linear predictor.
     out_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-    v = self._edge(c.latent_dim, "out", ("embed", "embed_out"), out_init)(x).astype(jnp.float32)
+    v = self._edge(c.latent_dim, "out", ("embed", "embed_out"), out_init)(x)
     if c.filter_taps:
       v = v + self._filtered(z, ends)
     return skip[..., None] * z_BxLxD + scale_out[..., None] * v
@@ -416,11 +416,11 @@ class DPD(nn.Module):
   ) -> nn.Module:
     """The first or last layer: dense, or a convolution over neighbouring frames."""
     c = self.config
+    # A velocity in bfloat16 would round a good model's errors away.
+    out = jnp.float32 if name == "out" else c.dtype
     if c.edge_kernel == 1:
-      return Dense(features, axes, False, c.dtype, init, name=name)
-    return Conv1d(
-      features, c.edge_kernel, use_bias=False, dtype=c.dtype, kernel_init=init, name=name
-    )
+      return Dense(features, axes, False, c.dtype, init, out_dtype=out, name=name)
+    return Conv1d(features, c.edge_kernel, use_bias=False, dtype=out, kernel_init=init, name=name)
 
   def _filtered(self, z_BxLxD: jax.Array, ends_BxLxE: jax.Array) -> jax.Array:
     """sum over k of taps_k(delta_l) z_{l + k}, each channel by itself: float32 [B, L, D]."""

@@ -252,8 +252,11 @@ class Head(nn.Module):
     c = self.config
     size = c.vocab_size if c.head == "all" else c.semantic_vocab
     x = layers.RMSNorm(c.norm_epsilon, c.dtype, name="norm")(x)
-    project = layers.Projection(size, ("embed", "vocab"), c.dtype, name="projection")
-    return project(x, c.semantic_vocab if semantic_only else None).astype(jnp.float32)
+    # As they are accumulated: at 10 a bfloat16 has steps of 1/16, too coarse for a cross-entropy.
+    project = layers.Projection(
+      size, ("embed", "vocab"), c.dtype, out_dtype=jnp.float32, name="projection"
+    )
+    return project(x, c.semantic_vocab if semantic_only else None)
 
 
 class TokenEmbedding(nn.Module):

@@ -173,12 +173,17 @@ class MuLan(nn.Module):
   def setup(self):
     c = self.config
     self.music_tower = MusicTower(c.music)
-    self.music_head = Dense(c.joint_size, ("embed", "embed_out"), dtype=c.dtype)
+    # Float32 results: the loss is a difference of cosines, scaled by up to 100.
+    self.music_head = Dense(
+      c.joint_size, ("embed", "embed_out"), dtype=c.dtype, out_dtype=jnp.float32
+    )
     self.text_body = Bert(c.bert)
     if c.text_hidden:
       self.text_inner = Dense(c.text_hidden, ("embed", "mlp"), dtype=c.dtype)
     inner_axis = "mlp" if c.text_hidden else "embed"
-    self.text_outer = Dense(c.joint_size, (inner_axis, "embed_out"), dtype=c.dtype)
+    self.text_outer = Dense(
+      c.joint_size, (inner_axis, "embed_out"), dtype=c.dtype, out_dtype=jnp.float32
+    )
     self.drop = nn.Dropout(c.dropout)
     self.temperature = Temperature(c.init_temperature)
 

@@ -249,9 +249,10 @@ class SpectralDecoder(nn.Module):
       x = block(c.kernel_size, c.mlp_ratio, c.dtype, name=f"block_{i}")(x)
     x = LayerNorm(dtype=c.dtype, name="norm")(x)
     zeros = nn.initializers.zeros_init()
-    x = Dense(c.stacked_bins, ("embed", "conv_out"), dtype=c.dtype, kernel_init=zeros, name="head")(
-      x
-    )
-    x = (linear + x.astype(jnp.float32)).reshape(len(x), -1, c.n_fft // 2 + 1)
+    x = Dense(
+      c.stacked_bins, ("embed", "conv_out"), dtype=c.dtype, out_dtype=jnp.float32,
+      kernel_init=zeros, name="head",
+    )(x)  # fmt: skip
+    x = (linear + x).reshape(len(x), -1, c.n_fft // 2 + 1)
     # The axes are those of weighted magnitudes, so the weights are taken off at the end.
     return x / jnp.asarray(bin_weights(c.n_fft, c.sample_rate, c.tilt))[None, None, :]

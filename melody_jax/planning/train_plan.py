@@ -168,11 +168,11 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> TrainPla
 
   task = make_task(config)
   mesh = topology.mesh(config.mesh)
-  init, optimizer, boxed = make_init(config, task)
+  init, optimizers, boxed = make_init(config, task)
   shardings = shardings_of_state(mesh, init, boxed)
   state = abstract_state(init, shardings)
   batch = abstract_batch(config, task, mesh)
-  step = make_train_step(config, task, optimizer)
+  step = make_train_step(config, task, optimizers)
   plan = _without_program(config, topology, mesh, state)
   n = len(topology.devices)
   plan.flops = matmul_flops(step, state, batch) / n

@@ -1,7 +1,7 @@
-"""Training the VAE-GAN: reconstruction and KL, then an adversarial phase.
+"""Training of the VAE-GAN (docs/spec.md, section 7): two players that take turns.
 
-One gradient serves both players: the generator's terms see the discriminators' stopped
-parameters, the discriminators' term sees the generator's stopped output.
+As in HiFi-GAN the discriminators step first, on sound that the generator made, then the generator
+steps against the updated discriminators. Without an adversarial term there is one player.
 """
 
 from typing import Any
@@ -16,11 +16,13 @@ from melody_jax.models import spectral_codec
 from melody_jax.models.discriminator import (
   DiscriminatorConfig,
   Discriminators,
+  Judgement,
   SpectrumDiscriminators,
 )
 from melody_jax.models.layers import config_from
-from melody_jax.models.vae import VAE, VAEConfig
-from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
+from melody_jax.models.vae import LATENT_SCALE, VAE, VAEConfig
+from melody_jax.parameter_rules import frozen_labels
+from melody_jax.task import BaseTask, Batch, Metrics, Turn, Variables, WindowFeature
 
 
 class VAETask(BaseTask):
@@ -61,62 +63,80 @@ class VAETask(BaseTask):
       params["discriminator"] = self.judges.init(judge_rng, heard)["params"]
     return params
 
-  def optimizer_labels(self, params: Variables) -> Any:
-    if self.config.loss.train_encoder:
-      return None
-    # With a fixed encoder the data sets that were encoded by it stay valid.
-    frozen = jax.tree.map(lambda _: "default", params)
-    frozen["generator"]["encoder"] = jax.tree.map(
-      lambda _: "frozen", params["generator"]["encoder"]
+  def turns(self) -> tuple[Turn, ...]:
+    """The discriminators' turn, then the generator's; one turn without an adversarial term."""
+    if not self.adversarial:
+      return super().turns()
+    optimizer = self.config.optimizer.copy_and_resolve_references()
+    own = self.config.discriminator_optimizer
+    optimizer.update({key: value for key, value in own.items() if value is not None})
+    return (
+      Turn(self._discriminator_turn, "discriminator", optimizer),
+      Turn(self._generator_turn, "generator"),
     )
-    return frozen
 
-  def loss(
-    self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
-  ) -> tuple[jax.Array, Metrics]:
-    """Reconstruction, KL and the terms of both players, a scalar (docs/spec.md, section 7.2).
+  def optimizer_labels(self, params):
+    return frozen_labels(params, *([] if self.config.loss.train_encoder else ["encoder"]))
 
-    Metrics, scalars: `loss`; `kl`; `posterior_std` and `latent_std`, spreads of noise and of means;
-    the errors of the codec's form; where judges are weighted also `generator`, `feature_matching`
-    and `discriminator`.
-    """
+  def loss(self, params, batch, rng, step, train=True):
+    """Losses of both players, as evaluation reports them. The metric "loss" is the generator's."""
     del train  # the posterior is sampled in evaluation too: the DPD's latents are not exact either
-    weights = self.config.loss
-    audio = batch["audio"]
-    shape = (
-      audio.shape[0],
-      audio.shape[1] // self.model_config.hop_length,
-      self.model_config.latent_dim,
-    )
+    total, metrics, judged = self._reconstruction(params["generator"], batch, rng)
+    if not self.adversarial:
+      return total, metrics | {"loss": total}
+    target, estimate = judged
+    real = self._judge(params["discriminator"], target)
+    against, found = self._against(params["discriminator"], real, estimate, step)
+    fake = self._judge(params["discriminator"], jax.lax.stop_gradient(estimate))
+    caught = adversarial.discriminator_loss(real, fake)
+    total = total + against
+    return total + caught, metrics | found | {"discriminator": caught, "loss": total}
+
+  def _discriminator_turn(self, params, batch, rng, step):
+    """The discriminators' loss; no gradient goes through the sound."""
+    del step
+    _, _, judged = self._reconstruction(params["generator"], batch, rng)
+    target, estimate = jax.lax.stop_gradient(judged)
+    real, fake = (self._judge(params["discriminator"], x) for x in (target, estimate))
+    loss = adversarial.discriminator_loss(real, fake)
+    return loss, {"discriminator": loss}
+
+  def _generator_turn(self, params, batch, rng, step):
+    """The generator's loss against discriminators that stand still."""
+    total, metrics, (target, estimate) = self._reconstruction(params["generator"], batch, rng)
+    real = self._judge(params["discriminator"], target)
+    against, found = self._against(params["discriminator"], real, estimate, step)
+    total = total + against
+    return total, metrics | found | {"loss": total}
+
+  def _reconstruction(
+    self, generator: Any, batch: Batch, rng: jax.Array
+  ) -> tuple[jax.Array, Metrics, tuple[jax.Array, jax.Array]]:
+    """Weighted errors and KL, metrics, and the (target, estimate) that discriminators compare."""
+    audio, config = batch["audio"], self.model_config
+    if not self.config.loss.train_encoder:
+      # Its gradient would be thrown away; the norm that is logged must not count it either.
+      generator = {**generator, "encoder": jax.lax.stop_gradient(generator["encoder"])}
+    shape = (audio.shape[0], audio.shape[1] // config.hop_length, config.latent_dim)
     noise = jax.random.normal(rng, shape)
-    estimate, mean, log_variance = self.model.apply({"params": params["generator"]}, audio, noise)
-    kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
-    if self.model_config.spectral:
-      total, metrics, (real, fake) = self._spectral_errors(audio, estimate)
-    else:
-      total, metrics, (real, fake) = self._waveform_errors(audio, estimate)
-    total = total + weights.kl * kl
+    estimate, mean, log_variance = self.model.apply({"params": generator}, audio, noise)
+    kl = spectral.kl_loss(mean, log_variance)
+    errors = self._spectral_errors if config.spectral else self._waveform_errors
+    total, metrics, judged = errors(audio, estimate)
+    total = total + self.config.loss.kl * kl
     metrics |= {
       "kl": kl,
       "posterior_std": jnp.mean(jnp.exp(0.5 * log_variance)),
       "latent_std": jnp.std(mean),
     }
-    if self.adversarial:
-      adversarial_total, adversarial_metrics = self._adversarial(
-        params["discriminator"], real, fake, step
-      )
-      total, metrics = total + adversarial_total, metrics | adversarial_metrics
-    return total, metrics | {"loss": total}
+    if config.clip_latents:
+      metrics["clipped"] = jnp.mean((jnp.abs(mean) > LATENT_SCALE).astype(jnp.float32))
+    return total, metrics, judged
 
   def _waveform_errors(self, audio, estimate):
-    """Weighted errors of a waveform, metrics, and the pair that discriminators compare."""
     weights = self.config.loss
-    mel = spectral.mel_loss(
-      audio, estimate, self.config.sample_rate, tuple(map(tuple, weights.mel_resolutions))
-    )
-    waveform = spectral.waveform_loss(audio, estimate)
-    total = weights.mel * mel + weights.waveform * waveform
-    return total, {"mel": mel, "waveform": waveform}, (audio, estimate)
+    stft = spectral.stft_loss(audio, estimate, tuple(map(tuple, weights.stft_resolutions)))
+    return weights.stft * stft, {"stft": stft}, (audio, estimate)
 
   def _spectral_errors(self, audio, estimate):
     """The same of log magnitudes [B, F, N]: no phase is compared, and none is needed."""
@@ -125,40 +145,31 @@ class VAETask(BaseTask):
     weights_N = jnp.asarray(
       spectral_codec.bin_weights(config.n_fft, config.sample_rate, config.tilt)
     )
-    # The mean of a bin's logarithm is what squares aim at; absolute errors aim at its median and
-    # let go of faint lines that are there less than half of the time.
-    error = jnp.mean(jnp.square((estimate - target) * weights_N[None, None, :]))
+    error = spectral.spectrum_loss(target, estimate, weights_N)
     # 20 log10(e) dB a neper, over the bins of a spectrum.
     distance = 8.686 * jnp.mean(jnp.sqrt(jnp.mean(jnp.square(estimate - target), axis=-1) + 1e-8))
     total = self.config.loss.spectrum * error
     return total, {"spectrum": error, "log_spectral_distance": distance}, (target, estimate)
 
-  def _adversarial(self, judge_params, audio, estimate, step):
-    """Both players' terms over waveforms, or over log magnitudes where the form is spectral."""
+  def _judge(self, discriminator: Any, heard: jax.Array) -> list[Judgement]:
+    """Judgements of waveforms, or of log magnitudes where the form is spectral."""
+    return self.judges.apply({"params": discriminator}, heard)
+
+  def _against(
+    self, discriminator: Any, real: list[Judgement], estimate: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Metrics]:
+    """The generator's weighted terms against discriminators that stand still."""
     weights = self.config.loss
-    # The generator must not make its judges worse, so for its terms they are constants.
-    frozen = jax.lax.stop_gradient(judge_params)
-
-    def judge(p, x):
-      return self.judges.apply({"params": p}, x)
-
-    real, fake = judge(judge_params, audio), judge(frozen, estimate)
+    fake = self._judge(jax.lax.stop_gradient(discriminator), estimate)
     generator = adversarial.generator_loss(fake)
-    matching = adversarial.feature_matching_loss(jax.lax.stop_gradient(real), fake)
-    discriminator = adversarial.discriminator_loss(
-      real, judge(judge_params, jax.lax.stop_gradient(estimate))
+    matching = adversarial.feature_matching_loss(
+      jax.lax.stop_gradient(real), fake, weights.relative_matching
     )
     # Multiplied, not branched: the discriminators learn from the start, the generator hears of them
     # only once they can judge.
     on = jnp.where(step >= weights.adversarial_from, 1.0, 0.0)
-    total = (
-      on * (weights.adversarial * generator + weights.feature_matching * matching) + discriminator
-    )
-    return total, {
-      "generator": generator,
-      "feature_matching": matching,
-      "discriminator": discriminator,
-    }
+    total = on * (weights.adversarial * generator + weights.feature_matching * matching)
+    return total, {"generator": generator, "feature_matching": matching}
 
   def media(self, params: Variables, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
     del rng

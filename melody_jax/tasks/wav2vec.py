@@ -12,6 +12,7 @@ from melody_jax.losses import wav2vec as losses
 from melody_jax.models import wav2vec_checkpoint
 from melody_jax.models.layers import config_from
 from melody_jax.models.wav2vec import Wav2Vec, Wav2VecConfig
+from melody_jax.parameter_rules import frozen_labels
 from melody_jax.task import BaseTask, Batch, Metrics, Variables, WindowFeature
 
 
@@ -134,17 +135,9 @@ class Wav2VecTask(BaseTask):
 
   def optimizer_labels(self, params: Variables) -> Any:
     """Statistics of a frozen batch norm never train; nor do targets that the config freezes."""
-    batch_norm = self.model_config.conv_norm == "batch"
-    targets = self.config.loss.freeze_targets
-    if not batch_norm and not targets:
-      return None
-
-    def label(path: tuple[Any, ...], _: Any) -> str:
-      keys = [getattr(key, "key", None) for key in path]
-      statistic = batch_norm and "conv_norm" in keys and {"mean", "var"} & set(keys)
-      # The codebook stays trainable: what is frozen is which code a frame gets, not what it looks
-      # like.
-      target = targets and (keys[0] == "feature_encoder" or keys[:2] == ["quantizer", "logits"])
-      return "frozen" if statistic or target else "default"
-
-    return jax.tree_util.tree_map_with_path(label, params)
+    parts = []
+    if self.model_config.conv_norm == "batch":
+      parts.append("statistics")
+    if self.config.loss.freeze_targets:
+      parts.append("targets")
+    return frozen_labels(params, *parts)

@@ -115,7 +115,7 @@ class _Run:
     source = make_source(config, self.task, config.data.split, part=part)
     self.models = source.models
     self.checkpointer = Checkpointer(workdir, config.train.save_every, config.train.keep)
-    init, optimizer, boxed = make_init(config, self.task)
+    init, optimizers, boxed = make_init(config, self.task)
     shardings = shardings_of_state(self.mesh, init, boxed)
     # Restored by shapes alone, before any state is made: both together may not fit the memory.
     restored = self.checkpointer.restore(abstract_state(init, shardings))
@@ -132,7 +132,7 @@ class _Run:
     # A thread reads ahead: the device must not wait for the disk.
     self.source = Prefetch(source, self.task.prepare)
     self.train_step = compile_train_step(
-      make_train_step(config, self.task, optimizer), self.mesh, shardings
+      make_train_step(config, self.task, optimizers), self.mesh, shardings
     )
     self.evaluate = None
     if config.train.eval_every:

@@ -7,6 +7,7 @@ import ml_collections
 import optax
 
 from melody_jax.errors import check_choice
+from melody_jax.parameter_rules import decays
 
 
 def learning_rate_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
@@ -40,6 +41,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """The rule that `config.name` names, with global-norm clipping; "frozen" leaves get no update.
 
+  Names decide which parameters decay (`parameter_rules.DECAYS`).
+
   "adamw", or "muon": matrices are stepped in orthogonalised directions (Jordan et al. 2024,
   Liu et al. 2025, arXiv 2502.16982), everything else by AdamW.
 
@@ -58,18 +61,20 @@ def make_optimizer(
       b2=config.b2,
       eps=config.eps,
       weight_decay=config.weight_decay,
-      mask=_decays,
+      mask=decays,
     )
   else:
-    rule = optax.contrib.muon(
-      schedule,
-      weight_decay=config.weight_decay,
-      weight_decay_mask=_decays,
-      adam_b1=config.b1,
-      adam_b2=config.b2,
-      adam_weight_decay=config.weight_decay,
-      muon_weight_dimension_numbers=_matrices,
-      consistent_rms=MUON_RMS,
+    # optax's muon lets Adam's half decay whole: rate and decay are put around it instead.
+    rule = optax.chain(
+      optax.contrib.muon(
+        1.0,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=MUON_RMS,
+      ),
+      optax.add_decayed_weights(-config.weight_decay, decays),
+      optax.scale_by_schedule(schedule),
     )
   # Clipped first: a moment that has once seen a huge gradient steps wrongly for long.
   train = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
@@ -77,10 +82,6 @@ def make_optimizer(
     return train
   # Frozen parameters get no moments either, which saves twice their memory.
   return optax.multi_transform({"default": train, "frozen": optax.set_to_zero()}, labels)
-
-
-def _decays(params: Any) -> Any:
-  return jax.tree.map(lambda p: p.ndim > 1, params)  # no decay on norms and biases
 
 
 _STACKED = frozenset({"layers", "blocks"})  # modules whose parameters are stacked for a scan
@@ -101,6 +102,9 @@ def _matrices(params: Any) -> Any:
       return optax.contrib.MuonDimensionNumbers(0, 2)
     if p.ndim == 3:  # a convolution [taps, in, out] maps all of its taps at once
       return optax.contrib.MuonDimensionNumbers((0, 1), 2)
+    if p.ndim == 4 and _STACKED & set(keys):  # a stack of recurrences, or of convolutions
+      gates = p.shape[2] in (3, 4)
+      return optax.contrib.MuonDimensionNumbers(1 if gates else (1, 2), 3)
     return None
 
   return jax.tree_util.tree_map_with_path(axes, params)

@@ -15,6 +15,9 @@ from melody_jax import sharding
 from melody_jax.task import Task
 from melody_jax.training.optimizer import make_optimizer
 
+# Of each turn of a step, by the part of the parameters that it changes; "": all of them.
+Optimizers = dict[str, optax.GradientTransformation]
+
 
 @struct.dataclass
 class TrainState:
@@ -23,7 +26,7 @@ class TrainState:
   Attributes:
     step: Number of steps taken, an int32 scalar.
     params: Parameters, a pytree of float32 arrays.
-    opt_state: State of the optimiser.
+    opt_state: State of the optimiser; where a step has several turns, that of each by its part.
     ema: Averaged parameters in the shape of `params`, or None.
     rng: Key data of the run, uint32 [2]; a step uses fold_in(rng, step).
   """
@@ -38,19 +41,23 @@ class TrainState:
 Init = Callable[[jax.Array], TrainState]
 
 
-def make_init(
-  config: ml_collections.ConfigDict, task: Task
-) -> tuple[Init, optax.GradientTransformation, Any]:
+def make_init(config: ml_collections.ConfigDict, task: Task) -> tuple[Init, Optimizers, Any]:
   """Makes the functions that a run starts from; no array is allocated.
 
   Returns:
-    (init, optimizer, boxed): init(rng) makes a TrainState; boxed holds the shapes of the parameters
-    with their logical axis names.
+    (init, optimizers, boxed): init(rng) makes a TrainState; boxed holds the shapes of the
+    parameters with their logical axis names.
   """
   # Shapes alone: the mesh decides first where each part is born.
   boxed = jax.eval_shape(task.init, jax.random.key(0))
   labels = task.optimizer_labels(nn.meta.unbox(boxed))
-  optimizer = make_optimizer(config.optimizer, config.train.steps, labels)
+  turns = task.turns()
+  optimizers = {
+    turn.part: make_optimizer(
+      turn.optimizer or config.optimizer, config.train.steps, labels and turn.own(labels)
+    )
+    for turn in turns
+  }
 
   def init(rng: jax.Array) -> TrainState:
     # Two keys: the draws of training must not repeat those of the initial values.
@@ -58,11 +65,14 @@ def make_init(
     params = nn.meta.unbox(task.init(init_rng))
     # A copy: donated buffers must not be shared between two parts of a state.
     ema = jax.tree.map(jnp.copy, params) if config.train.ema_decay else None
+    opt_state: Any = {}
+    for turn in turns:
+      opt_state = turn.put(opt_state, optimizers[turn.part].init(turn.own(params)))
     return TrainState(
-      jnp.zeros((), jnp.int32), params, optimizer.init(params), ema, jax.random.key_data(run_rng)
+      jnp.zeros((), jnp.int32), params, opt_state, ema, jax.random.key_data(run_rng)
     )
 
-  return init, optimizer, boxed
+  return init, optimizers, boxed
 
 
 def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
@@ -74,7 +84,8 @@ def shardings_of_state(mesh: Mesh, init: Init, boxed: Any) -> TrainState:
 
   A parameter is laid out by the names of its axes. An entry of the optimiser's state is laid out as
   the parameter whose path ends its own path: Optax copies the tree of parameters, with gaps where
-  some are frozen. Everything else is replicated.
+  some are frozen. The state of one of several turns copies its part, whose name comes first.
+  Everything else is replicated.
   """
   by_name = sharding.state_shardings(mesh, boxed)
   abstract = jax.eval_shape(init, jax.random.key(0))
@@ -89,7 +100,8 @@ def shardings_of_state(mesh: Mesh, init: Init, boxed: Any) -> TrainState:
   def of_optimizer(path: tuple[Any, ...], leaf: Any) -> Any:
     keys = _keys(path)
     for start in range(len(keys)):
-      shape, layout = of_path.get(keys[start:], (None, whole))
+      within = of_path.get((keys[0], *keys[start:]), (None, whole))
+      shape, layout = of_path.get(keys[start:], within)
       # A factored moment has its parameter's path and another shape: it stays replicated.
       if shape == leaf.shape:
         return layout

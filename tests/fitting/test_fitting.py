@@ -15,7 +15,7 @@ from melody_jax.fitting.semantic import bigram_cross_entropy, fit_kmeans
 from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from melody_jax.models import mulan
 from melody_jax.task import make_task
-from tests.configs import load_config
+from tests.configs import load_config, waveform_vae
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def exported(directory, config) -> None:
   params = jax.device_get(nn.meta.unbox(jax.jit(task.init)(jax.random.key(0))))
   bundle.save(
     bundle.path_of(directory, config.task),
-    params,
+    task.export_params(params),
     {
       "task": config.task,
       "preset": "tiny",
@@ -102,6 +102,22 @@ def test_style_fit_adds_codebooks_to_the_bundle(corpus, tmp_path, capsys):
   assert params["rvq"]["codebooks"].shape == (2, 8, 128)
   assert len(metadata["rvq_report"]["utilisation"]) == 2
   assert "level 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_latents_are_scaled_by_the_prior_or_by_the_corpus(corpus, tmp_path, clip):
+  """With `clip_latents` the decoder was trained on clip(z / 3); else the corpus sets the scale."""
+  vae = waveform_vae()
+  vae.model.clip_latents = clip
+  exported(tmp_path, vae)
+  config = load_config("fit", "latents_tiny")
+  config.bundle, config.data.path, config.window_seconds = str(tmp_path), str(corpus), 0.1
+  fit(config)
+  scale = bundle.load(tmp_path / "vae.safetensors")[0]["latent_scale"]
+  whole = np.array_equal(scale["center_D"], np.zeros(4)) and np.array_equal(
+    scale["sigma_D"], np.ones(4)
+  )
+  assert whole == clip
 
 
 def test_linear_fit_finds_the_map_and_ridge_shrinks_it():

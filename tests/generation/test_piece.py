@@ -147,7 +147,13 @@ def _random_like(params):
   [
     dict(decoder="frame", decoder_blocks=2, decoder_width=8),
     dict(
-      decoder="hifigan", decoder_width=16, encoder_strides=(2, 2, 4, 6), upsample_rates=(6, 4, 2, 2)
+      decoder="hifigan",
+      decoder_width=16,
+      encoder_strides=(2, 3, 4, 4),
+      encoder_kernels=(5, 7, 9, 9),
+      upsample_rates=(4, 4, 3, 2),
+      upsample_widths=(8, 4, 4, 4),
+      upsample_kernels=(9, 9, 5, 7),
     ),
   ],
 )

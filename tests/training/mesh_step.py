@@ -16,7 +16,22 @@ from melody_jax import sharding
 from melody_jax.task import make_task
 from melody_jax.training.state import make_init, sharded_init, shardings_of_state
 from melody_jax.training.step import compile_train_step, make_train_step
-from tests.configs import load_config
+from tests.configs import load_config, waveform_vae
+
+# Beside the tiny presets: the paper's VAE-GAN, whose players update in turns, part after part of a
+# batch; and one player alone with an encoder that stands still.
+VARIANTS = ("vae_waveform", "vae_frozen")
+
+
+def config_of(name: str):
+  if name == "vae_waveform":
+    config = waveform_vae()
+    config.train.accumulate = 2
+    return config
+  config = load_config(name.removesuffix("_frozen"), "tiny")
+  if name == "vae_frozen":
+    config.loss.train_encoder = False
+  return config
 
 
 def random_batch(task, rows: int) -> dict[str, np.ndarray]:
@@ -35,11 +50,11 @@ def random_batch(task, rows: int) -> dict[str, np.ndarray]:
 
 def step_on(config, task, devices, sizes, batch):
   mesh = Mesh(np.asarray(devices).reshape(sizes), sharding.MESH_AXES)
-  init, optimizer, boxed = make_init(config, task)
+  init, optimizers, boxed = make_init(config, task)
   shardings = shardings_of_state(mesh, init, boxed)
   state = sharded_init(mesh, init, shardings)(jax.random.key(0))
   before = jax.device_get(state.params)
-  step = compile_train_step(make_train_step(config, task, optimizer), mesh, shardings)
+  step = compile_train_step(make_train_step(config, task, optimizers), mesh, shardings)
   rows = sharding.batch_sharding(mesh)
   state, metrics = step(state, {k: jax.device_put(v, rows) for k, v in batch.items()})
   split = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
@@ -47,7 +62,7 @@ def step_on(config, task, devices, sizes, batch):
 
 
 def compare(name: str) -> dict:
-  config = load_config(name, "tiny")
+  config = config_of(name)
   config.train.batch_size = 8
   # The warm-up's first rate is zero; Adam would blow a gradient of rounding errors up to a
   # whole step, so that its epsilon lies above them.

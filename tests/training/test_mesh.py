@@ -5,20 +5,21 @@ import json
 import pytest
 
 from melody_jax.task import TASKS
+from tests.training.mesh_step import VARIANTS
 from tests.training.processes import start
 
 
 @pytest.fixture(scope="module")
 def compared():
   """Of all models, in one process: {model: what was found}, and what it said."""
-  process = start(["-m", "tests.training.mesh_step", *TASKS], devices=8)
+  process = start(["-m", "tests.training.mesh_step", *TASKS, *VARIANTS], devices=8)
   said, errors = process.communicate(timeout=1800)
   assert process.returncode == 0, errors
   rows = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
   return {row["model"]: row for row in rows}, errors
 
 
-@pytest.mark.parametrize("model", TASKS)
+@pytest.mark.parametrize("model", [*TASKS, *VARIANTS])
 def test_a_step_on_eight_devices_equals_one(compared, model):
   rows, errors = compared
   assert model in rows, errors

@@ -32,7 +32,7 @@ def run(accumulate, batch, ema_decay=0.5):
     jnp.zeros((), jnp.int32), params, optimizer.init(params), params,
     jax.random.key_data(jax.random.key(0)),
   )  # fmt: skip
-  return jax.jit(make_train_step(config, Regression(config), optimizer))(state, batch)
+  return jax.jit(make_train_step(config, Regression(config), {"": optimizer}))(state, batch)
 
 
 @pytest.fixture
