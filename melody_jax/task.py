@@ -134,8 +134,7 @@ class BaseTask:
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
-    """Every task's own."""
-    raise NotImplementedError
+    raise NotImplementedError  # every task has its own
 
   def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return batch
