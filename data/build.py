@@ -119,6 +119,7 @@ def build(make_corpus: Callable[[], Corpus], arguments: argparse.Namespace) -> N
   Raises:
     UserError: There is no usable track.
   """
+  # Once: making it may download packages.
   corpus = make_corpus()
   # A dataset of free licences has a name of its own, so that both can lie side by side.
   name = corpus.name if arguments.licences == "all" else f"{corpus.name}_{arguments.licences}"

@@ -46,6 +46,7 @@ def _check_config_file(argv: list[str]) -> None:
   for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
     given = f"{argument}={following}" if argument in ("--config", "-config") else argument
     match = re.match(r"--?config=([^:]*)", given)
+    # Asked beforehand: ml_collections would answer a missing file with a traceback.
     if match and not pathlib.Path(match[1]).is_file():
       raise UserError(
         f"no config file {match[1]!r} (looked in {os.getcwd()}): run from the checkout,"
@@ -70,6 +71,7 @@ def parse(
     UserError: for anything wrong with it, naming the nearest valid key.
   """
   _check_config_file(argv)
+  # Not absl's global flags: other libraries define theirs there.
   values = flags.FlagValues()
   try:
     holder = config_flags.DEFINE_config_file("config", None, "Config file.", values, sys_argv=argv)
@@ -88,6 +90,7 @@ def parse(
     raise UserError(f"unexpected argument {rest[1]!r}: options are --config.key=value")
   if needs_workdir and not values.workdir:
     raise UserError("--workdir=DIR is missing: where checkpoints and logs go")
+  # From here on an unknown key is an error, also one that the program itself misspells.
   config.lock()
   if strings:
     return config, {name: values[name].value for name in strings}

@@ -118,6 +118,7 @@ def load_preset(name: str, preset: str) -> ml_collections.ConfigDict:
     UserError: without that file, or for an unknown preset.
   """
   path = pathlib.Path("configs") / f"{name}.py"
+  # By its path: configs/ holds pages, not a package, and is not installed.
   spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
   if not path.is_file() or spec is None or spec.loader is None:
     raise UserError(f"no {path}: run this from the checkout")

@@ -95,8 +95,10 @@ def encode_split(config, split: str, encoders: dict[str, tuple[Feature, EncodeCl
   count, read = (_tfds_records if config.tfds else _array_records)(config, split)
   features = {name: feature for name, (feature, _) in encoders.items()}
   n_shards = min(config.shards, count)
+  # Every n-th shard: hosts finish at about the same time and need not talk.
   for shard in range(jax.process_index(), n_shards, jax.process_count()):
     target = pathlib.Path(config.out) / split / f"shard-{shard:05d}-of-{n_shards:05d}"
+    # A shard has its name only when it is whole, so what exists is done.
     if target.exists():
       continue
     writer = ShardWriter(target.parent, shard, n_shards, features)
@@ -105,6 +107,7 @@ def encode_split(config, split: str, encoders: dict[str, tuple[Feature, EncodeCl
       read(indices), total=len(indices), desc=f"{split} {shard + 1}/{n_shards}", mininterval=10
     )
     records = iter(progress)
+    # Two clips a device: enough to keep all busy, few enough for the memory.
     while group := list(itertools.islice(records, 2 * jax.local_device_count())):
       clips = [audio for _, audio in group]
       encoded = {name: encode(clips) for name, (_, encode) in encoders.items()}

@@ -60,6 +60,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
   """
   check_choice("config.what", config.what, (*EVALUATIONS, "all"))
   check_ranges(config, RANGES)
+  # Told now: the first page may compute for minutes before it asks for a model.
   if not pathlib.Path(config.bundle).is_dir():
     raise UserError(f"no bundle directory {config.bundle!r} (config.bundle)")
   failures = []
@@ -68,6 +69,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
     try:
       finding = EVALUATIONS[what](config)
     except UserError as error:
+      # One page that lacks its model must not cost the others their numbers.
       if config.what != "all":
         raise
       failures.append(f"{what}: {error}")

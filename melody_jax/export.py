@@ -28,6 +28,7 @@ def export(config, workdir: str) -> None:
   check_choice("config.export.dtype", config.export.dtype, FILE_DTYPES)
   if not config.export.bundle:
     raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")
+  # The newest checkpoint: its averaged parameters, where the run keeps them.
   params, step = load_params(workdir)
   task = make_task(config)
   metadata = {

@@ -46,6 +46,7 @@ def show_step_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str
   from melody_jax.planning import train_plan
 
   found = train_plan.plan_step(config, slice_)
+  # Printed before the search for a setting that fits, which compiles several more times.
   values = dataclasses.asdict(found)
   print("\n".join(train_plan.lines(found)))
   if not found.fits:
@@ -66,6 +67,7 @@ def show_sampler_plan(
   """Prints the plan of the sampler at the sizes of a preset; returns its values."""
   slice_ = open_topology(topology)  # before anything else asks JAX for its devices
   settings = settings_of(config)
+  # Sizes of a preset, not of a bundle: a plan needs no weights.
   lm, dpd, vae = (load_preset(model, preset).model for model in ("lm", "dpd", "vae"))
 
   from melody_jax.planning import sample_plan
@@ -107,6 +109,7 @@ def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str
   )
   if out:
     write_files({pathlib.Path(out): json.dumps(values, indent=2).encode()})
+  # A status of its own: scripts can tell "does not fit" from a mistake.
   if not values["fits"]:
     raise SystemExit(EXIT_DOES_NOT_FIT)
 

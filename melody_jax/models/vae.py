@@ -178,6 +178,7 @@ class Encoder(nn.Module):
       # Kernels of two strides and one stride of zeros: T / stride frames, each centred on its own
       # samples.
       pad = stride // 2
+      # The whole stride is one transform then, and its bins are what gains and shapes are made of.
       if c.gain_edges:
         x = Conv1d(
           stride,
@@ -313,6 +314,8 @@ class HifiGanDecoder(nn.Module):
     for i, rate in enumerate(c.upsample_rates):
       width //= 2
       x = TransposedConv1d(width, rate, c.dtype, name=f"up_{i}")(nn.leaky_relu(x, 0.1))
+      # Kernels of several sizes hear the same signal at several scales, and are averaged
+      # (HiFi-GAN).
       fused = [
         block(k, c.resblock_dilations, c.dtype, name=f"fusion_{i}_{k}")(x)
         for k in c.resblock_kernels
