@@ -80,6 +80,7 @@ def parse(
     raise UserError(f"unexpected argument {rest[1]!r}: options are --config.key=value")
   if needs_workdir and not values.workdir:
     raise UserError("--workdir=DIR is missing: where checkpoints and logs go")
+  # From here on an unknown key is an error, also one that the program itself misspells.
   config.lock()
   paths.expand_config(config)
   if strings:

@@ -188,6 +188,7 @@ def encode_split(
       read(indices), total=len(indices), desc=f"{split} {shard + 1}/{n_shards}", mininterval=10
     )
     records = iter(progress)
+    # Two clips a device: enough to keep all busy, few enough for the memory.
     while group := list(itertools.islice(records, 2 * jax.local_device_count())):
       clips = [audio for _, audio in group]
       encoded = {name: encoding.encode(clips) for name, encoding in encoders.items()}

@@ -94,6 +94,7 @@ def evaluate(given: ml_collections.ConfigDict) -> None:
   config = given
   check_choice("config.what", config.what, (*EVALUATIONS, "all"))
   check_ranges(config, RANGES)
+  # Told now: the first page may compute for minutes before it asks for a model.
   if not pathlib.Path(config.bundle).is_dir():
     raise UserError(f"no bundle directory {config.bundle!r} (config.bundle)")
   failures = []
@@ -105,6 +106,7 @@ def evaluate(given: ml_collections.ConfigDict) -> None:
       split, config, note = _with_existing_split(what, given)
       finding = EVALUATIONS[what](config)
     except UserError as error:
+      # One page that lacks its model must not cost the others their numbers.
       if config.what != "all":
         raise
       failures.append(f"{what}: {error}")

@@ -47,6 +47,7 @@ def show_step_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str
   from melody_jax.planning import train_plan
 
   found = train_plan.plan_step(config, slice_)
+  # Printed before the search for a setting that fits, which compiles several more times.
   values = dataclasses.asdict(found)
   print("\n".join(train_plan.lines(found)))
   if not found.fits:
@@ -110,6 +111,7 @@ def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str
   if out:
     values["versions"] = provenance.versions()
     write_files({pathlib.Path(out): json.dumps(values, indent=2).encode()})
+  # A status of its own: scripts can tell "does not fit" from a mistake.
   if not values["fits"]:
     raise SystemExit(EXIT_DOES_NOT_FIT)
 

@@ -48,6 +48,7 @@ def _sample(config) -> dict[str, Any]:
   if config.mode != "reconstruct" and not config.stream.resume:
     requests = requests_of(config, clips)
 
+  # Only now is JAX imported: a bad option is told at once.
   from melody_jax.generation import programs
   from melody_jax.generation.melody import Melody
 
@@ -58,6 +59,7 @@ def _sample(config) -> dict[str, Any]:
     from melody_jax.generation import stream_writer
 
     return stream_writer.run(config, melody, requests, settings, clips, progress)
+  # They take seconds to import, and the device computes meanwhile.
   threading.Thread(target=audio_io.import_writers, daemon=True).start()
   if clips.audio is not None and config.mode == "reconstruct":
     pieces = [melody.reconstruct(clips.audio, progress)]

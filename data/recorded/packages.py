@@ -111,6 +111,8 @@ def music_files(package: Package, root: pathlib.Path) -> Found:
 def _copyright_paragraphs(text: str) -> list[tuple[list[str], str, str]]:
   """Reads a Debian copyright file: (file patterns, owners, licence) of each Files paragraph."""
   paragraphs = []
+  # Paragraphs are separated by empty lines, fields begin at the margin, as Debian's format 1.0 has
+  # it.
   for block in re.split(r"\n\s*\n", text):
     fields, name = {}, ""
     for line in block.splitlines():

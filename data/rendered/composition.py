@@ -189,6 +189,7 @@ def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") ->
   tonic = int(rng.integers(12))
   mode = "minor" if rng.random() < 0.42 else "major"
   slowest, fastest = STYLES[groove.style].tempo
+  # Within what the style is danced or played at: the caption's tempo word then fits the style.
   tempo = int(rng.integers(slowest, fastest + 1))
   # mma may count a bar of 6/8 as three beats or as six where a listener hears two.
   counted = round(tempo * groove.beats / groove.felt_beats)
@@ -205,6 +206,7 @@ def compose(name: str, groove: Groove, chord_voice: str = "", lead: str = "") ->
     lines += [f"Solo Voice {lead}", f"Solo Octave {LEAD_VOICES[lead]}", "Solo Volume f"]
     # No second voice: a caption names one instrument for the melody.
     lines += ["Solo Articulate 90", "Solo Harmony None"]
+  # The tune begins anywhere in the scale; its first long note finds the chord.
   at = int(rng.choice(scale))
   form = str(rng.choice(_FORMS))
   motifs = {letter: _motif(rng, groove.beats) for letter in "ABC"}

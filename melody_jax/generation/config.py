@@ -117,6 +117,7 @@ def _check_numbers(config) -> None:
   check_interval(
     config.guidance_low, config.guidance_high, "config.guidance_low", "config.guidance_high"
   )
+  # The last seed of a batch has to be one as well.
   check_option("seed", config.seed, "config.seed")
   if config.seed + config.count - 1 > MAX_SEED:
     raise UserError(
@@ -170,6 +171,7 @@ def _check_prompts(config) -> None:
 def _check_edit(config) -> None:
   if config.mode == "inpaint" and not config.regions.strip():
     raise UserError('mode "inpaint" needs --config.regions="begin-end": seconds to make anew')
+  # Refused rather than ignored: who gives regions means them.
   if config.mode != "inpaint" and config.regions.strip():
     raise UserError(f'config.regions goes with mode "inpaint", not "{config.mode}"')
   if config.mode not in ("inpaint", "vary") and config.strength:
@@ -248,6 +250,7 @@ def read_clips(config: ml_collections.ConfigDict, progress: Progress) -> Clips:
     progress(f"reading {path}")
     return audio_io.load_clip(path, max_seconds=longest)
 
+  # The codec alone hears no style, so the file is not even read.
   music_prompt = "" if config.mode == "reconstruct" else config.music_prompt
   return Clips(read(config.audio, MAX_SECONDS), read(music_prompt, audio_io.MAX_CLIP_SECONDS))
 
@@ -257,6 +260,7 @@ def prompt_of(config: ml_collections.ConfigDict, clips: Clips) -> dict[str, Any]
   texts, times = texts_of(config), _numbers(config, "times")
   if times:
     return {"timeline": tuple(zip(times, texts, strict=True))}
+  # One more than there are texts: the last belongs to the music prompt, if there is one.
   weights = _numbers(config, "weights") or [1.0] * (len(texts) + 1)
   prompts = [Prompt(text, weight=weight) for text, weight in zip(texts, weights, strict=False)]
   if clips.music_prompt is not None:

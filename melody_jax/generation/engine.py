@@ -70,6 +70,7 @@ class Engine:
     self.programs = Programs()
     self.codec = Codec.load(directory)
     self._directory = directory
+    # On the device once. The codec is there in any case: every mode decodes.
     self._params: dict[str, Any] = {"float32": {"vae": jax.device_put(self.codec.params)}}
     self.networks: Networks | None = None
     if generates:
@@ -80,6 +81,7 @@ class Engine:
     lm_config, lm_params = bundle.load_model(self._directory, "lm", lm_model.LMConfig)
     dpd_config, dpd_params = bundle.load_model(self._directory, "dpd", dpd_model.DPDConfig)
     lm, dpd = lm_model.SemanticLM(lm_config), dpd_model.DPD(dpd_config)
+    # Files of one bundle may come from different recipes, and would fail deep inside the program.
     if self.styles.levels != lm.config.style_levels:
       raise UserError(
         f"{self._directory}: mulan has {self.styles.levels} style levels, lm"
@@ -109,6 +111,7 @@ class Engine:
     Returns:
       Tokens [B, W], latents [B, L, D] and audio [B, L hop] of these windows.
     """
+    # Computing in a dtype is a matter of the networks; the parameters are cast once below.
     networks = self._generator.in_dtype(settings.dtype)
     program = functools.partial(window_program.run, networks)
     params, controls = self.params_in(settings.dtype), window_program.controls(settings)

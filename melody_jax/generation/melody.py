@@ -94,6 +94,7 @@ class Melody(Engine):
     if isinstance(requests, Request):
       return self.generate([requests], settings, progress)[0]
     began, compiled = time.monotonic(), self.programs.compile_seconds
+    # All plans first: a prompt that cannot be read stops the call before anything is generated.
     pieces = [self.plan(request, settings, progress) for request in requests]
     self.tell_unheard([text for request in requests for text in request.texts], progress)
     n_windows = max(len(piece.starts) for piece in pieces)

@@ -42,6 +42,7 @@ class Prompt:
   weight: float = 1.0
 
   def __post_init__(self):
+    # Exactly one of both: equal truth values mean none, or two.
     if (self.audio is None) == (not self.text.strip()):
       raise UserError("a prompt is a text or a clip: the prompt is empty, or both are given")
     check_prompt_length("a prompt", self.text)
@@ -63,6 +64,7 @@ def mixture(prompt: PromptLike) -> Mixture:
   """
   if isinstance(prompt, str | Prompt):
     prompt = (prompt,) if prompt else ()
+  # A plain text is the usual case; weights need a Prompt.
   prompts = tuple(Prompt(p) if isinstance(p, str) else p for p in prompt)
   if prompts and not any(p.weight for p in prompts):
     raise UserError("all weights of a mixture are 0: give one prompt another weight")
@@ -139,6 +141,7 @@ class Request:
     if self.timeline and self.prompt:
       raise UserError("prompt and timeline are both set: give one of them")
     check_times("timeline", [time for time, _ in self.timeline])
+    # A time without a style would have no embedding to move to.
     if any(not mixture(prompt) for _, prompt in self.timeline):
       raise UserError("a timeline has an empty prompt")
     if not self.prompt and not self.timeline and self.audio is None:

@@ -60,6 +60,7 @@ class FileSink:
   def write(self, audio_T: np.ndarray) -> None:
     try:
       self._file.write(audio_T)
+      # A player may read along, and a kill loses no more than a chunk.
       self._file.flush()
     except (OSError, RuntimeError) as e:
       raise UserError(f"cannot write {self._path}: {e}; what was made so far is kept") from e
@@ -80,6 +81,7 @@ class PcmSink:
     self.samples = 0
 
   def write(self, audio_T: np.ndarray) -> None:
+    # Clipped first: beyond full scale 16 bits would wrap around.
     self._stream.write((np.clip(audio_T, -1.0, 1.0) * 32767.0).astype("<i2").tobytes())
     self._stream.flush()
     self.samples += len(audio_T)
@@ -96,6 +98,7 @@ def _stops_at_sigterm() -> Iterator[None]:
   def interrupt(*_):
     raise KeyboardInterrupt
 
+  # As Ctrl-C does: the file gets its name and the report is written.
   before = signal.signal(signal.SIGTERM, interrupt)
   try:
     yield

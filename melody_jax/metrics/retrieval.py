@@ -169,6 +169,7 @@ def rank_test(
   # Ranks, not scores: judges have scales of their own, and ranks compare.
   own = ranks_IxC[np.arange(n_items), labels_I]
   mean_rank = float(own.mean())
+  # Their spread says how far from chance a mean rank may lie by accident.
   null = (
     np.array(
       [

@@ -40,6 +40,7 @@ def token_use(tokens_BxT: np.ndarray, vocabulary: int) -> TokenUse:
   tokens = np.asarray(tokens_BxT)
   if tokens.ndim != 2 or not tokens.size:
     raise ValueError(f"token_use needs a non-empty [rows, time] array, got {tokens.shape}")
+  # -1 marks padding: counted as a token it would be a value of its own.
   if tokens.min() < 0 or tokens.max() >= vocabulary:
     raise ValueError(f"tokens lie in [{tokens.min()}, {tokens.max()}], vocabulary is {vocabulary}")
   counts = np.bincount(tokens.reshape(-1).astype(np.int64), minlength=vocabulary)

@@ -115,6 +115,7 @@ def relative_sinusoids(n_frames: int, width: int) -> jax.Array:
 
   Sine and cosine interleave along the width (Transformer-XL, Dai et al., 2019).
   """
+  # From the farthest key before a frame to the farthest after it, as `shift_relative` expects.
   distance = jnp.arange(n_frames - 1, -n_frames, -1, dtype=jnp.float32)
   rate = 10_000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
   angles = distance[:, None] * rate[None, :]

@@ -162,6 +162,7 @@ class Discriminators(nn.Module):
 
   @nn.compact
   def __call__(self, audio_BT) -> list[Judgement]:
+    # A name for each, so that adding a period leaves the parameters of others alone.
     judges: list[nn.Module] = [
       PeriodDiscriminator(p, self.config, name=f"period_{p}") for p in self.config.periods
     ]

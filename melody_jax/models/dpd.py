@@ -170,6 +170,7 @@ class SegmentAttention(nn.Module):
     batch, columns, s, _ = x_BxCxSxW.shape
     # Columns join the batch: each is a sequence of its own, of length S.
     heads = (batch * columns, s, c.n_heads, c.width // c.n_heads)
+    # One product for all three: they read the same input.
     qkv = Dense(3 * c.width, ("embed", "heads"), False, c.dtype, name="query_key_value")(x_BxCxSxW)
     q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
     angles = rotary_angles(jnp.arange(s), heads[-1])
@@ -240,6 +241,7 @@ class CrossAttention(nn.Module):
     def to_itself(q, x):
       k, v = jnp.split(key_value(x), 2, axis=-1)
       k = apply_rotary(k.reshape(q.shape), angles)
+      # Each column attends to itself alone, so columns join the batch.
       by_column = (len(q) * columns, s, c.n_heads, size)
       y = attention(q.reshape(by_column), k.reshape(by_column), v.reshape(by_column))
       return y.reshape(q.shape)

@@ -114,6 +114,7 @@ def matmul(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
   """
   dot = functools.partial(jnp.dot, preferred_element_type=dtype)
   rows = x.reshape(-1, x.shape[-1])
+  # Known when the program is traced: other shapes never pay for the choice.
   if not 2 <= rows.shape[0] <= 4:
     return dot(x, kernel)
 
@@ -287,6 +288,7 @@ def _check_field(field: dataclasses.Field, value: Any) -> None:
   """Refuses sizes and dtypes that would fail much later, deep inside a network."""
   if field.name == "dtype":
     check_choice("dtype", value, DTYPES)
+  # Tuples of sizes are checked one by one.
   numbers = value if isinstance(value, tuple) else (value,)
   # A default of 0 means that the field may switch something off.
   low = int(field.name.endswith(_AT_LEAST_ONE) and field.default != 0)

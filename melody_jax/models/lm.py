@@ -118,6 +118,7 @@ class LMConfig:
 
 def style_ids(config: LMConfig, style_tokens: jax.Array) -> jax.Array:
   """Style tokens [B, levels] in [0, style_vocab] -> table rows [B, levels]."""
+  # A block of rows for each level: token 5 of one level has nothing to do with that of another.
   offsets = jnp.arange(config.style_levels, dtype=jnp.int32) * (config.style_vocab + 1)
   return style_tokens.astype(jnp.int32) + offsets[None, :]
 

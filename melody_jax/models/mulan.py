@@ -305,6 +305,7 @@ def windows_of(audio_BxT: jax.Array, window: int) -> jax.Array:
   samples = audio_BxT.shape[1]
   if samples < window:
     return fill_window(audio_BxT, window)[:, None]
+  # Half a window apart: what is cut at the end of one lies in the middle of the next.
   starts = list(range(0, samples - window + 1, window // 2))
   if starts[-1] != samples - window:
     starts.append(samples - window)

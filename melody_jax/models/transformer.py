@@ -117,6 +117,7 @@ class TransformerEncoder(nn.Module):
     c = self.config
     # Inside a scan XLA cannot undo the recomputation, so it needs no guard against that.
     block = nn.remat(EncoderBlock, prevent_cse=False) if c.remat else EncoderBlock
+    # A scan: compiling takes as long as one block, whatever the depth.
     stack = nn.scan(
       block,
       variable_axes={"params": 0},

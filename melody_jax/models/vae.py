@@ -65,6 +65,7 @@ class Encoder(nn.Module):
       # Kernels of two strides and one stride of zeros: T / stride frames, each centred on its own
       # samples.
       pad = stride // 2
+      # The whole stride is one transform then, and its bins are what gains and shapes are made of.
       if c.gain_edges:
         x = Conv1d(
           stride,

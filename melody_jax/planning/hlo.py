@@ -121,6 +121,7 @@ class Program:
     XLA for CPUs writes the number down. XLA for TPUs does not, but the loops of `lax.scan` count
     from 0 to the constant in their condition.
     """
+    # What XLA itself says comes first; the rest is read off the condition.
     known = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', loop.rest)
     if known:
       return int(known[1])

@@ -170,6 +170,7 @@ def _stages(networks: Networks, params: Any, batch: int, settings: Settings) -> 
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
   c, w, length = networks.lm.config, networks.tokens, networks.frames
+  # Guidance reads each item twice.
   rows = batch * (2 if settings.lm_guidance_scale != 1 else 1)
   # The cache has its full size from the first token on: attention always runs over all of it.
   size = c.style_levels + w

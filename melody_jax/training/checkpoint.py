@@ -86,6 +86,7 @@ class Checkpointer:
     # The other writes under way fail as well, and asyncio would print a traceback for each of them
     # after the one line that the user gets.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Read from the disk: the manager may have failed in the middle of its own bookkeeping.
     good = self._whole_steps()
     last = f"the last good checkpoint is step {good[-1]}" if good else "there is no earlier one"
     return UserError(
