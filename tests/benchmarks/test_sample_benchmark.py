@@ -46,7 +46,7 @@ def measured(seconds):
   with pytest.MonkeyPatch.context() as patch:
     # One compiled decoding loop a window instead of several: this counts passes, not caches.
     patch.setattr(cascade, "CACHE_STEP", 4096)
-    bench = measure.Bench(thin(), fixed_rates(), measure.Settings(repeats=1))
+    bench = measure.Bench(thin(), fixed_rates(), measure.BenchSettings(repeats=1))
     return bench.measure(seconds, 1, STEPS), bench.measure_cascade(seconds, 1)
 
 
@@ -105,7 +105,7 @@ def test_floor_takes_the_slower_of_compute_and_memory():
 
 
 def test_floors_grow_with_batch_steps_and_length():
-  bench = measure.Bench(thin(), fixed_rates(), measure.Settings())
+  bench = measure.Bench(thin(), fixed_rates(), measure.BenchSettings())
   base = {stage: bench.floor_of(stage, 10, 1, 5) for stage in measure.STAGES}
   assert all(f.flops > 0 and f.seconds > 0 and f.weight_bytes > 0 for f in base.values())
   for stage, f in base.items():
