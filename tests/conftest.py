@@ -112,7 +112,8 @@ def run_module(monkeypatch):
 
   def run(module: str, *arguments: str) -> None:
     # Imported already by another test, it would be run with a warning.
-    monkeypatch.delitem(sys.modules, module, raising=False)
+    for name in (module, f"{module}.__main__"):
+      monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -25,7 +25,7 @@ PAGES = ("README.md", "data/README.md")
 # What a command begins with. Settings may stand before it.
 PROGRAM = (
   r"(?:[A-Z]+=\S+ )*"
-  r"(?:python -m|make (?:sample|test)\b|launch/|melody-jax [a-z]|pip install|apt-get|cd )"
+  r"(?:python -m|make (?:sample|test)\b|launch/|melody-jax [a-z]|pip install|apt-get install|cd )"
 )
 
 HERE = "run by a test of this file"
@@ -104,7 +104,7 @@ def commands_in(page: str) -> list[str]:
   lines = [*fenced.splitlines(), *indented.splitlines(), *inline]
   found = [" ".join(re.sub(r"(^|\s+)# .*", "", line).split()) for line in lines]
   # A file's name and a mention of a command without its arguments are no command lines.
-  return [line for line in found if line and not re.fullmatch(r"launch/\S+", line)]
+  return [line for line in found if line and not re.fullmatch(r"launch/\S*", line)]
 
 
 @pytest.fixture(scope="module")

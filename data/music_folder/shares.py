@@ -59,7 +59,8 @@ def shares_of(
   usable = list(files)
   if len(set(songs.values())) <= SMALL:
     seconds = {file: _usable_seconds(folder / file) for file in files}
-    usable = [file for file in files if seconds[file]]
+    # Where none can be used, all count, and the build names each.
+    usable = [file for file in files if seconds[file]] or usable
   names = sorted({songs[file] for file in usable})
   if not given and 0 < len(names) < _WHOLE_FROM:
     shares = _by_time({file: seconds[file] for file in usable}, songs)

@@ -7,7 +7,6 @@ What follows the command is what `python -m melody_jax.COMMAND` and `python -m d
 """
 
 import difflib
-import pathlib
 import runpy
 import sys
 from typing import NoReturn
@@ -116,8 +115,7 @@ def main() -> None:
   except UserError as error:
     _fail(str(error))
   # As `python -m` does it: the command reads sys.argv, and builders' processes find the module.
-  sys.modules.pop(module, None)
-  sys.argv = [str(pathlib.Path(module)), *rest]
+  sys.argv = [module, *rest]
   try:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
   except ModuleNotFoundError as error:

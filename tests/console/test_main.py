@@ -1,6 +1,7 @@
 """`melody-jax`: commands and builders by name, from any directory, from a checkout and a wheel."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -19,6 +20,12 @@ def call(monkeypatch, capsys, tmp_path):
 
   def run(*arguments: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["melody-jax", *arguments])
+    # What other tests have imported would be run with a warning.
+    for name in [
+      n for n in sys.modules if re.fullmatch(r"melody_jax\.\w+|data\.\w+(\.__main__)?", n)
+    ]:
+      if name.split(".")[1] in (*console.COMMANDS, *console.BUILDERS):
+        monkeypatch.delitem(sys.modules, name)
     status = 0
     try:
       console.main()
