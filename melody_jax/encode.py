@@ -205,7 +205,7 @@ def _is_current(shard: pathlib.Path, features: dict[str, Feature], made_from) ->
 
 
 def _splits_of(config) -> list[str]:
-  """The splits of config.splits that the source has; those that it lacks are named.
+  """The splits of config.splits that the source has.
 
   Raises:
     UserError: if it has none of them.
@@ -219,9 +219,6 @@ def _splits_of(config) -> list[str]:
       f"{config.source} has no split {' or '.join(wanted)} (config.source): name the directory of"
       " an array dataset"
     )
-  for name in wanted:
-    if name not in found:
-      print_progress(f"{config.source} has no split {name!r}: it is left out")
   return found
 
 
@@ -244,6 +241,9 @@ def main(config) -> None:
     digest, origin = _source(config)
     made_from = {"source": digest, "models": {k: e.model for k, e in encoders.items() if e.model}}
     _check_out(config, made_from, origin, splits)
+    asked = {part.strip() for part in config.splits.split(",") if part.strip()}
+    for name in sorted(asked - set(splits)):
+      print_progress(f"{config.source} has no split {name!r}: it is left out")
     for split in splits:
       encode_split(config, split, encoders, made_from, origin)
 

@@ -76,7 +76,6 @@ def _with_existing_split(
     config.split = split
   note = f"The data have no split {wanted!r}: this was measured on {split!r}"
   note += ", which the models were trained on." if split == "train" else "."
-  print_progress(f"{what}: {note}")
   return split, config, note
 
 
@@ -105,6 +104,8 @@ def evaluate(given: ml_collections.ConfigDict) -> None:
     try:
       split, config, note = _with_existing_split(what, given)
       finding = EVALUATIONS[what](config)
+      if note:  # not before: where a model is missing, that alone is told
+        print_progress(f"{what}: {note}")
     except UserError as error:
       # One page that lacks its model must not cost the others their numbers.
       if config.what != "all":

@@ -22,6 +22,7 @@ PATH_KEYS = frozenset(
     "conditioning.style_codebooks",
     "data.tfds_dir",
     "export.bundle",
+    "model.music_init",
     "model.text_init",
     "music_prompt",
     "out",

@@ -99,7 +99,7 @@ def test_style_fit_adds_codebooks_to_the_bundle(corpus, tmp_path, capsys):
   config.bundle, config.data.path = str(tmp_path), str(corpus)
   fit(config)
   params, metadata = bundle.load(tmp_path / "mulan.safetensors")
-  assert params["rvq"]["codebooks"].shape == (2, 8, 128)
+  assert params["rvq"]["codebooks"].shape == (12, 8, 128)
   assert len(metadata["rvq_report"]["utilisation"]) == 2
   assert "level 2" in capsys.readouterr().out
 

@@ -111,7 +111,7 @@ def test_numbers_are_checked_when_called(exported):
     ({"guidance_scale": -1}, "guidance_scale is -1; it takes 0 to 30"),
     ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
     ({"n_steps": 5}, "'n_steps' was not exported"),
-    ({"style": [0] * 11}, "a style is a prompt of the file, or 12 integers of 0 to 1023"),
+    ({"style": [0] * 11}, "a style is a prompt of the file, or 12 integers of 0 to 7"),
     ({"style": [0.5] * 12}, "a style is a prompt of the file"),
     ({"style": [-1] * 12}, "a style is a prompt of the file"),
   )
