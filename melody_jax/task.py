@@ -134,7 +134,8 @@ class BaseTask:
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True
   ) -> tuple[jax.Array, Metrics]:
-    raise NotImplementedError  # every task has its own
+    """Every task's own: (total, metrics), each a scalar, float32 []."""
+    raise NotImplementedError
 
   def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return batch

@@ -100,7 +100,7 @@ def test_style_fit_adds_codebooks_to_the_bundle(corpus, tmp_path, capsys):
   fit(config)
   params, metadata = bundle.load(tmp_path / "mulan.safetensors")
   assert params["rvq"]["codebooks"].shape == (12, 8, 128)
-  assert len(metadata["rvq_report"]["utilisation"]) == 2
+  assert len(metadata["rvq_report"]["utilisation"]) == 12
   assert "level 2" in capsys.readouterr().out
 
 
