@@ -76,7 +76,6 @@ def _with_existing_split(
     config.split = split
   note = f"The data have no split {wanted!r}: this was measured on {split!r}"
   note += ", which the models were trained on." if split == "train" else "."
-  print_progress(f"{what}: {note}")
   return split, config, note
 
 

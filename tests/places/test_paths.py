@@ -17,7 +17,8 @@ OTHER_TEXTS = frozenset(
     "distributed.coordinator", "dtype", "export.dtype", "features", "loss.weighting", "mode",
     "model.attention", "model.conv_norm", "model.decoder", "model.dtype", "model.front",
     "model.head", "model.music_pooling", "model.norms", "model.positions",
-    "model.remat", "model.text_pooling", "model.tokens_from", "negative_prompt", "optimizer.name", "optimizer.schedule", "preset",
+    "model.remat", "model.text_pooling", "model.tokens_from", "negative_prompt",
+    "optimizer.name", "optimizer.schedule", "preset",
     "prompt", "prompts.sampling.schedule", "regions", "schedule", "solver", "split", "splits",
     "task", "tfds", "times", "train.on_nonfinite", "weights", "what",
   )
