@@ -95,7 +95,7 @@ def test_a_split_that_is_missing_is_replaced_and_the_result_says_so(tiny_models,
   assert values["split"] == "train" and values["datasets"]["mine"]["shuffled"] is None
   for what in ("codec", "dpd"):
     assert "which the models were trained on" in (tmp_path / f"{what}.md").read_text()
-  assert capsys.readouterr().err.count("The data have no split") == 2
+  assert capsys.readouterr().out.count("The data have no split") == 2
   _write_split(tmp_path / "mine", "test", audio, (SECONDS,))
   assert _run("codec", tiny_models, roots, tmp_path)["split"] == "test"
   assert "other mine has no split 'test': it is left out" in capsys.readouterr().err

@@ -18,6 +18,7 @@ GOLDEN = (0.570286, 0.581001)
 def tiny():
   config = load_config("dpd", "tiny")
   config.window_seconds = 0.64
+  config.model.vocab_size = 1024  # the golden numbers are of this table
   task = make_task(config)
   init, optimizer, _ = make_init(config, task)
   features = task.input_features()
@@ -25,7 +26,7 @@ def tiny():
   batch = {
     "latents": jnp.asarray(rng.normal(size=(4, *features["latents"].shape)), jnp.float32) / 3,
     "semantic_tokens": jnp.asarray(
-      rng.integers(0, 16, (4, *features["semantic_tokens"].shape)), jnp.int32
+      rng.integers(0, 1024, (4, *features["semantic_tokens"].shape)), jnp.int32
     ),
   }
   state = jax.jit(init)(jax.random.key(0))
