@@ -20,8 +20,8 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   """The settings of the evaluations; `preset` is one of WHATS, or one of them with _tiny."""
   check_preset(preset, (*WHATS, *(f"{what}_tiny" for what in WHATS)))
   c = ml_collections.ConfigDict()
-  c.what, _, size = preset.partition("_")
-  c.bundle = "checkpoints/nano"
+  c.what, _, size = preset.partition("_")  # which evaluation, or "all"
+  c.bundle = "checkpoints/nano"  # directory of the trained models
   # Array datasets with captions, [name=]directory, comma-separated. Encoded features are used
   # where the datasets hold them and computed from the audio where not.
   c.data = ""
@@ -29,7 +29,7 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.split = "validation"  # where no dataset has it, another that there is, and the result says so
   c.sample_rate = 24_000  # Hz
   c.window_seconds = 10.0  # the models' training window
-  c.seed = 0
+  c.seed = 0  # of the choice of clips and captions
   c.batch_size = 8  # windows a pass; does not change a result
 
   c.codec = ml_collections.ConfigDict()
@@ -47,7 +47,7 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.dpd.draws = 4  # noises and angles per window
 
   c.prompts = ml_collections.ConfigDict()
-  c.prompts.table = PROMPTS
+  c.prompts.table = PROMPTS  # texts, with the tags that obeying them should raise
   c.prompts.seeds = (0, 1, 2)  # pieces of every prompt
   c.prompts.seconds = 10.0  # one window of the models
   c.prompts.permutations = 10_000  # p-values down to 1e-4
@@ -55,13 +55,13 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.prompts.keep_audio = False  # write the clips beside the table
   # The defaults of configs/sample.py, which have their reasons there.
   c.prompts.sampling = ml_collections.ConfigDict()
-  c.prompts.sampling.steps = 10
-  c.prompts.sampling.schedule = "linear"
-  c.prompts.sampling.guidance_scale = 2.5
-  c.prompts.sampling.temperature = 1.0
+  c.prompts.sampling.steps = 10  # denoising steps
+  c.prompts.sampling.schedule = "linear"  # angle steps, or "uniform"
+  c.prompts.sampling.guidance_scale = 2.5  # of the DPD; 1 is none
+  c.prompts.sampling.temperature = 1.0  # of the LM; 0: the most likely token
   c.prompts.sampling.top_k = 0  # 0: all tokens
-  c.prompts.sampling.top_p = 1.0
-  c.prompts.sampling.lm_guidance_scale = 3.0
+  c.prompts.sampling.top_p = 1.0  # 1: all tokens
+  c.prompts.sampling.lm_guidance_scale = 3.0  # away from "no style"; 1 is none
   if size == "tiny":
     _tiny(c)
   return c

@@ -19,12 +19,11 @@ import pathlib
 import shutil
 from typing import Any
 
-import jax
 import numpy as np
 
 from melody_jax import cli
 from melody_jax.audio_io import SAMPLE_RATE
-from melody_jax.config import check_ranges
+from melody_jax.config import check_numbers, check_ranges, listed
 from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline import array_dataset
 from melody_jax.input_pipeline.array_dataset import (
@@ -33,7 +32,6 @@ from melody_jax.input_pipeline.array_dataset import (
   ShardWriter,
   has_split,
 )
-from melody_jax.multihost.session import session
 from melody_jax.output_files import check_new_folder
 from melody_jax.places.bundles import locate
 from melody_jax.progress import print_progress
@@ -168,6 +166,7 @@ def encode_split(
     made_from: Digests of source and models. A shard that states the same is finished.
     origin: Place of the source.
   """
+  import jax
   from tqdm import tqdm
 
   count, read = (_tfds_records if config.tfds else _array_records)(config, split)
@@ -227,22 +226,28 @@ def main(config) -> None:
   for key in ("source", "out"):
     if not config[key]:
       raise UserError(f"--config.{key}=DIR is missing")
-  names = config.features.split(",")
+  names, splits = listed(config.features), listed(config.splits)
+  for key, given in (("features", names), ("splits", splits)):
+    if not given:
+      raise UserError(f"config.{key} is empty: name one or several, with commas in between")
   for name in names:
     check_choice("config.features", name, FEATURES)
   check_ranges(config, RANGES)
+  check_numbers(config)
   if "://" not in config.source and not pathlib.Path(config.source).is_dir():
     raise UserError(f"no dataset directory {config.source} (config.source): check the path")
   splits = _splits_of(config)
   if names != ["audio"]:
     config.bundle = str(locate(config.bundle))
+  # Late: --help and a wrong command line must not wait for JAX.
+  from melody_jax.multihost.session import session
+
   with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
     digest, origin = _source(config)
     made_from = {"source": digest, "models": {k: e.model for k, e in encoders.items() if e.model}}
     _check_out(config, made_from, origin, splits)
-    asked = {part.strip() for part in config.splits.split(",") if part.strip()}
-    for name in sorted(asked - set(splits)):
+    for name in sorted(set(listed(config.splits)) - set(splits)):
       print_progress(f"{config.source} has no split {name!r}: it is left out")
     for split in splits:
       encode_split(config, split, encoders, made_from, origin)
