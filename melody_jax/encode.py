@@ -5,23 +5,25 @@ r"""Writes the features that LM and DPD train on, or plain audio for the encoder
 
 The source is an array dataset, or a TFDS dataset (`--config.tfds=NAME --config.source=TFDS_DIR`).
 Shards are written one by one and a finished shard is not encoded again, so the command resumes.
-Several hosts (`melody_jax.multihost`) take every n-th shard each; the devices of a host take
-windows of several records at a time.
+A shard holds records that follow each other in the source, and several hosts
+(`melody_jax.multihost`) take shards that follow each other: so a source that can only be read from
+its beginning to its end is read once. The devices of a host take windows of several records at a
+time.
 """
 
 from collections.abc import Callable, Iterable
 import itertools
 import math
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
-from melody_jax import cli
+from melody_jax import buckets, cli
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.config import check_ranges
 from melody_jax.errors import UserError, check_choice
+from melody_jax.generation import programs
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.multihost.session import session
 
@@ -88,6 +90,11 @@ def _tfds_records(config, split: str) -> tuple[int, Callable[[Iterable[int]], An
   return open_split(config.source, config.tfds, split)
 
 
+def part_of(count: int, index: int, parts: int) -> range:
+  """Part number `index` of `count` things that are cut into `parts`, equal to one, in order."""
+  return range(index * count // parts, (index + 1) * count // parts)
+
+
 def encode_split(config, split: str, encoders: dict[str, tuple[Feature, Encoder]]) -> None:
   """Encodes one split into `config.out`, shard by shard."""
   from tqdm import tqdm
@@ -95,22 +102,27 @@ def encode_split(config, split: str, encoders: dict[str, tuple[Feature, Encoder]
   count, read = (_tfds_records if config.tfds else _array_records)(config, split)
   features = {name: feature for name, (feature, _) in encoders.items()}
   n_shards = min(config.shards, count)
-  for shard in range(jax.process_index(), n_shards, jax.process_count()):
-    target = pathlib.Path(config.out) / split / f"shard-{shard:05d}-of-{n_shards:05d}"
-    if target.exists():
+  for shard in part_of(n_shards, jax.process_index(), jax.process_count()):
+    target = buckets.path_of(config.out) / split / f"shard-{shard:05d}-of-{n_shards:05d}"
+    # Its index is written last: in a bucket a folder has files as soon as the first is there.
+    if (target / "index.json").exists():
       continue
-    writer = ShardWriter(target.parent, shard, n_shards, features)
-    indices = range(shard, count, n_shards)
+    indices = part_of(count, shard, n_shards)
     progress = tqdm(
       read(indices), total=len(indices), desc=f"{split} {shard + 1}/{n_shards}", mininterval=10
     )
-    records = iter(progress)
-    while group := list(itertools.islice(records, 2 * jax.local_device_count())):
-      clips = [audio for _, audio in group]
-      encoded = {name: encode(clips) for name, (_, encode) in encoders.items()}
-      for i, (record, _) in enumerate(group):
-        writer.write(record, {name: frames[i] for name, frames in encoded.items()})
-    writer.close()
+    with buckets.writable(target.parent) as folder:
+      writer = ShardWriter(folder, shard, n_shards, features)
+      _encode_records(iter(progress), encoders, writer)
+      buckets.upload(writer.close(), target, last="index.json")
+
+
+def _encode_records(records, encoders: dict[str, tuple[Feature, Encoder]], writer) -> None:
+  while group := list(itertools.islice(records, 2 * jax.local_device_count())):
+    clips = [audio for _, audio in group]
+    encoded = {name: encode(clips) for name, (_, encode) in encoders.items()}
+    for i, (record, _) in enumerate(group):
+      writer.write(record, {name: frames[i] for name, frames in encoded.items()})
 
 
 def main(config) -> None:
@@ -122,6 +134,7 @@ def main(config) -> None:
   for name in names:
     check_choice("config.features", name, FEATURES)
   check_ranges(config, RANGES)
+  programs.use_compilation_cache()
   with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
     for split in config.splits.split(","):

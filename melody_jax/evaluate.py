@@ -9,12 +9,11 @@ WHAT is codec, tokens, mulan, dpd, prompts or all. Each writes WHAT.json and WHA
 
 from collections.abc import Callable
 import math
-import pathlib
 import time
 
 import ml_collections
 
-from melody_jax import bundle, cli, provenance
+from melody_jax import buckets, bundle, cli, provenance
 from melody_jax.config import check_ranges
 from melody_jax.errors import UserError, check_choice
 from melody_jax.evaluation.codec import codec
@@ -23,6 +22,7 @@ from melody_jax.evaluation.finding import Finding, write
 from melody_jax.evaluation.mulan import mulan
 from melody_jax.evaluation.prompts import prompts
 from melody_jax.evaluation.tokens import tokens
+from melody_jax.generation import programs
 from melody_jax.progress import print_progress
 
 EVALUATIONS: dict[str, Callable[[ml_collections.ConfigDict], Finding]] = {
@@ -60,8 +60,9 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
   """
   check_choice("config.what", config.what, (*EVALUATIONS, "all"))
   check_ranges(config, RANGES)
-  if not pathlib.Path(config.bundle).is_dir():
+  if not buckets.path_of(config.bundle).is_dir():
     raise UserError(f"no bundle directory {config.bundle!r} (config.bundle)")
+  programs.use_compilation_cache()
   failures = []
   for what in EVALUATIONS if config.what == "all" else (config.what,):
     began = time.monotonic()

@@ -1,4 +1,4 @@
-r"""Copies a run's latest parameters into a bundle, for sampling, encoding and later stages.
+r"""Copies a run's latest or best parameters into a bundle, for sampling, encoding and later stages.
 
     python -m melody_jax.export --config=configs/<model>.py:<preset> --workdir=DIR \
         --config.export.bundle=checkpoints/nano
@@ -10,6 +10,7 @@ from melody_jax import bundle, cli
 from melody_jax.config import check_training
 from melody_jax.errors import UserError, check_choice
 
+CHECKPOINTS = ("last", "best")
 DTYPES = ("float16", "float32")  # what numpy writes of them
 
 
@@ -26,9 +27,11 @@ def export(config, workdir: str) -> None:
 
   check_training(config)
   check_choice("config.export.dtype", config.export.dtype, DTYPES)
+  check_choice("config.export.checkpoint", config.export.checkpoint, CHECKPOINTS)
   if not config.export.bundle:
     raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")
-  params, step = load_params(workdir)
+  best = (config.train.best_metric, config.train.best_mode)
+  params, step = load_params(workdir, best if config.export.checkpoint == "best" else None)
   task = make_task(config)
   metadata = {
     "task": config.task,

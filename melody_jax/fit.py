@@ -22,6 +22,7 @@ from melody_jax.fitting.latents import fit_latents
 from melody_jax.fitting.prior import fit_prior
 from melody_jax.fitting.semantic import fit_semantic
 from melody_jax.fitting.style import fit_style
+from melody_jax.generation import programs
 
 FITS: dict[str, Callable[[ml_collections.ConfigDict], dict[str, Any]]] = {
   "semantic": fit_semantic,
@@ -59,6 +60,7 @@ def fit(config: ml_collections.ConfigDict) -> None:
   """
   check_choice("config.what", config.what, FITS)
   check_ranges(config, RANGES)
+  programs.use_compilation_cache()
   FITS[config.what](config)
 
 

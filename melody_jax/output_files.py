@@ -7,6 +7,7 @@ import shutil
 import stat
 import tempfile
 
+from melody_jax import buckets
 from melody_jax.errors import UserError
 
 _REASONS = {
@@ -61,7 +62,9 @@ def check_writable(path: str | os.PathLike, suffixes: tuple[str, ...], size: int
 def write_files(contents: dict[pathlib.Path, bytes]) -> None:
   """Writes all files, or none of them where one fails.
 
-  Every file is written under a temporary name in its directory; renaming comes last.
+  Every file is written under a temporary name in its directory; renaming comes last. Buckets
+  (gs://...) rename nothing: there the files are written one after another, each whole or not at
+  all.
 
   Args:
     contents: {path: bytes}.
@@ -69,6 +72,9 @@ def write_files(contents: dict[pathlib.Path, bytes]) -> None:
   Raises:
     UserError: if the disk is full, a directory is read-only, or the system fails otherwise.
   """
+  if any(map(buckets.in_bucket, contents)):
+    buckets.write_all(contents)
+    return
   temporary: dict[pathlib.Path, pathlib.Path] = {}
   path = pathlib.Path()
   try:

@@ -6,6 +6,7 @@ import math
 import pathlib
 from typing import Any
 
+from melody_jax import buckets
 from melody_jax.errors import UserError
 from melody_jax.output_files import write_files
 
@@ -83,7 +84,7 @@ def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.P
   Raises:
     UserError: if the directory cannot be made or written.
   """
-  folder = pathlib.Path(out)
+  folder = buckets.path_of(out)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -7,13 +7,12 @@ so its verdict shows that the chain carries the style; the tagger had no part in
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import pathlib
 from typing import Any
 
 import ml_collections
 import numpy as np
 
-from melody_jax import audio_io
+from melody_jax import audio_io, buckets
 from melody_jax.errors import UserError
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, table
@@ -285,7 +284,7 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     names = {name: tagger.tags for name, tagger in taggers.items()}
     scores["musicnn"] = tag_scores(probabilities, names, table)
   if c.keep_audio:
-    folder = pathlib.Path(config.out) / "clips"
+    folder = buckets.path_of(config.out) / "clips"
     folder.mkdir(parents=True, exist_ok=True)
     for i, clip in enumerate(clips):
       stem = f"{i // len(c.seeds):02d}-{c.seeds[i % len(c.seeds)]}"

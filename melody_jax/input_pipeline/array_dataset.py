@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from melody_jax import buckets
 from melody_jax.errors import UserError
 
 _INDEX = "index.json"
@@ -163,6 +164,7 @@ class ArrayDataset:
   """
 
   def __init__(self, root: str | os.PathLike, split: str):
+    buckets.refuse(root, "array datasets")
     where = pathlib.Path(root) / split
     paths = sorted(where.glob("shard-*-of-*"))
     if not paths:

@@ -18,16 +18,23 @@ from melody_jax.task import Inputs
 class Source(Protocol, Iterator[dict[str, np.ndarray]]):
   """Endless batches with a position that can be saved and restored.
 
-  A batch is {feature: array [rows of this host, *shape]}, in numpy on the host.
+  A batch is {feature: array [rows of this host, *shape]}, in numpy on the host. Two sources of the
+  same settings yield the same batches; after `set_state` a source goes on as the one did whose
+  state it got. `tests/input_pipeline/test_source.py` holds every source to this.
   """
 
   @property
   def windows(self) -> int:
     """How many windows it draws from, over all hosts."""
 
-  def get_state(self) -> dict[str, Any]: ...
+  def get_state(self) -> dict[str, Any]:
+    """Position: values that JSON can hold. What they mean only the source itself knows.
 
-  def set_state(self, state: dict[str, Any]) -> None: ...
+    A reader that wants the first batches again keeps the state that a new source has.
+    """
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a position that `get_state` of a source of these settings returned."""
 
 
 def make_source(
@@ -56,7 +63,7 @@ def make_source(
   check_choice("config.data.source", config.data.source, ("array", "seqio"))
   if not config.data.path:
     raise UserError(
-      "config.data.path is empty: name an array dataset (or a seqio mixture with"
+      "config.data.path is empty: name an array dataset (or TFDS datasets or a seqio mixture with"
       " config.data.source=seqio); README, 'Train', makes one"
     )
   if config.data.source == "array":
