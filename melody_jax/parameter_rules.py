@@ -30,6 +30,7 @@ DECAYS = {
   "embedding": False,
   "positions": False,
   "cls": False,
+  "distillation": False,
   "mask_embedding": False,
   "angle_ends": False,
   "codebook": False,
