@@ -59,7 +59,7 @@ def _paper(c: ml_collections.ConfigDict) -> None:
 
 
 def _nano(c: ml_collections.ConfigDict) -> None:
-  """The small size: 9.4 M parameters; latents of 25 Hz, D = 128."""
+  """The small size: 9.6 M parameters; latents of 25 Hz, D = 128."""
   c.latent_rate = 25.0
   c.model.update(latent_dim=128, frames_per_token=1.0, segment_size=16, n_blocks=6)
   c.model.update(width=192, n_heads=4, ffn_width=512, sru_width=96, film_width=192)

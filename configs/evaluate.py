@@ -12,6 +12,7 @@ card.
 import ml_collections
 
 from melody_jax.config import check_preset
+from melody_jax.places.config_pages import load
 
 WHATS = ("codec", "tokens", "mulan", "dpd", "prompts", "all")
 
@@ -53,15 +54,16 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.prompts.permutations = 10_000  # p-values down to 1e-4
   c.prompts.musicnn = True  # the independent tagger; its weights are fetched on first use
   c.prompts.keep_audio = False  # write the clips beside the table
-  # The defaults of configs/sample.py, which have their reasons there.
+  # What users hear who change nothing; the meaning of each key stands there.
+  sample = load("sample")
   c.prompts.sampling = ml_collections.ConfigDict()
-  c.prompts.sampling.steps = 10
-  c.prompts.sampling.schedule = "linear"
-  c.prompts.sampling.guidance_scale = 2.5
-  c.prompts.sampling.temperature = 1.0
-  c.prompts.sampling.top_k = 0  # 0: all tokens
-  c.prompts.sampling.top_p = 1.0
-  c.prompts.sampling.lm_guidance_scale = 3.0
+  c.prompts.sampling.steps = sample.steps
+  c.prompts.sampling.schedule = sample.schedule
+  c.prompts.sampling.guidance_scale = sample.guidance_scale
+  c.prompts.sampling.temperature = sample.lm.temperature
+  c.prompts.sampling.top_k = sample.lm.top_k
+  c.prompts.sampling.top_p = sample.lm.top_p
+  c.prompts.sampling.lm_guidance_scale = sample.lm.guidance_scale
   if size == "tiny":
     _tiny(c)
   return c

@@ -12,6 +12,8 @@ import pathlib
 import stat
 import tempfile
 
+from melody_jax.errors import UserError
+
 # Variable that names a library's cache -> its folder below ours.
 _LIBRARIES = {"NUMBA_CACHE_DIR": "numba", "MPLCONFIGDIR": "matplotlib"}
 # A full disk takes an empty file. What numba keeps of a function is about this long.
@@ -31,6 +33,20 @@ def user_cache() -> pathlib.Path | None:
   given, at_home = os.environ.get("XDG_CACHE_HOME"), home()
   folder = pathlib.Path(given) if given else at_home and at_home / ".cache"
   return folder if folder and is_writable(folder) else None
+
+
+def own_cache() -> pathlib.Path:
+  """Our folder for what can be fetched or made again: $XDG_CACHE_HOME/melody_jax, or in ~/.cache.
+
+  Raises:
+    UserError: if the user has no home and $XDG_CACHE_HOME is not set.
+  """
+  given, at_home = os.environ.get("XDG_CACHE_HOME"), home()
+  if given:
+    return pathlib.Path(given) / "melody_jax"
+  if at_home is None:
+    raise UserError("no home to keep fetched files in: set XDG_CACHE_HOME to a folder")
+  return at_home / ".cache" / "melody_jax"
 
 
 def is_writable(folder: str | os.PathLike) -> bool:

@@ -10,7 +10,8 @@ import tempfile
 import zipfile
 
 from melody_jax.errors import UserError
-from melody_jax.places.paths import CHECKOUT, PACKAGE, cache_dir, expand
+from melody_jax.host.cache_folders import own_cache
+from melody_jax.places.paths import CHECKOUT, PACKAGE, expand
 from melody_jax.progress import print_progress
 
 SHIPPED = "checkpoints/nano"  # in the checkout; a wheel goes without its 58 MB
@@ -93,7 +94,7 @@ def _unpacked(name: str, key: str, archive_in) -> pathlib.Path:
     key: Digest that tells archives apart.
     archive_in: Function from a temporary folder to the .zip file, called where it is needed.
   """
-  target = cache_dir() / "bundles" / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{key[:16]}"
+  target = own_cache() / "bundles" / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{key[:16]}"
   if target.is_dir():
     return target
   try:

@@ -69,9 +69,3 @@ def expand_config(config: ml_collections.ConfigDict, prefix: str = "") -> None:
 def argument(path: str) -> pathlib.Path:
   """A path of the command line, for argparse: `type=argument`."""
   return pathlib.Path(expand(path))
-
-
-def cache_dir() -> pathlib.Path:
-  """The user's folder for what can be had again: $XDG_CACHE_HOME/melody_jax, or under ~/.cache."""
-  base = os.environ.get("XDG_CACHE_HOME") or expand("~/.cache")
-  return pathlib.Path(base) / "melody_jax"

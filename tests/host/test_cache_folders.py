@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 
+from melody_jax.errors import UserError
 from melody_jax.generation import programs
 from melody_jax.host import cache_folders
 
@@ -48,6 +49,16 @@ def test_no_home_at_all(nobody, monkeypatch):
   cache_folders.prepare()
   # librosa asks for the user's cache folder when it is imported.
   assert os.environ["XDG_CACHE_HOME"] == str(nobody / f"melody_jax-{os.getuid()}")
+
+
+def test_fetched_files_go_to_one_folder_or_nowhere(nobody, monkeypatch, tmp_path):
+  monkeypatch.setattr(pathlib.Path, "home", lambda: tmp_path)
+  assert cache_folders.own_cache() == tmp_path / ".cache" / "melody_jax"
+  monkeypatch.setattr(pathlib.Path, "home", no_home)
+  with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
+    cache_folders.own_cache()
+  monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+  assert cache_folders.own_cache() == pathlib.Path("/x/melody_jax")
 
 
 def test_what_works_stays_as_it_is(nobody, monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.evaluation.musicnn.tensor_bundle import read_float_tensors
-from melody_jax.host import cache_folders
+from melody_jax.host.cache_folders import own_cache
 
 MUSICNN_SAMPLE_RATE = 16_000
 N_FFT, HOP, N_MELS = 512, 256, 96
@@ -179,18 +179,6 @@ class Tagger:
     return np.concatenate(logits), np.concatenate(embeddings)
 
 
-def cache_dir() -> pathlib.Path:
-  """Folder of the converted weights: $XDG_CACHE_HOME/melody_jax, by default under ~/.cache.
-
-  Raises:
-    UserError: if the user has no home and $XDG_CACHE_HOME is not set.
-  """
-  given, home = os.environ.get("XDG_CACHE_HOME"), cache_folders.home()
-  if not given and home is None:
-    raise UserError("no home to keep the music tagger in: set XDG_CACHE_HOME to a folder")
-  return (pathlib.Path(given) if given else pathlib.Path(home or "") / ".cache") / "melody_jax"
-
-
 def load(model: str, cache: str | os.PathLike | None = None) -> Tagger:
   """Returns the tagger "MTT" or "MSD", converting its weights on first use.
 
@@ -198,14 +186,14 @@ def load(model: str, cache: str | os.PathLike | None = None) -> Tagger:
 
   Args:
     model: Data set that the weights were trained on: "MTT" or "MSD".
-    cache: Folder for the converted weights; None means `cache_dir()`.
+    cache: Folder for the converted weights; None means `own_cache()`.
 
   Raises:
     UserError: if the model is unknown, or the wheel cannot be fetched or is damaged.
   """
   if model not in MODELS:
     raise UserError(f"musicnn model {model!r}: choose one of {', '.join(MODELS)}")
-  where = pathlib.Path(cache) if cache is not None else cache_dir()
+  where = pathlib.Path(cache) if cache is not None else own_cache()
   converted = where / f"musicnn-{_VERSION}-{model}.npz"
   if not converted.exists():
     try:

@@ -7,8 +7,9 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.evaluation.musicnn import tagger as musicnn
+from melody_jax.host.cache_folders import own_cache
 
-WHEEL = musicnn.cache_dir() / "musicnn-0.1.0-py3-none-any.whl"
+WHEEL = own_cache() / "musicnn-0.1.0-py3-none-any.whl"
 
 
 def _random_params(rng: np.random.Generator) -> dict[str, np.ndarray]:
