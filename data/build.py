@@ -15,7 +15,7 @@ import pathlib
 import sys
 from typing import NoReturn
 
-from data.rebuild import array_origin, check_place, fingerprint, origin_of, replaced
+from data.rebuild import array_origin, check_place, fingerprint, replaced
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
 from melody_jax.cli import EXIT_BAD_INPUT
 from melody_jax.errors import UserError
@@ -35,7 +35,7 @@ def _write_shards(
     if not chosen or shard >= count:
       continue
     writer = ShardWriter(
-      pathlib.Path(root) / split, shard, count, FEATURES, {"build": made_from}, origin_of(corpus)
+      pathlib.Path(root) / split, shard, count, FEATURES, {"build": made_from}, corpus.origin
     )
     for _, record, pcm in examples(corpus, chosen[shard::count], ledger):
       writer.write(record, {"audio": pcm})
@@ -67,7 +67,7 @@ def build_arrays(
       f"{corpus.name}: no track found for licences={licences}; nothing written to {root}"
     )
   root = pathlib.Path(root)
-  check_place(root, origin_of(corpus), array_origin(root), tracks)
+  check_place(root, corpus.origin, array_origin(root), tracks)
   made_from = fingerprint(corpus, tracks)
   with replaced(root) as new:
     ledger = Ledger(remarks=list(corpus.notes))

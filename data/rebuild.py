@@ -31,10 +31,10 @@ def fingerprint(corpus: Corpus, tracks: list[Track]) -> str:
   Files count by size and time of change: reading them would take as long as building.
 
   Args:
-    corpus: The corpus; what it adds itself is `corpus.identity()`, if it has that.
+    corpus: The corpus; what it adds itself is `corpus.identity()`.
     tracks: Its tracks that are used.
   """
-  rows: list[Any] = [VERSION, repr(FEATURES), getattr(corpus, "identity", lambda: None)()]
+  rows: list[Any] = [VERSION, repr(FEATURES), corpus.identity()]
   for track in tracks:
     fields = dataclasses.asdict(track) | {"path": None}
     with contextlib.suppress(OSError):  # a file that is gone is put aside later on
@@ -43,11 +43,6 @@ def fingerprint(corpus: Corpus, tracks: list[Track]) -> str:
         fields["path"] = [found.st_size, found.st_mtime_ns]
     rows.append(fields)
   return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def origin_of(corpus: Corpus) -> str:
-  """Where the music of a corpus lies; "" for a corpus that fetches or makes its own."""
-  return str(getattr(corpus, "origin", ""))
 
 
 def check_place(root: pathlib.Path, origin: str, before: str, tracks: list[Track]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.rebuild import check_place, fingerprint, origin_of
+from data.rebuild import check_place, fingerprint
 from data.tracks import (
   FEATURES,
   Corpus,
@@ -221,7 +221,7 @@ def build_tfds(
   tracks = select_licences(corpus.tracks(), licences)
   build: dict[str, Any] = {
     "made_from": {"build": fingerprint(corpus, tracks)},
-    "origin": origin_of(corpus),
+    "origin": corpus.origin,
   }
   before = read_build(where)
   check_place(where, build["origin"], before.get("origin", ""), tracks)

@@ -93,10 +93,13 @@ class Corpus(Protocol):
     name: Name of the dataset.
     splits: Names of its splits.
     notes: Lines for the user on what was found, and what was left out.
+    origin: Where the music lies: two places do not share a dataset by accident. "" for a corpus
+      that fetches or makes its own.
   """
 
   name: str
   notes: list[str]
+  origin: str
 
   # Read-only, so that a corpus may declare a tuple of fixed length.
   @property
@@ -104,6 +107,9 @@ class Corpus(Protocol):
 
   def tracks(self) -> list[Track]:
     """Lists every track with its split, in an order that never changes. Decodes nothing."""
+
+  def identity(self) -> Any:
+    """What the records depend on besides the tracks; None for nothing. JSON-serialisable."""
 
   def load(self, track: Track) -> np.ndarray:
     """Decodes or makes the sound of a track.

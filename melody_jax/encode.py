@@ -204,13 +204,12 @@ def _is_current(shard: pathlib.Path, features: dict[str, Feature], made_from) ->
   return index.get("made_from") == made_from and index.get("features") == layout
 
 
-def _splits_of(config) -> list[str]:
-  """The splits of config.splits that the source has.
+def _splits_of(config, wanted: list[str]) -> list[str]:
+  """Those of the wanted splits that the source has.
 
   Raises:
     UserError: if it has none of them.
   """
-  wanted = [name.strip() for name in config.splits.split(",") if name.strip()]
   if config.tfds:
     return wanted  # TFDS says itself which splits a dataset has
   found = [name for name in wanted if has_split(config.source, name)]
@@ -233,7 +232,8 @@ def main(config) -> None:
   check_ranges(config, RANGES)
   if "://" not in config.source and not pathlib.Path(config.source).is_dir():
     raise UserError(f"no dataset directory {config.source} (config.source): check the path")
-  splits = _splits_of(config)
+  wanted = [name.strip() for name in config.splits.split(",") if name.strip()]
+  splits = _splits_of(config, wanted)
   if names != ["audio"]:
     config.bundle = str(locate(config.bundle))
   with session(config.distributed):
@@ -241,8 +241,7 @@ def main(config) -> None:
     digest, origin = _source(config)
     made_from = {"source": digest, "models": {k: e.model for k, e in encoders.items() if e.model}}
     _check_out(config, made_from, origin, splits)
-    asked = {part.strip() for part in config.splits.split(",") if part.strip()}
-    for name in sorted(asked - set(splits)):
+    for name in sorted(set(wanted) - set(splits)):
       print_progress(f"{config.source} has no split {name!r}: it is left out")
     for split in splits:
       encode_split(config, split, encoders, made_from, origin)

@@ -79,18 +79,17 @@ def _with_existing_split(
   return split, config, note
 
 
-def evaluate(given: ml_collections.ConfigDict) -> None:
+def evaluate(config: ml_collections.ConfigDict) -> None:
   """Runs the evaluation that `config.what` names, or all of them, on the splits that there are.
 
   Args:
-    given: Keys of configs/evaluate.py.
+    config: Keys of configs/evaluate.py.
 
   Raises:
     UserError: for bad input. With "all", the others still run first.
   """
-  given = given.copy_and_resolve_references()
-  given.bundle = str(locate(given.bundle))
-  config = given
+  config = config.copy_and_resolve_references()
+  config.bundle = str(locate(config.bundle))
   check_choice("config.what", config.what, (*EVALUATIONS, "all"))
   check_ranges(config, RANGES)
   # Told now: the first page may compute for minutes before it asks for a model.
@@ -102,8 +101,8 @@ def evaluate(given: ml_collections.ConfigDict) -> None:
   for what in asked:
     began = time.monotonic()
     try:
-      split, config, note = _with_existing_split(what, given)
-      finding = EVALUATIONS[what](config)
+      split, here, note = _with_existing_split(what, config)
+      finding = EVALUATIONS[what](here)
       if note:  # not before: where a model is missing, that alone is told
         print_progress(f"{what}: {note}")
     except UserError as error:
@@ -118,7 +117,7 @@ def evaluate(given: ml_collections.ConfigDict) -> None:
       "bundle_sha256": bundle.digest(config.bundle),
       "data": config.data,
       "split": split,
-      "settings": config[what].to_dict() if what in config else {},
+      "settings": here[what].to_dict() if what in here else {},
       "seed": config.seed,
       "seconds": round(time.monotonic() - began, 1),
       "device": provenance.device_name(),

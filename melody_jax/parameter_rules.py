@@ -44,9 +44,14 @@ FROZEN = {
 }
 
 
+def keys_of(path: tuple[Any, ...]) -> tuple[str, ...]:
+  """Keys of a path in a tree as texts, the same for attributes, keys and indices."""
+  return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
 def name_of(path: tuple[Any, ...]) -> str:
   """Name of a parameter from its path in the tree, "encoder/norm/scale"."""
-  return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+  return "/".join(keys_of(path))
 
 
 def decays(params: Any) -> Any:

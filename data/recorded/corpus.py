@@ -34,6 +34,7 @@ class RecordedCorpus:
 
   name = "recorded"
   splits = (TRAIN, VALIDATION, TEST, TEST_OTHER)
+  origin = ""
 
   def __init__(self, folder: pathlib.Path, packages: tuple[Package, ...] = PACKAGES):
     self._packages = {package.name: package for package in packages}
@@ -43,6 +44,9 @@ class RecordedCorpus:
     self._tempi: dict[str, float] = {}  # bpm that an album states
     self._found = {name: music_files(p, self._roots[name]) for name, p in self._packages.items()}
     self.notes = [f"{name}: {note}" for name, f in self._found.items() for note in f.notes]
+
+  def identity(self) -> None:
+    """Nothing: all of it is in the tracks."""
 
   def tracks(self) -> list[Track]:
     """Lists every music file, package by package. Near-duplicates share a split."""

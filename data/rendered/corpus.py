@@ -75,6 +75,7 @@ class RenderedCorpus:
 
   name = "rendered"
   splits = (TRAIN, VALIDATION, TEST)
+  origin = ""
 
   def __init__(self, midi_files: dict[str, pathlib.Path], per_style: int = 10):
     self._midi_files = midi_files
@@ -82,6 +83,9 @@ class RenderedCorpus:
     self.notes: list[str] = []
     # What `load` made, for `describe`: a composed piece if it is one, and what its MIDI plays.
     self._current: tuple[tuple[Groove, Composition] | None, MidiFacts] | None = None
+
+  def identity(self) -> None:
+    """Nothing: all of it is in the tracks."""
 
   def tracks(self) -> list[Track]:
     """Lists the pieces of every style, then the MIDI files.

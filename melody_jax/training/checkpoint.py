@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 
 from melody_jax.errors import UserError
+from melody_jax.parameter_rules import name_of
 
 
 def _directory_of(workdir: str | os.PathLike) -> epath.Path:
@@ -145,12 +146,12 @@ class Checkpointer:
       stored = self._manager.item_metadata(step)["state"]
       # Written as a TrainState, read back as nested dicts: only names and shapes can be compared.
       found = {
-        _path(p): tuple(m.shape) for p, m in jax.tree_util.tree_leaves_with_path(stored.tree)
+        name_of(p): tuple(m.shape) for p, m in jax.tree_util.tree_leaves_with_path(stored.tree)
       }
     except Exception:  # unreadable metadata: damaged, not different
       return
     wanted = {
-      _path(p): tuple(a.shape) for p, a in jax.tree_util.tree_leaves_with_path(abstract_state)
+      name_of(p): tuple(a.shape) for p, a in jax.tree_util.tree_leaves_with_path(abstract_state)
     }
     different = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
     if different:
@@ -190,12 +191,6 @@ class Checkpointer:
       raise self._failure(error) from error
     finally:
       self._manager.close()
-
-
-def _path(path: tuple[Any, ...]) -> str:
-  """Path of a leaf as text, the same for attributes, keys and indices."""
-  names = (getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))) for k in path)
-  return "/".join(str(name) for name in names)
 
 
 def load_params(workdir: str | os.PathLike) -> tuple[Any, int]:

@@ -10,12 +10,13 @@ import numpy as np
 
 from melody_jax import bundle
 from melody_jax.errors import UserError
+from melody_jax.parameter_rules import name_of
 from melody_jax.task import Task
 from melody_jax.training.state import TrainState
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-  return {"/".join(k.key for k in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+  return {name_of(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def _mismatch(own: dict[str, Any], given: dict[str, Any], may_lack: frozenset[str]) -> str:

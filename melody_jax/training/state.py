@@ -12,6 +12,7 @@ import ml_collections
 import optax
 
 from melody_jax import sharding
+from melody_jax.parameter_rules import keys_of
 from melody_jax.task import Task
 from melody_jax.training.optimizer import make_optimizer
 
@@ -75,10 +76,6 @@ def make_init(config: ml_collections.ConfigDict, task: Task) -> tuple[Init, Opti
   return init, optimizers, boxed
 
 
-def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
-  return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-
-
 def shardings_of_state(mesh: Mesh, init: Init, boxed: Any) -> TrainState:
   """Shardings of a state, in its tree structure.
 
@@ -91,14 +88,14 @@ def shardings_of_state(mesh: Mesh, init: Init, boxed: Any) -> TrainState:
   abstract = jax.eval_shape(init, jax.random.key(0))
   whole: Any = sharding.replicated(mesh)
   of_path = {
-    _keys(path): (leaf.shape, layout)
+    keys_of(path): (leaf.shape, layout)
     for (path, leaf), layout in zip(
       jax.tree.leaves_with_path(abstract.params), jax.tree.leaves(by_name), strict=True
     )
   }
 
   def of_optimizer(path: tuple[Any, ...], leaf: Any) -> Any:
-    keys = _keys(path)
+    keys = keys_of(path)
     for start in range(len(keys)):
       within = of_path.get((keys[0], *keys[start:]), (None, whole))
       shape, layout = of_path.get(keys[start:], within)
