@@ -3,6 +3,8 @@
     python -m melody_jax.encode --config=configs/encode.py --config.source=DIR --config.out=DIR
 
 Cost: not measured on an idle machine. The score is that of the bundle: see its model card.
+
+A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
 """
 
 import ml_collections

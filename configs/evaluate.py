@@ -7,6 +7,8 @@ WHAT: codec, tokens, mulan, dpd, prompts, or all; with _tiny after it the size o
 writes WHAT.json and WHAT.md under `config.out`. Metrics: docs/spec.md, section 8, and the
 docstrings of melody_jax/metrics. Cost: in the "seconds" of each WHAT.json. Scores: in the model
 card.
+
+A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
 """
 
 import ml_collections

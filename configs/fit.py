@@ -12,6 +12,8 @@ latents: mean and spread of the VAE's latents, added to vae.safetensors.
 axes: principal axes of spectra, a new vae.safetensors that training begins with.
 
 A name with `_tiny` after it is the size of tests. Cost: not measured. Scores: in the model card.
+
+A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
 """
 
 import ml_collections

@@ -21,6 +21,8 @@ table (3.4 M) is looked up, not multiplied.
 
 The shipped checkpoint was trained with other options; checkpoints/nano/README.md has them and its
 score.
+
+A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
 """
 
 import ml_collections

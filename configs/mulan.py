@@ -15,6 +15,8 @@ them. 62 tokens through 1.8 M weights are 0.7 GFLOP a clip with gradients, 45 GF
 | paper | 195.8 M | not measured | not measured |
 | nano | 2.1 M, and frozen MiniLM | 0.86 s a step on 2 cores (docs/benchmarks.md) | not measured |
 | tiny | tests | seconds | none |
+
+A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
 """
 
 import ml_collections

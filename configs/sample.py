@@ -7,6 +7,8 @@
 Writes x.wav, its spectrogram x.png and its report x.json. MeLoDy (arXiv 2305.15719) section 4.
 Names and ranges: melody_jax/generation/options.py. Cost: docs/benchmarks.md. Scores: in the model
 card.
+
+A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
 """
 
 import ml_collections

@@ -7,6 +7,8 @@
 An adversarial phase of the decoder alone keeps encoded datasets valid, as the encoder stands still:
 
     ... --config.loss.adversarial=0.25 --config.loss.train_encoder=False
+
+A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
 """
 
 import ml_collections

@@ -10,6 +10,8 @@
 With --config.train.init_from=FILE a run begins with what fits of a public Wav2Vec2-Conformer.
 
 Presets: paper (198.4 M parameters, not trained: cost and score not measured), nano, tiny (tests).
+
+A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
 """
 
 import ml_collections
