@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.out = ""  # directory of the new array dataset
   c.bundle = "checkpoints/nano"  # whose MuLan, wav2vec and VAE encode
   c.features = "style_tokens,semantic_tokens,latents"  # also: audio
-  c.splits = "train,validation"
+  c.splits = "train,validation"  # comma-separated
   # Files of a split; a finished one is encoded again only where source or models have changed.
   c.shards = 8  # hosts share them out
   c.style_hop_seconds = 2.5  # between style windows; the DPD's chunks may be shorter

@@ -23,8 +23,8 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   """The settings of the evaluations; `preset` is one of WHATS, or one of them with _tiny."""
   check_preset(preset, (*WHATS, *(f"{what}_tiny" for what in WHATS)))
   c = ml_collections.ConfigDict()
-  c.what, _, size = preset.partition("_")
-  c.bundle = "checkpoints/nano"
+  c.what, _, size = preset.partition("_")  # which evaluation, or "all"
+  c.bundle = "checkpoints/nano"  # directory of the trained models
   # Array datasets with captions, [name=]directory, comma-separated. Encoded features are used
   # where the datasets hold them and computed from the audio where not.
   c.data = ""
@@ -32,7 +32,7 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.split = "validation"  # where no dataset has it, another that there is, and the result says so
   c.sample_rate = 24_000  # Hz
   c.window_seconds = 10.0  # the models' training window
-  c.seed = 0
+  c.seed = 0  # of the choice of clips and captions
   c.batch_size = 8  # windows a pass; does not change a result
 
   c.codec = ml_collections.ConfigDict()
@@ -50,22 +50,24 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.dpd.draws = 4  # noises and angles per window
 
   c.prompts = ml_collections.ConfigDict()
-  c.prompts.table = PROMPTS
+  c.prompts.table = PROMPTS  # texts, with the tags that obeying them should raise
   c.prompts.seeds = (0, 1, 2)  # pieces of every prompt
   c.prompts.seconds = 10.0  # one window of the models
   c.prompts.permutations = 10_000  # p-values down to 1e-4
   c.prompts.musicnn = True  # the independent tagger; its weights are fetched on first use
   c.prompts.keep_audio = False  # write the clips beside the table
-  # What users hear who change nothing; the meaning of each key stands there.
+  # What users hear who change nothing; the reasons stand there.
   sample = load("sample")
   c.prompts.sampling = ml_collections.ConfigDict()
-  c.prompts.sampling.steps = sample.steps
-  c.prompts.sampling.schedule = sample.schedule
-  c.prompts.sampling.guidance_scale = sample.guidance_scale
-  c.prompts.sampling.temperature = sample.lm.temperature
-  c.prompts.sampling.top_k = sample.lm.top_k
-  c.prompts.sampling.top_p = sample.lm.top_p
-  c.prompts.sampling.lm_guidance_scale = sample.lm.guidance_scale
+  c.prompts.sampling.steps = sample.steps  # denoising steps
+  c.prompts.sampling.schedule = sample.schedule  # angle steps: "linear" or "uniform"
+  c.prompts.sampling.guidance_scale = sample.guidance_scale  # of the DPD; 1 is none
+  c.prompts.sampling.temperature = (
+    sample.lm.temperature
+  )  # of the LM; 0: always the most likely token
+  c.prompts.sampling.top_k = sample.lm.top_k  # 0: all tokens
+  c.prompts.sampling.top_p = sample.lm.top_p  # 1: all tokens
+  c.prompts.sampling.lm_guidance_scale = sample.lm.guidance_scale  # away from "no style"; 1 is none
   if size == "tiny":
     _tiny(c)
   return c

@@ -26,11 +26,11 @@ def get_config(preset: str = "semantic") -> ml_collections.ConfigDict:
   """Settings of one fit; `preset` is one of FITS, or one of them with _tiny."""
   check_preset(preset, (*FITS, *(f"{name}_tiny" for name in FITS)))
   c = ml_collections.ConfigDict()
-  c.what, _, size = preset.partition("_")
+  c.what, _, size = preset.partition("_")  # which fit
   c.bundle = "checkpoints/nano"  # directory of the model's file, which is updated
   c.sample_rate = 24_000  # Hz
   c.window_seconds = 10.0  # length of a clip, as in training
-  c.seed = 0
+  c.seed = 0  # of the choice of clips
 
   c.data = data_config()
 

@@ -24,14 +24,14 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
   c.discriminator = ml_collections.ConfigDict(_DISCRIMINATORS[preset])
   c.loss = ml_collections.ConfigDict()
   c.loss.stft = 50.0  # the paper's; of waveforms
-  c.loss.stft_resolutions = _STFTS
+  c.loss.stft_resolutions = _STFTS  # n_fft, window and hop of each, in samples
   c.loss.spectrum = 1.0  # squared error of weighted log magnitudes; of the spectral form instead
   c.loss.kl = {"paper": 5e-3, "nano": 1e-4, "tiny": 3e-3}[preset]  # the paper's is the first
   c.loss.adversarial = {"paper": 1.0, "nano": 0.0, "tiny": 0.25}[preset]  # a discriminator
   c.loss.adversarial_from = 0  # step at which the generator starts to listen
-  # A discriminator. The small presets' maps are compared relative to their size (choice): four
+  c.loss.feature_matching = 20.0 if preset == "paper" else 0.5  # a discriminator
+  # Whether its maps are compared relative to their size, as the small presets do (choice): four
   # bands have very different ones.
-  c.loss.feature_matching = 20.0 if preset == "paper" else 0.5
   c.loss.relative_matching = preset != "paper"
   c.loss.train_encoder = True  # False: frozen, so that encoded datasets stay valid
   c.optimizer.b1 = 0.8

@@ -6,26 +6,59 @@ TensorFlow is imported only when a TFDS dataset is asked for.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 from concurrent.futures.process import BrokenProcessPool
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from data.rebuild import array_origin, check_place, fingerprint, replaced
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
-from melody_jax.cli import EXIT_BAD_INPUT
-from melody_jax.errors import UserError
+from melody_jax.command_line.endings import check_text, decoded, one_line
+from melody_jax.command_line.signals import end_children
+from melody_jax.errors import UserError, nearest
 from melody_jax.host import cache_folders
 from melody_jax.input_pipeline.array_dataset import ShardWriter
 from melody_jax.places.paths import argument
+from melody_jax.progress import bar
+from melody_jax.provenance import VERSION
+
+# Number of tracks done by all processes of a build, in each of them; None in a build of one.
+_done: Any = None
+
+
+def _begin(done: Any) -> None:
+  """Makes a process of the pool ready: its count, and no ear for Ctrl-C, which all would report."""
+  global _done
+  _done = done
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _counted(tracks: Iterable[Track], done: Callable[[], Any]) -> Iterator[Track]:
+  """The tracks; `done` is called when the next one is asked for."""
+  for track in tracks:
+    yield track
+    done()
+
+
+def _count_one() -> None:
+  if _done is not None:
+    with _done.get_lock():
+      _done.value += 1
 
 
 def _write_shards(
-  corpus: Corpus, tracks: list[Track], root: str, shard: int, n_shards: int, made_from: str
+  corpus: Corpus,
+  tracks: list[Track],
+  root: str,
+  shard: int,
+  n_shards: int,
+  made_from: str,
+  done: Callable[[], Any] = _count_one,
 ) -> Ledger:
   ledger = Ledger()
   for split in corpus.splits:
@@ -37,14 +70,18 @@ def _write_shards(
     writer = ShardWriter(
       pathlib.Path(root) / split, shard, count, FEATURES, {"build": made_from}, corpus.origin
     )
-    for _, record, pcm in examples(corpus, chosen[shard::count], ledger):
+    for _, record, pcm in examples(corpus, _counted(chosen[shard::count], done), ledger):
       writer.write(record, {"audio": pcm})
     writer.close()
   return ledger
 
 
 def build_arrays(
-  corpus: Corpus, root: str | os.PathLike, licences: str = "all", jobs: int = 1
+  corpus: Corpus,
+  root: str | os.PathLike,
+  licences: str = "all",
+  jobs: int = 1,
+  shown: bool = False,
 ) -> Ledger:
   """Writes an array dataset, manifest.jsonl and report.json to `root`.
 
@@ -53,6 +90,7 @@ def build_arrays(
     root: Directory of the dataset. It is made if missing; a dataset in it is replaced as a whole.
     licences: "all" tracks, or only "free" ones (see `data.tracks.is_free`).
     jobs: Number of processes. Each writes one shard of every split.
+    shown: Whether a bar on standard error tells how far the build is, and how long it will take.
 
   Returns:
     The ledger: rows of the manifest, and the tracks that could not be used.
@@ -71,31 +109,43 @@ def build_arrays(
   made_from = fingerprint(corpus, tracks)
   with replaced(root) as new:
     ledger = Ledger(remarks=list(corpus.notes))
-    ledger.merge(_write_all(corpus, tracks, str(new), jobs, made_from))
+    ledger.merge(_write_all(corpus, tracks, str(new), jobs, made_from, shown))
     ledger.check_usable(corpus.name)
     write_ledger(new, ledger)
   return ledger
 
 
-def _write_all(corpus: Corpus, tracks: list[Track], root: str, jobs: int, made_from: str) -> Ledger:
+def _write_all(
+  corpus: Corpus, tracks: list[Track], root: str, jobs: int, made_from: str, shown: bool
+) -> Ledger:
   """Writes all shards, one a process of every split."""
-  if jobs == 1:
-    return _write_shards(corpus, tracks, root, 0, 1, made_from)
-  ledger = Ledger()
-  # A forked process could inherit locks of threads that do not exist in it, and hang.
-  context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-    work = [
-      pool.submit(_write_shards, corpus, tracks, root, i, jobs, made_from) for i in range(jobs)
-    ]
-    try:
-      for part in work:
-        ledger.merge(part.result())
-    except BrokenProcessPool as error:
-      raise UserError(
-        f"{corpus.name}: a process of the build was killed: is there enough memory for"
-        f" --jobs={jobs}?"
-      ) from error
+  with bar(len(tracks), corpus.name, "track", shown) as progress:
+    if jobs == 1:
+      return _write_shards(corpus, tracks, root, 0, 1, made_from, progress.update)
+    ledger = Ledger()
+    # A forked process could inherit locks of threads that do not exist in it, and hang.
+    context = multiprocessing.get_context("spawn")
+    done = context.Value("l", 0)
+    with concurrent.futures.ProcessPoolExecutor(
+      jobs, mp_context=context, initializer=_begin, initargs=(done,)
+    ) as pool:
+      work = [
+        pool.submit(_write_shards, corpus, tracks, root, i, jobs, made_from) for i in range(jobs)
+      ]
+      try:
+        while concurrent.futures.wait(work, timeout=1.0).not_done:
+          progress.update(done.value - progress.n)
+        for part in work:
+          ledger.merge(part.result())
+      except BrokenProcessPool as error:
+        raise UserError(
+          f"{corpus.name}: a process of the build was killed: is there enough memory for"
+          f" --jobs={jobs}?"
+        ) from error
+      except BaseException:
+        end_children()  # the pool would wait until they are done
+        raise
+      progress.update(done.value - progress.n)
   return ledger
 
 
@@ -121,13 +171,49 @@ def data_dir(given: str) -> pathlib.Path:
   return argument(given)
 
 
+class Parser(argparse.ArgumentParser):
+  """A parser that ends in one line, as all commands do, and knows --version."""
+
+  def __init__(self, description: str):
+    super().__init__(description=description, allow_abbrev=False)
+    self.add_argument("--version", action="version", version=f"melody_jax {VERSION}")
+
+  def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    """Parses; a flag that does not exist is told before one that is missing."""
+    known = [flag for action in self._actions for flag in action.option_strings]
+    for written in sys.argv[1:] if args is None else args:
+      flag = written.partition("=")[0]
+      if flag.startswith("--") and flag not in known:
+        raise UserError(f"no flag {flag}{nearest(flag, known) or ': --help lists the flags'}")
+    return super().parse_args(args, namespace)
+
+  def error(self, message: str) -> NoReturn:
+    """Raises UserError."""
+    raise UserError(f"{message}; --help lists the flags")
+
+
+def at_least_one(text: str) -> int:
+  """A whole number of 1 or more, for flags that count something.
+
+  Raises:
+    argparse.ArgumentTypeError: saying what the flag takes.
+  """
+  try:
+    number = int(text)
+  except ValueError:
+    number = 0
+  if number < 1:
+    raise argparse.ArgumentTypeError(f"{text!r} is given; it takes a whole number, 1 or more")
+  return number
+
+
 def common_arguments(description: str) -> argparse.ArgumentParser:
   """Parser with the command-line flags that all builders share.
 
   Args:
     description: First line of the help page.
   """
-  parser = argparse.ArgumentParser(description=description)
+  parser = Parser(description=description)
   parser.add_argument(
     "--data_dir",
     type=data_dir,
@@ -146,7 +232,9 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     default="all",
     help="free: only CC-BY, CC-BY-SA, CC0 and public domain",
   )
-  parser.add_argument("--jobs", type=int, default=1, help="processes (array datasets only)")
+  parser.add_argument(
+    "--jobs", type=at_least_one, default=1, help="processes (array datasets only; default: 1)"
+  )
   return parser
 
 
@@ -174,7 +262,7 @@ def _build(corpus: Corpus, arguments: argparse.Namespace) -> None:
   name = corpus.name if arguments.licences == "all" else f"{corpus.name}_{arguments.licences}"
   if arguments.format in ("arrays", "both"):
     where = arguments.data_dir / "arrays" / name
-    _announce(where, build_arrays(corpus, where, arguments.licences, arguments.jobs))
+    _announce(where, build_arrays(corpus, where, arguments.licences, arguments.jobs, True))
   if arguments.format in ("tfds", "both"):
     from data.tfds_builder import build_tfds  # TensorFlow, only where it is asked for
 
@@ -182,22 +270,35 @@ def _build(corpus: Corpus, arguments: argparse.Namespace) -> None:
 
 
 def _announce(where: pathlib.Path, ledger: Ledger) -> None:
+  """Prints where a dataset lies and what it holds; used and put aside add up to what was found."""
   report = ledger.report()
-  hours = ", ".join(f"{k} {v['seconds'] / 3600:.2f} h" for k, v in report["splits"].items())
-  put_aside = ", ".join(f"{v} {k}" for k, v in report["quarantined"].items()) or "none"
   for row in report["notes"]:
     print(f"{row['track']}: {row['note']}")
-  empty = {row["split"] for row in ledger.quarantined} - set(report["splits"])
+  splits = report["splits"]
+  empty = {row["split"] for row in ledger.quarantined} - set(splits)
   if empty:
     print(f"no usable track is left in {', '.join(sorted(empty))}")
-  print(f"{where}: {report['tracks']} tracks; {hours}; quarantined: {put_aside} (report.json)")
+  used, aside = report["tracks"], sum(report["quarantined"].values())
+  seconds = sum(split["seconds"] for split in splits.values())
+  lengths = "; ".join(
+    f"{name} {split['tracks']}, {_length(split['seconds'])}" for name, split in splits.items()
+  )
+  reasons = ", ".join(f"{count} {reason}" for reason, count in report["quarantined"].items())
+  print(
+    f"{where}: {used + aside} tracks found, {used} used, {_length(seconds)} ({lengths}),"
+    f" {aside} put aside" + (f": {reasons} (report.json says why)" if reasons else "")
+  )
+
+
+def _length(seconds: float) -> str:
+  return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-  """Runs a builder and ends the process; a UserError is one line on standard error, status 2."""
-  try:
+  """Entry point of a builder; errors end it as they end every command (`cli.run`)."""
+  path = pathlib.Path(sys.argv[0])
+  with one_line(path.parent.name if path.stem == "__main__" else path.stem):
+    sys.argv[1:] = decoded(sys.argv[1:])
+    check_text(sys.argv[1:])
     main()
-  except UserError as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    raise SystemExit(EXIT_BAD_INPUT) from error
   raise SystemExit(0)

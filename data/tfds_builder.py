@@ -33,6 +33,7 @@ from melody_jax.input_pipeline import array_dataset
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature
 from melody_jax.input_pipeline.tfds_records import BUILD, read_build
 from melody_jax.output_files import check_new_folder
+from melody_jax.progress import bar
 
 DATASET_VERSION = "1.0.0"
 # Entries of a record that become fields of the dataset. Other facts (key, tempo, ...) differ from
@@ -134,8 +135,19 @@ class CorpusBuilder(_MelodyBuilder, skip_registration=True):  # type: ignore[cal
     return generators
 
   def _generate_examples(self, tracks: list[Track]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for _, record, pcm in examples(self._corpus, tracks, self._ledger):
-      yield record["id"], tfds_example(record, {"audio": pcm})
+    if not tracks:
+      return
+    # TFDS does not know how many records will come, and so not how long it will take.
+    with bar(len(tracks), f"{self._corpus.name} {tracks[0].split}", "track") as progress:
+      done = _counted(tracks, progress)
+      for _, record, pcm in examples(self._corpus, done, self._ledger):
+        yield record["id"], tfds_example(record, {"audio": pcm})
+
+
+def _counted(tracks: list[Track], progress: Any) -> Iterator[Track]:
+  for track in tracks:
+    yield track
+    progress.update()
 
 
 class ArrayBuilder(_MelodyBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -157,8 +169,11 @@ class ArrayBuilder(_MelodyBuilder, skip_registration=True):  # type: ignore[call
     return {split: self._generate_examples(split) for split in self._datasets}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for record, arrays in self._datasets[split]:
-      yield record["id"], tfds_example(record, arrays)
+    dataset = self._datasets[split]
+    with bar(len(dataset), split, "record") as progress:
+      for record, arrays in dataset:
+        yield record["id"], tfds_example(record, arrays)
+        progress.update()
 
 
 def _named(base: type, name: str) -> type:
@@ -169,6 +184,7 @@ def _named(base: type, name: str) -> type:
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
+  tfds.disable_progress_bar()  # ours know when they will be full
   # Statistics would read the whole dataset again, and nothing uses them.
   builder.download_and_prepare(
     download_config=tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)

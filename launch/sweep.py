@@ -11,6 +11,7 @@ A sweep is a file configs/sweeps/NAME.py with
     get_sweep() -> list[dict[str, Any]]   one dict per run: {config key: value}
 """
 
+import difflib
 import importlib.util
 import os
 import pathlib
@@ -50,8 +51,16 @@ def load(name: str) -> ModuleType:
     SweepError: if there is no sweep of this name.
   """
   if name not in names():
-    raise SweepError(f"no sweep {name!r}: {', '.join(names())}")
-  return _module(SWEEPS / f"{name}.py")
+    near = difflib.get_close_matches(name, names(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise SweepError(f"no sweep {name!r}: {', '.join(names())}{hint}")
+  sweep = _module(SWEEPS / f"{name}.py")
+  missing = [
+    part for part in ("CONFIG", "MODULE", "OUTPUT", "get_sweep") if not hasattr(sweep, part)
+  ]
+  if missing:
+    raise SweepError(f"{SWEEPS / name}.py lacks {', '.join(missing)}: see the head of sweep.py")
+  return sweep
 
 
 def base_config(sweep: ModuleType) -> ml_collections.ConfigDict:
@@ -75,6 +84,20 @@ def check(sweep: ModuleType) -> None:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
       reason = str(error).splitlines()[0]
       raise SweepError(f"{sweep.__name__}: {run} does not fit {sweep.CONFIG}: {reason}") from error
+
+
+def _check_more(sweep: ModuleType, more: list[str]) -> None:
+  """Raises SweepError for an argument for all runs that none of them takes."""
+  from melody_jax import cli
+  from melody_jax.errors import UserError
+
+  stray = [argument for argument in more if not argument.startswith("--")]
+  if stray:
+    raise SweepError(f"unexpected argument {stray[0]!r}: options are --config.key=value")
+  try:
+    cli.check_keys(["", *more], base_config(sweep))
+  except UserError as error:
+    raise SweepError(str(error)) from error
 
 
 def run_name(run: dict[str, Any]) -> str:
@@ -101,6 +124,7 @@ def expand(sweep: ModuleType, directory: str, more: list[str]) -> list[list[str]
     SweepError: if two runs are alike, or one does not fit the config.
   """
   check(sweep)
+  _check_more(sweep, more)
   runs, seen = [], set()
   for i, run in enumerate(sweep.get_sweep()):
     where = "/".join([directory.rstrip("/"), sweep.__name__, run_name(run)])
@@ -117,6 +141,14 @@ def expand(sweep: ModuleType, directory: str, more: list[str]) -> list[list[str]
 
 def main(arguments: list[str]) -> None:
   """Prints what the command line asks for."""
+  if {"--help", "-h"} & set(arguments):
+    print(__doc__.strip())
+    return
+  if "--version" in arguments:
+    from melody_jax.provenance import VERSION
+
+    print(f"melody_jax {VERSION}")
+    return
   if arguments == ["list"]:
     for name in names():
       print(f"{name:20} {(load(name).__doc__ or '').splitlines()[0]}")
@@ -129,8 +161,12 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
   sys.path.insert(0, os.fspath(ROOT))  # a config imports from melody_jax
-  try:
-    main(sys.argv[1:])
-  except SweepError as e:
-    print(f"sweep.py: error: {e}", file=sys.stderr)
-    raise SystemExit(2) from e
+  from melody_jax.command_line.endings import fail, one_line
+  from melody_jax.command_line.streams import check_stdout
+
+  with one_line("sweep.py"):
+    try:
+      check_stdout("the list of runs")
+      main(sys.argv[1:])
+    except SweepError as e:
+      fail("sweep.py", str(e))

@@ -7,6 +7,7 @@ music = Melody.load("checkpoints/nano").generate(Request(prompt="slow bossa nova
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from melody_jax.command_line import signals
 from melody_jax.host import cache_folders
 from melody_jax.provenance import VERSION
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
+signals.end_quietly_while_importing()
 # First of all: once numba or matplotlib is imported, it is too late.
 cache_folders.prepare()
 

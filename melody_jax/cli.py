@@ -1,27 +1,38 @@
-"""From the command line to `main(config)`: flags, and errors of one line.
+"""From the command line to `main(config)`: flags, help, and errors of one line.
 
 python -m melody_jax.<command> --config=FILE[:argument] [--config.key=value ...]
 """
 
 from collections.abc import Callable, Mapping
+import inspect
+import itertools
 import pathlib
 import re
 import sys
-from typing import Any, NoReturn
+import textwrap
+from typing import Any
 
 from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
-from melody_jax.errors import UserError
+from melody_jax.command_line import help_page
+from melody_jax.command_line.endings import EXIT_BAD_INPUT as EXIT_BAD_INPUT
+from melody_jax.command_line.endings import check_devices, check_text, decoded, one_line
+from melody_jax.config import seconds_of
+from melody_jax.errors import UserError, nearest
 from melody_jax.places import config_pages, paths
+from melody_jax.provenance import VERSION
 
-EXIT_BAD_INPUT = 2
-
-
-def _fail(program: str, message: str) -> NoReturn:
-  print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
-  raise SystemExit(EXIT_BAD_INPUT)
+_WORKDIR = "Directory of checkpoints and logs."
+# What absl says of a value that it cannot read -> what the key takes.
+_TAKES = (
+  (r"invalid literal for int|'float' object cannot", "a whole number"),
+  (r"could not convert string to float", "a number"),
+  (r"Non-boolean", "True or False"),
+  (r"as a ConfigDict", "no value itself: set one of the keys in it"),
+  (r"malformed node|invalid syntax|literal_eval|was never closed", "values with commas, as in 1,2"),
+)
 
 
 def _explain(error: Exception) -> str:
@@ -30,14 +41,91 @@ def _explain(error: Exception) -> str:
   if re.search(r"get_config\(\) takes 0 positional", text):
     return "this config file takes no preset: leave out what follows its colon"
   if "whilst parsing config file" in text:
-    text = text.strip().splitlines()[-1]  # what was raised; before it comes the traceback
-  unknown = re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', text)
-  if unknown:
-    return f"no config key {unknown[2]!r}: did you mean {unknown[1]!r}?"
-  if isinstance(error, AttributeError | KeyError):
-    key = text.split("\n")[0].strip("\"'")
-    return f"no config key {key!r}: see the config file for its keys"
-  return text
+    raised = text.strip().splitlines()[-1]  # what was raised; before it comes the traceback
+    name, _, message = raised.partition(": ")
+    if name.endswith(("UserError", "ChoiceError")):
+      return message
+    return f"the config file failed with {raised}"
+  value = re.match(r"flag --(config\.[\w.\[\]]+)=(.*?): (.*)", text, re.DOTALL)
+  if value:
+    takes = next((takes for found, takes in _TAKES if re.search(found, value[3])), value[3])
+    return f"{value[1]} is {value[2]!r}; it takes {takes}"
+  return re.sub(r"Did you mean: (\w+) \?", r"did you mean '--\1'?", text)
+
+
+def _flags_of(argv: list[str]) -> list[tuple[str, str]]:
+  """(name, value) of the arguments that begin with a dash; the value may be an argument further."""
+  found = []
+  for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
+    if argument == "--":
+      break
+    if match := re.match(r"--?([^=]+)(=(.*))?$", argument, re.DOTALL):
+      found.append((match[1], match[3] if match[2] else following))
+  return found
+
+
+def check_keys(argv: list[str], config: ml_collections.ConfigDict) -> None:
+  """Refuses options that set no key of the config, naming the nearest one.
+
+  Args:
+    argv: Command line.
+    config: The config as its file has it.
+  """
+  known = [key for key, _ in _flat(config.to_dict())]
+  for name, _ in _flags_of(argv):
+    key = name.removeprefix("config.").partition("[")[0]
+    if not name.startswith("config.") or key in known:
+      continue
+    group, _, leaf = key.rpartition(".")
+    beside = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == group]
+    # A key of a group may be written without the group: temperature for lm.temperature.
+    elsewhere = [k for k in known if k.rpartition(".")[2] == leaf]
+    hint = nearest(leaf, beside) or (f": did you mean {elsewhere[0]!r}?" if elsewhere else "")
+    hint = hint or nearest(key, known) or ": --help lists the keys"
+    where = f"config.{group} has no key" if group else "no config key"
+    raise UserError(f"{where} {leaf!r}{hint}")
+
+
+def _check_lists(page: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+  """Refuses lists of the command line whose values are not of the kind that the page has."""
+  for key, value in given.items():
+    usual = page.get(key)
+    if not isinstance(usual, tuple | list) or not usual or value == usual:
+      continue
+    kinds = {type(part) for part in usual}
+    if not value or not all(type(part) in kinds for part in value):
+      shown = ",".join(map(str, value))
+      like = textwrap.shorten(repr(usual), 150, placeholder=" ...")
+      raise UserError(
+        f"config.{key} is {textwrap.shorten(shown, 150)!r}; it takes values like {like}"
+      )
+
+
+def _in_seconds(argv: list[str]) -> list[str]:
+  """The command line with lengths in minutes, as 1:30, in seconds."""
+
+  def convert(argument: str) -> str:
+    match = re.match(r"(--?config\.(?:[\w.]*[._])?seconds=)(\d+:[\d:.]+)$", argument)
+    if not match:
+      return argument
+    try:
+      return f"{match[1]}{seconds_of(match[2])}"
+    except ValueError as e:
+      key = match[1].strip("-=")
+      raise UserError(
+        f"{key} is {match[2]!r}; it takes seconds, or minutes and seconds as in 1:30"
+      ) from e
+
+  return [convert(argument) for argument in argv]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+  found = []
+  for name, value in values.items():
+    found.append((f"{prefix}{name}", value))
+    if isinstance(value, dict):
+      found += _flat(value, f"{prefix}{name}.")
+  return found
 
 
 def parse(
@@ -60,17 +148,21 @@ def parse(
   Raises:
     UserError: for anything wrong with it, naming the nearest valid key.
   """
+  check_text(argv[1:])
   argv = config_pages.with_found_page(argv, page)
   values = flags.FlagValues()
   try:
     holder = config_flags.DEFINE_config_file("config", None, "Config file.", values, sys_argv=argv)
-    flags.DEFINE_string("workdir", None, "Directory of checkpoints and logs.", values)
+    flags.DEFINE_string("workdir", None, _WORKDIR, values)
     for name, help_text in (strings or {}).items():
       flags.DEFINE_string(name, "", help_text, values)
-    rest = values(argv)
+    named = [value for name, value in _flags_of(argv) if name == "config"]
+    as_written = _page_alone(named[-1]) if named else ml_collections.ConfigDict()
+    check_keys(argv, as_written)
+    rest = values(_in_seconds(argv))
     config = holder.value
     if config is not None:
-      config.to_dict()  # a config file that failed to load raises here
+      _check_lists(dict(_flat(as_written.to_dict())), dict(_flat(config.to_dict())))
   except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
     raise UserError(_explain(e)) from e
   if config is None:
@@ -88,6 +180,26 @@ def parse(
   return config, paths.expand(values.workdir) if values.workdir else None
 
 
+def _page_alone(given: str) -> ml_collections.ConfigDict:
+  """The config as its file has it, without what the command line changes."""
+  argv = ["", f"--config={given}"]
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file("config", None, "Config file.", values, sys_argv=argv)
+  try:
+    values(argv)
+    config = holder.value
+    config.to_dict()  # a page that failed to load raises here
+  except UserError:
+    raise
+  except Exception as e:
+    if "positional argument" in str(e) or "whilst parsing" in str(e):
+      raise UserError(_explain(e)) from e
+    page, _, preset = given.partition(":")
+    doubt = f": does it have a preset {preset!r}?" if preset else ""
+    raise UserError(f"config file {page} failed with {type(e).__name__}: {e}{doubt}") from e
+  return config
+
+
 def run(
   main: Callable[..., None],
   needs_workdir: bool = False,
@@ -96,18 +208,44 @@ def run(
 ) -> None:
   """Entry point of a command: parses sys.argv, calls `main(config[, workdir][, **strings])`.
 
-  A UserError ends the program with one line on standard error and status 2.
+  --help and --version print and end. A UserError, an interrupt, and trouble of the machine end the
+  program with one line on standard error (`command_line.endings`).
   """
   program = pathlib.Path(sys.argv[0]).stem
-  try:
+  with one_line(program):
+    sys.argv[1:] = decoded(sys.argv[1:])
+    if _told(program, main, needs_workdir, strings or {}, page):
+      return
     config, given = parse(sys.argv, needs_workdir, strings, page)
+    if program != "plan":  # which plans for chips that are not here
+      check_devices()
     if strings:
       main(config, **given)
     elif needs_workdir:
       main(config, given)
     else:
       main(config)
-  except UserError as e:
-    _fail(program, str(e))
-  except KeyboardInterrupt:
-    _fail(program, "interrupted")
+
+
+def _told(
+  program: str,
+  main: Callable[..., None],
+  needs_workdir: bool,
+  strings: Mapping[str, str],
+  page: str,
+) -> bool:
+  """Prints the help page or the version where the command line asks for it."""
+  arguments = sys.argv[1:]
+  if "--version" in arguments:
+    print(f"melody_jax {VERSION}")
+    return True
+  if not {"--help", "-h", "-help", "--helpfull"} & set(arguments):
+    return False
+  config = next((value for name, value in _flags_of(sys.argv) if name == "config"), page)
+  name, colon, preset = config.partition(":")
+  if name:
+    config = f"{config_pages.find(name)}{colon}{preset}"
+  about = inspect.getdoc(inspect.getmodule(main)) or ""
+  own = ({"workdir": _WORKDIR} if needs_workdir else {}) | dict(strings)
+  print(help_page.page(program, about, config, own))
+  return True

@@ -41,7 +41,64 @@ TRAINING_RANGES: Ranges = {
   "optimizer.clip_norm": (1e-30, math.inf),
   "discriminator_optimizer.learning_rate": (0, math.inf),
   "discriminator_optimizer.clip_norm": (1e-30, math.inf),
+  "model.dropout": (0, 0.999999),  # at 1 nothing is left
+  "model.patch_keep": (1e-6, 1),
+  "model.init_temperature": (1e-6, math.inf),
+  "model.mel_std": (1e-6, math.inf),
+  "model.window_std": (1e-6, math.inf),
+  "model.frames_per_token": (1e-6, math.inf),
+  "loss.adversarial_from": (0, math.inf),
+  "loss.contrastive_temperature": (1e-6, math.inf),
+  "loss.gumbel_start": (1e-6, math.inf),
+  "loss.gumbel_end": (1e-6, math.inf),
+  "loss.gumbel_decay": (1e-6, 1),
+  "loss.mask_start_probability": (0, 1),
+  "loss.teacher_visible": (0, 1),
+  "mesh.data": (-1, math.inf),
+  "mesh.fsdp": (-1, math.inf),
+  "mesh.tensor": (-1, math.inf),
+  "distributed.num_processes": (0, math.inf),
+  "distributed.process_id": (-1, math.inf),
+  "distributed.start_timeout": (1, math.inf),
+  "distributed.heartbeat_timeout": (1, math.inf),
+} | {
+  f"loss.{name}": (0, math.inf)  # weights
+  for name in (
+    "mel",
+    "waveform",
+    "spectrum",
+    "kl",
+    "adversarial",
+    "feature_matching",
+    "diversity_weight",
+    "teacher_weight",
+  )
 }
+# Numbers from here on are not counted exactly, and no size or rate is one.
+_HUGE = 1e15
+
+
+def listed(text: str) -> list[str]:
+  """The parts of a text with commas in between; blanks around them do not count."""
+  return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def seconds_of(text: str) -> float:
+  """A time in seconds: "65.5", "1:05.5" (minutes) or "1:02:03" (hours).
+
+  Raises:
+    ValueError: for anything else.
+  """
+  *larger, seconds = text.strip().split(":")
+  value = float(seconds)
+  if len(larger) > 2 or (larger and not 0 <= value < 60):
+    raise ValueError(f"{text!r} is no time")
+  for i, part in enumerate(reversed(larger), 1):
+    number = int(part)
+    if number < 0 or (i < len(larger) and number >= 60):
+      raise ValueError(f"{text!r} is no time")
+    value += 60**i * number
+  return value
 
 
 def check_ranges(config: ml_collections.ConfigDict, ranges: Ranges) -> None:
@@ -64,6 +121,23 @@ def check_ranges(config: ml_collections.ConfigDict, ranges: Ranges) -> None:
       check_range(f"config.{key}", node[leaf], low, high)
 
 
+def check_numbers(config: ml_collections.ConfigDict, prefix: str = "config") -> None:
+  """Refuses NaN, infinity and absurdly large numbers, whatever the key.
+
+  Args:
+    config: Config, or a group of one.
+    prefix: Name of the group, for the message.
+
+  Raises:
+    UserError: naming the key and its value.
+  """
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      check_numbers(value, f"{prefix}.{name}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+      check_range(f"{prefix}.{name}", value, -_HUGE, _HUGE)
+
+
 def check_training(config: ml_collections.ConfigDict) -> None:
   """Refuses a training config whose numbers cannot work, before anything is loaded.
 
@@ -71,6 +145,7 @@ def check_training(config: ml_collections.ConfigDict) -> None:
     UserError: naming the key, its value and what it takes.
   """
   check_ranges(config, TRAINING_RANGES)
+  check_numbers(config)
   rows, parts = config.train.batch_size, config.train.accumulate
   if rows % parts:
     raise UserError(f"config.train.accumulate {parts} must divide config.train.batch_size {rows}")
@@ -101,14 +176,14 @@ def _optimizer_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.name = "adamw"  # or "muon": learns faster a step where most weights are matrices
   c.learning_rate = 1e-3  # peak, after the warm-up
-  c.warmup_steps = 100
+  c.warmup_steps = 100  # steps in which the learning rate rises from 0
   c.schedule = "cosine"  # "cosine", "linear" or "constant"
   c.final_scale = 0.1  # share of learning_rate that is left at the last step
-  c.b1 = 0.9
-  c.b2 = 0.99
-  c.eps = 1e-8
-  c.weight_decay = 0.0
-  c.clip_norm = 1.0  # largest norm of the whole gradient, of one player where there are two
+  c.b1 = 0.9  # how much of the mean of gradients each step keeps
+  c.b2 = 0.99  # the same of their squares
+  c.eps = 1e-8  # keeps a step finite where gradients are 0
+  c.weight_decay = 0.0  # share of a weight that decays, times the learning rate, a step
+  c.clip_norm = 1.0  # largest norm of the whole gradient
   return c
 
 
@@ -119,8 +194,8 @@ def data_config() -> ml_collections.ConfigDict:
   c.path = ""  # array: directories, comma-separated; seqio: mixture or task name
   c.weights = ""  # array: comma-separated sampling weights; empty: by hours
   c.tfds_dir = ""  # seqio: where the TFDS datasets were built
-  c.split = "train"
-  c.eval_split = "validation"
+  c.split = "train"  # what is trained or fitted on
+  c.eval_split = "validation"  # what evaluations and reports are about
   return c
 
 
@@ -136,11 +211,11 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   """
   check_preset(preset)
   c = ml_collections.ConfigDict()
-  c.task = task
-  c.preset = preset
+  c.task = task  # the model that is trained
+  c.preset = preset  # its size: what stands behind the colon of --config
   c.sample_rate = 24_000  # Hz, mono
   c.window_seconds = 10.0  # the paper's training window
-  c.seed = 0
+  c.seed = 0  # of the first parameters, of the order of the data, and of all noise
 
   c.model = ml_collections.ConfigDict()  # becomes the model's frozen dataclass
 
@@ -151,7 +226,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.train.batch_size = 8  # rows of a step, over all hosts
   c.train.accumulate = 1  # parts a batch is cut into, one after another (less memory)
   c.train.on_nonfinite = "stop"  # or "skip": what a loss of NaN or infinity does
-  c.train.steps = 1000
+  c.train.steps = 1000  # step at which the run ends
   c.train.log_every = 20  # steps between progress lines
   c.train.eval_every = 500  # steps between evaluations; 0: none
   c.train.eval_batches = 8  # batches of the validation split that an evaluation reads
@@ -168,7 +243,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
 
   c.mesh = ml_collections.ConfigDict()
   c.mesh.data = -1  # -1: all devices that the other two leave
-  c.mesh.fsdp = 1
-  c.mesh.tensor = 1
+  c.mesh.fsdp = 1  # devices that share out rows and parameters
+  c.mesh.tensor = 1  # devices that share out the widths of layers
   c.distributed = distributed_config()
   return c

@@ -19,12 +19,11 @@ import pathlib
 import shutil
 from typing import Any
 
-import jax
 import numpy as np
 
 from melody_jax import cli
 from melody_jax.audio_io import SAMPLE_RATE
-from melody_jax.config import check_ranges
+from melody_jax.config import check_numbers, check_ranges, listed
 from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline import array_dataset
 from melody_jax.input_pipeline.array_dataset import (
@@ -33,7 +32,6 @@ from melody_jax.input_pipeline.array_dataset import (
   ShardWriter,
   has_split,
 )
-from melody_jax.multihost.session import session
 from melody_jax.output_files import check_new_folder
 from melody_jax.places.bundles import locate
 from melody_jax.progress import print_progress
@@ -168,6 +166,7 @@ def encode_split(
     made_from: Digests of source and models. A shard that states the same is finished.
     origin: Place of the source.
   """
+  import jax
   from tqdm import tqdm
 
   count, read = (_tfds_records if config.tfds else _array_records)(config, split)
@@ -226,16 +225,22 @@ def main(config) -> None:
   for key in ("source", "out"):
     if not config[key]:
       raise UserError(f"--config.{key}=DIR is missing")
-  names = config.features.split(",")
+  names, wanted = listed(config.features), listed(config.splits)
+  for key, given in (("features", names), ("splits", wanted)):
+    if not given:
+      raise UserError(f"config.{key} is empty: name one or several, with commas in between")
   for name in names:
     check_choice("config.features", name, FEATURES)
   check_ranges(config, RANGES)
+  check_numbers(config)
   if "://" not in config.source and not pathlib.Path(config.source).is_dir():
     raise UserError(f"no dataset directory {config.source} (config.source): check the path")
-  wanted = [name.strip() for name in config.splits.split(",") if name.strip()]
   splits = _splits_of(config, wanted)
   if names != ["audio"]:
     config.bundle = str(locate(config.bundle))
+  # Late: --help and a wrong command line must not wait for JAX.
+  from melody_jax.multihost.session import session
+
   with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
     digest, origin = _source(config)

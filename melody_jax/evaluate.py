@@ -9,31 +9,28 @@ WHAT is codec, tokens, mulan, dpd, prompts or all. Each writes WHAT.json and WHA
 
 from collections.abc import Callable
 import dataclasses
+import importlib
 import math
 import pathlib
 import time
 
 import ml_collections
 
-from melody_jax import bundle, cli, provenance
-from melody_jax.config import check_ranges
+from melody_jax import cli, provenance
+from melody_jax.config import check_numbers, check_ranges
 from melody_jax.errors import UserError, check_choice
 from melody_jax.evaluation.clips import existing_split
-from melody_jax.evaluation.codec import codec
-from melody_jax.evaluation.denoiser import dpd
 from melody_jax.evaluation.finding import Finding, check_out, write
-from melody_jax.evaluation.mulan import mulan
-from melody_jax.evaluation.prompts import prompts
-from melody_jax.evaluation.tokens import tokens
 from melody_jax.places.bundles import locate
 from melody_jax.progress import print_progress
 
-EVALUATIONS: dict[str, Callable[[ml_collections.ConfigDict], Finding]] = {
-  "codec": codec,
-  "tokens": tokens,
-  "mulan": mulan,
-  "dpd": dpd,
-  "prompts": prompts,
+# Named, not imported: --help and a wrong command line must not wait for JAX.
+EVALUATIONS = {
+  "codec": "melody_jax.evaluation.codec:codec",
+  "tokens": "melody_jax.evaluation.tokens:tokens",
+  "mulan": "melody_jax.evaluation.mulan:mulan",
+  "dpd": "melody_jax.evaluation.denoiser:dpd",
+  "prompts": "melody_jax.evaluation.prompts:prompts",
 }
 
 RANGES = {
@@ -79,6 +76,11 @@ def _with_existing_split(
   return split, config, note
 
 
+def _evaluation(what: str) -> Callable[[ml_collections.ConfigDict], Finding]:
+  module, name = EVALUATIONS[what].split(":")
+  return getattr(importlib.import_module(module), name)
+
+
 def evaluate(config: ml_collections.ConfigDict) -> None:
   """Runs the evaluation that `config.what` names, or all of them, on the splits that there are.
 
@@ -92,9 +94,12 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
   config.bundle = str(locate(config.bundle))
   check_choice("config.what", config.what, (*EVALUATIONS, "all"))
   check_ranges(config, RANGES)
+  check_numbers(config)
   # Told now: the first page may compute for minutes before it asks for a model.
   if not pathlib.Path(config.bundle).is_dir():
-    raise UserError(f"no bundle directory {config.bundle!r} (config.bundle)")
+    raise UserError(f"no bundle directory {config.bundle!r} (config.bundle): check the path")
+  from melody_jax import bundle
+
   failures = []
   asked = tuple(EVALUATIONS) if config.what == "all" else (config.what,)
   check_out(config.out, asked)
@@ -102,7 +107,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
     began = time.monotonic()
     try:
       split, here, note = _with_existing_split(what, config)
-      finding = EVALUATIONS[what](here)
+      finding = _evaluation(what)(here)
       if note:  # not before: where a model is missing, that alone is told
         print_progress(f"{what}: {note}")
     except UserError as error:

@@ -6,7 +6,7 @@ r"""Copies a run's latest parameters into a bundle, for sampling, encoding and l
 
 import json
 
-from melody_jax import bundle, cli
+from melody_jax import cli
 from melody_jax.config import check_training
 from melody_jax.errors import UserError, check_choice
 from melody_jax.output_files import write_files
@@ -23,14 +23,16 @@ def export(config, workdir: str) -> None:
     UserError: If no directory is given or it cannot be written, the run has no checkpoint, or is
       of another model than the config.
   """
-  from melody_jax.task import make_task
-  from melody_jax.training import run_record
-  from melody_jax.training.checkpoint import load_params
-
   check_training(config)
   check_choice("config.export.dtype", config.export.dtype, FILE_DTYPES)
   if not config.export.bundle:
     raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")
+  # Late: --help and a wrong command line must not wait for JAX.
+  from melody_jax import bundle
+  from melody_jax.task import make_task
+  from melody_jax.training import run_record
+  from melody_jax.training.checkpoint import load_params
+
   bundle.check_writable(config.export.bundle, config.task)
   run_record.check_same_model(workdir, config)
   params, step = load_params(workdir)

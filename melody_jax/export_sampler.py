@@ -13,6 +13,7 @@ import os
 import ml_collections
 
 from melody_jax import cli
+from melody_jax.config import listed
 from melody_jax.errors import UserError
 
 
@@ -25,7 +26,7 @@ def main(config: ml_collections.ConfigDict, out: str, platforms: str) -> None:
   if not out:
     raise UserError("--out=FILE.sampler is missing")
   here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
-  write_sampler(config, out, tuple(p for p in (platforms or here).split(",") if p))
+  write_sampler(config, out, tuple(listed(platforms or here)))
   print(f"{out}: {os.path.getsize(out) / 2**20:.1f} MiB")
 
 

@@ -8,27 +8,22 @@ What is fitted: `semantic` and `style`, the quantisers of semantic features and 
 `axes`, the principal axes that a codec without phase is born as.
 """
 
-from collections.abc import Callable
+import importlib
 import math
-from typing import Any
 
 import ml_collections
 
-from melody_jax import bundle, cli
-from melody_jax.config import check_ranges
+from melody_jax import cli
+from melody_jax.config import check_numbers, check_ranges
 from melody_jax.errors import check_choice
-from melody_jax.fitting.axes import fit_axes
-from melody_jax.fitting.latents import fit_latents
-from melody_jax.fitting.prior import fit_prior
-from melody_jax.fitting.semantic import fit_semantic
-from melody_jax.fitting.style import fit_style
 
-FITS: dict[str, Callable[[ml_collections.ConfigDict], dict[str, Any]]] = {
-  "semantic": fit_semantic,
-  "style": fit_style,
-  "prior": fit_prior,
-  "latents": fit_latents,
-  "axes": fit_axes,
+# Named, not imported: --help and a wrong command line must not wait for JAX.
+FITS = {
+  "semantic": "melody_jax.fitting.semantic:fit_semantic",
+  "style": "melody_jax.fitting.style:fit_style",
+  "prior": "melody_jax.fitting.prior:fit_prior",
+  "latents": "melody_jax.fitting.latents:fit_latents",
+  "axes": "melody_jax.fitting.axes:fit_axes",
 }
 
 # The model whose file a fit writes.
@@ -68,8 +63,12 @@ def fit(config: ml_collections.ConfigDict) -> None:
   """
   check_choice("config.what", config.what, FITS)
   check_ranges(config, RANGES)
+  check_numbers(config)
+  from melody_jax import bundle
+
   bundle.check_writable(config.bundle, MODELS[config.what])
-  FITS[config.what](config)
+  module, name = FITS[config.what].split(":")
+  getattr(importlib.import_module(module), name)(config)
 
 
 if __name__ == "__main__":

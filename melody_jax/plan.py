@@ -25,13 +25,13 @@ from typing import Any
 import ml_collections
 
 from melody_jax import cli, provenance
+from melody_jax.command_line.streams import check_stdout
 from melody_jax.config import check_training
 from melody_jax.errors import UserError
 from melody_jax.generation.config import settings_of
 from melody_jax.generation.options import check_option
 from melody_jax.output_files import check_outputs, check_writable, write_files
 from melody_jax.places.config_pages import load
-from melody_jax.planning.topology import open_topology
 from melody_jax.progress import print_progress
 
 EXIT_DOES_NOT_FIT = 1
@@ -43,6 +43,8 @@ def show_step_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str
   Returns:
     The plan's values; "nearest" holds those of the setting that fits.
   """
+  from melody_jax.planning.topology import open_topology
+
   slice_ = open_topology(topology)  # before anything else asks JAX for its devices
   from melody_jax.planning import train_plan
 
@@ -66,6 +68,8 @@ def show_sampler_plan(
   config: ml_collections.ConfigDict, topology: str, preset: str
 ) -> dict[str, Any]:
   """Prints the plan of the sampler at the sizes of a preset; returns its values."""
+  from melody_jax.planning.topology import open_topology
+
   slice_ = open_topology(topology)  # before anything else asks JAX for its devices
   settings = settings_of(config)
   lm, dpd, vae = (load(model, preset).model for model in ("lm", "dpd", "vae"))
@@ -100,7 +104,9 @@ def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str
       f"--preset={preset} goes with configs/sample.py: a training config names its own, as in"
       f" configs/{config.task}.py:{preset}"
     )
-  if out:
+  if not out:
+    check_stdout("the plan")
+  else:
     check_writable(out, (".json",))
     check_outputs([out])
   values = (

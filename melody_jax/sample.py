@@ -15,7 +15,7 @@ import numpy as np
 
 from melody_jax import audio_io, cli, output_files
 from melody_jax.errors import UserError
-from melody_jax.generation import report
+from melody_jax.generation import prompt_list, report
 from melody_jax.generation.config import check, pieces_of, read_clips, requests_of, settings_of
 from melody_jax.progress import Progress, TimedProgress
 
@@ -32,21 +32,25 @@ def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
   Raises:
     UserError: if settings, files or checkpoints are no good; nothing is written then.
   """
+  drawn, config = config.seed == prompt_list.DRAW, prompt_list.with_seed(config)
   check(config)
   reports = [piece.with_suffix(".json") for piece in pieces_of(config)]
   saved = [config.stream.save] if config.stream.save else []
   with output_files.claim([*reports, *saved]):
-    return _sample(config)
+    return _sample(config, drawn)
 
 
-def _sample(config) -> dict[str, Any]:
+def _sample(config, drawn: bool) -> dict[str, Any]:
   """The same, when nobody else writes these files."""
   progress = TimedProgress()
+  if drawn:
+    progress(f"seed {config.seed} was drawn: --config.seed={config.seed} makes the same again")
   # A bad clip or region is told apart before the models are loaded, which takes longer.
   clips = read_clips(config, progress)
   requests, settings = [], settings_of(config)
+  pieces = prompt_list.pieces(config)
   if config.mode != "reconstruct" and not config.stream.resume:
-    requests = requests_of(config, clips)
+    requests = [request for piece in pieces for request in requests_of(piece, clips)]
 
   # Only now is JAX imported: a bad option is told at once.
   from melody_jax.generation import programs
@@ -62,33 +66,39 @@ def _sample(config) -> dict[str, Any]:
   # They take seconds to import, and the device computes meanwhile.
   threading.Thread(target=audio_io.import_writers, daemon=True).start()
   if clips.audio is not None and config.mode == "reconstruct":
-    pieces = [melody.reconstruct(clips.audio, progress)]
-  else:
-    pieces = melody.generate(requests, settings, progress)
-  return _finish(config, melody, pieces, progress)
+    return _finish(pieces, melody, [melody.reconstruct(clips.audio, progress)], progress)
+  # Up to MAX_COUNT of one prompt are one batch, as was asked; prompts of a file are split.
+  parts = prompt_list.batches(len(pieces)) if config.prompts else [range(len(pieces))]
+  contents: dict[str, Any] = {}
+  for part in parts:
+    if len(parts) > 1:
+      progress(f"prompts {part.start + 1} to {part.stop} of {len(pieces)}")
+    made = melody.generate([requests[i] for i in part], settings, progress)
+    contents = _finish([pieces[i] for i in part], melody, made, progress)
+  return contents
 
 
-def _finish(config, melody, pieces, progress: Progress) -> dict[str, Any]:
-  """Checks, levels and writes all pieces."""
+def _finish(configs, melody, pieces, progress: Progress) -> dict[str, Any]:
+  """Checks, levels and writes pieces, each as its config says; returns the last one's report."""
   files: dict[pathlib.Path, bytes] = {}
   contents: dict[str, Any] = {}
   progress("writing")
-  for i, (out, music) in enumerate(zip(pieces_of(config), pieces, strict=True)):
-    wave = music.audio
+  for config, music in zip(configs, pieces, strict=True):
+    out, wave = pathlib.Path(config.out), music.audio
     if not np.isfinite(wave).all():
       raise UserError(
         f"{config.checkpoint} gave samples that are not finite: train or export it again"
       )
     if config.normalise:
       wave = audio_io.normalise_loudness(wave, melody.sample_rate, config.loudness)
-    contents = _report(config, melody, music, wave, config.seed + i, len(pieces))
+    contents = _report(config, melody, music, wave, len(pieces))
     files |= {
       out: audio_io.encode(wave, out.suffix.lower(), melody.sample_rate),
       out.with_suffix(".png"): audio_io.spectrogram_png(wave, melody.sample_rate, _title(config)),
       out.with_suffix(".json"): report.to_json(contents),
     }
   output_files.write_files(files)
-  names = config.out if len(pieces) == 1 else f"{len(pieces)} pieces"
+  names = configs[0].out if len(pieces) == 1 else f"{len(pieces)} pieces to {configs[-1].out}"
   progress(
     f"{names}: {contents['seconds']:.1f} s of audio in {music.generation_seconds:.1f} s"
     f" ({contents['real_time_factor']:.1f}x real time), compiling {music.compile_seconds:.1f} s,"
@@ -101,13 +111,12 @@ def _title(config) -> str:
   return config.prompt.strip() or pathlib.Path(config.music_prompt or config.audio).name
 
 
-def _report(config, melody, music, wave: np.ndarray, seed: int, batch: int) -> dict[str, Any]:
+def _report(config, melody, music, wave: np.ndarray, batch: int) -> dict[str, Any]:
   """What was asked for, what it cost, and what made it."""
   seconds = len(wave) / melody.sample_rate
   return {
     **report.asked(config),
     **(report.unheard(config, melody) if config.mode != "reconstruct" else {}),
-    "seed": seed,
     "batch": batch,
     "seconds": seconds,
     "sample_rate": melody.sample_rate,

@@ -97,7 +97,7 @@ def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
   if rows % lanes:
     raise UserError(
       f"train.batch_size {rows} does not divide over {lanes} data-parallel devices"
-      f" (mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']})"
+      f" (mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}): take a multiple of {lanes}"
     )
   slices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
   bounds = {index[0].indices(rows)[:2] for index in slices if index}

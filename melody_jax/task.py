@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, check_choice
 
 Batch = dict[str, jax.Array]
 Variables = Any  # pytree of parameters, boxed with logical axis names at birth
@@ -196,8 +196,7 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
   Raises:
     UserError: for a name that TASKS lacks.
   """
-  if config.task not in TASKS:
-    raise UserError(f"config.task is {config.task!r}; it must be one of {', '.join(TASKS)}")
+  check_choice("config.task", config.task, TASKS)
   # Imported when it is asked for: one model's training does not load the others.
   module, name = TASKS[config.task].split(":")
   return getattr(importlib.import_module(module), name)(config)

@@ -65,7 +65,7 @@ PROMPT = "--config.prompt=quiet piano"
     ("--config.seconds=1e9", "config.seconds is 1e+09; it takes 1 to 600"),
     ("--config.seconds=nan", "config.seconds is nan"),
     ("--config.steps=0", "config.steps is 0; it takes 1 to 100"),
-    ("--config.seed=-1", "config.seed is -1"),
+    ("--config.seed=-2", "config.seed is -2"),
     ("--config.guidance_scale=inf", "config.guidance_scale is inf"),
     ("--config.schedule=cubic", "one of linear, uniform"),
     ("--config.lm.top_p=0", "config.lm.top_p is 0"),

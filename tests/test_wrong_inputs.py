@@ -96,7 +96,7 @@ ROWS = [
         "cosine, linear",
       ),
       ("vae.py:tiny", "data.path={data} --config.optimizer.name=sgd", "one of adamw, muon"),
-      ("dpd.py:tiny", "data.path={data}", "the array dataset lacks"),
+      ("dpd.py:tiny", "data.path={data}", "/train lacks latents, semantic_tokens"),
     ]
   ),
   # export, fit, encode, evaluate.

@@ -3,17 +3,16 @@
 python -m data.encoded --source=DIR --name=NAME
 """
 
-import argparse
 import re
 
-from data.build import data_dir, default_data_dir, run
+from data.build import Parser, data_dir, default_data_dir, run
 from melody_jax.errors import UserError
 from melody_jax.places.paths import argument
 
 
 def main() -> None:
   """Copies every split of the source; prints the directory of the new dataset."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = Parser(description=__doc__.splitlines()[0])
   parser.add_argument("--source", type=argument, required=True, help="an array dataset")
   parser.add_argument("--name", default="encoded", help="name of the TFDS dataset")
   parser.add_argument(

@@ -5,7 +5,7 @@ python -m data.rendered [--data_dir=DIR] [--format=arrays] [--jobs=2]
 
 import pathlib
 
-from data.build import build, common_arguments, run
+from data.build import at_least_one, build, common_arguments, run
 from data.debian import fetch_packages
 from data.files import find_files
 from data.rendered.corpus import MIDI_PACKAGE, RenderedCorpus
@@ -32,7 +32,7 @@ def main() -> None:
   """Fetches the MIDI package, composes and renders the pieces, and writes the dataset."""
   parser = common_arguments(__doc__.splitlines()[0])
   parser.add_argument(
-    "--pieces", type=int, default=10, help="training pieces of each of 111 styles"
+    "--pieces", type=at_least_one, default=10, help="training pieces of each of 111 styles"
   )
   parser.add_argument(
     "--raw_dir",

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split, shards_of
 from melody_jax.progress import print_progress
 
 # Where a split is missing, the next of these is measured on: what no model heard comes first.
@@ -127,7 +127,11 @@ def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, Arra
   for name in roots.keys() - found.keys() if found else ():
     print_progress(f"{name} has no split {split!r}: it is left out")
   if not found:
-    raise UserError(f"none of {', '.join(map(str, roots.values()))} has a split {split!r}")
+    splits = sorted({name for root in roots.values() for name in shards_of(root)})
+    has = f"they have {', '.join(splits)}" if splits else "they hold no array dataset"
+    raise UserError(
+      f"none of {', '.join(map(str, roots.values()))} (config.data) has a split {split!r}: {has}"
+    )
   return found
 
 
@@ -149,12 +153,7 @@ def read_windows(
   Raises:
     UserError: if a feature is missing, or no record is long enough.
   """
-  missing = [name for name in names if name not in dataset.features]
-  if missing:
-    raise UserError(
-      f"the array dataset lacks {', '.join(missing)}: it has {', '.join(dataset.features)}; "
-      "write it with python -m melody_jax.encode"
-    )
+  dataset.check_features(names)
   # The feature with the most frames a second measures a record's length most exactly: a slow one
   # rounds it to whole frames.
   longest = max(names, key=lambda name: dataset.features[name].rate)
@@ -165,7 +164,10 @@ def read_windows(
     for w in range(int(dataset.length(i, longest) / rate / seconds + 1e-6))
   ]
   if not places:
-    raise UserError(f"no record is as long as a window of {seconds:g} s")
+    raise UserError(
+      f"{dataset.where}: no record is as long as a window of {seconds:g} s"
+      " (config.window_seconds): take a shorter window or longer music"
+    )
   if count and count < len(places):
     chosen = np.random.default_rng(seed).choice(len(places), count, replace=False)
     # In order, so that the memory-mapped shards are read from front to back.

@@ -9,7 +9,10 @@ import ml_collections
 import numpy as np
 
 from melody_jax import audio_io, output_files
+from melody_jax.command_line.streams import check_stdout
+from melody_jax.config import listed, seconds_of
 from melody_jax.errors import UserError
+from melody_jax.generation import prompt_list
 from melody_jax.generation.options import (
   MAX_SECONDS,
   MAX_SEED,
@@ -55,13 +58,16 @@ def check(config: ml_collections.ConfigDict) -> None:
   if config.out == STDOUT:
     if config.mode != "stream":
       raise UserError('config.out is "-", which only goes with mode "stream"')
+    check_stdout("the stream")
   elif pathlib.Path(config.out).suffix.lower() not in audio_io.FORMATS:
     raise UserError(f"{config.out!r} must end in one of {', '.join(audio_io.FORMATS)}")
   # Sixteen-bit samples, and room for the picture and the report.
-  size = int(config.seconds * audio_io.SAMPLE_RATE * 2) * config.count + (1 << 20)
+  outputs = outputs_of(config)
+  pieces = max(1, len(outputs) // 3)
+  size = int(config.seconds * audio_io.SAMPLE_RATE * 2) * pieces + (1 << 20)
   output_files.check_outputs(
-    outputs_of(config),
-    (config.audio, config.music_prompt, config.stream.resume),
+    outputs,
+    (config.audio, config.music_prompt, config.prompts, config.stream.resume),
     config.overwrite,
     "allow it with --config.overwrite=True",
     size,
@@ -69,12 +75,10 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def pieces_of(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
-  """Audio files that the config asks for: config.out, or one with the seed for each piece."""
-  out = pathlib.Path(config.out)
-  if config.count == 1:
-    return [] if config.out == STDOUT else [out]
-  seeds = range(config.seed, config.seed + config.count)
-  return [out.with_stem(f"{out.stem}-{seed}") for seed in seeds]
+  """Audio files that the config asks for: config.out, or one with seed or number for each."""
+  if config.out == STDOUT:
+    return []
+  return [pathlib.Path(piece.out) for piece in prompt_list.pieces(config)]
 
 
 def outputs_of(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
@@ -141,6 +145,9 @@ def _check_prompts(config) -> None:
   texts = texts_of(config)
   for text in texts:
     check_prompt_length("config.prompt", text)
+  if config.prompts:
+    _check_prompt_file(config)
+    return
   if config.mode == "reconstruct":
     return
   has_prompt = bool(texts or config.music_prompt)
@@ -162,10 +169,28 @@ def _check_prompts(config) -> None:
   if times and len(times) != len(texts):
     raise UserError(f"config.times has {len(times)} numbers for {len(texts)} texts: give one each")
   check_times("config.times", times)
+  _check_negative(config)
+
+
+def _check_negative(config) -> None:
+  check_prompt_length("config.negative_prompt", config.negative_prompt.strip())
   if config.negative_prompt.strip() and config.lm.guidance_scale == 1:
     raise UserError(
       "config.negative_prompt works through config.lm.guidance_scale: set that above 1, e.g. 2"
     )
+
+
+def _check_prompt_file(config) -> None:
+  if config.mode in ("stream", "reconstruct"):
+    raise UserError(f'config.prompts makes several pieces; mode "{config.mode}" makes one')
+  if config.count != 1:
+    raise UserError("config.prompts makes one piece a line: leave out config.count")
+  for key in ("prompt", "weights", "times"):
+    if config[key].strip():
+      raise UserError(f"config.prompts and config.{key} are both set: give one of them")
+  for piece in prompt_list.pieces(config):
+    check_option("seed", piece.seed, "config.seed with config.prompts")
+  _check_negative(config)
 
 
 def _check_edit(config) -> None:
@@ -196,24 +221,25 @@ def _check_edit(config) -> None:
 def _numbers(config, key: str) -> list[float]:
   """A key's comma-separated numbers."""
   try:
-    return [float(part) for part in config[key].split(",") if part.strip()]
+    return [(seconds_of if key == "times" else float)(part) for part in listed(config[key])]
   except ValueError as e:
+    takes = "times" if key == "times" else "numbers"
+    example = "0, 20, 1:30" if key == "times" else "0.7, 0.3"
     raise UserError(
-      f"config.{key} is {config[key]!r}; it takes numbers with commas, as in 0,20"
+      f"config.{key} is {config[key]!r}; it takes {takes} with commas, as in {example}"
     ) from e
 
 
 def _regions(config) -> list[tuple[float, float]]:
   """config.regions as (begin, end) pairs; they must rise within themselves."""
   regions = []
-  for part in config.regions.split(","):
-    if not part.strip():
-      continue
+  for part in listed(config.regions):
     try:
-      begin, end = (float(x) for x in part.split("-"))
+      begin, end = (seconds_of(x) for x in part.split("-"))
     except ValueError as e:
       raise UserError(
-        f"config.regions is {config.regions!r}; it takes seconds, as in 3.5-5, 8-10"
+        f"config.regions is {config.regions!r}; it takes seconds or minutes:seconds, as in"
+        " 3.5-5, 1:05-1:20"
       ) from e
     check_region(begin, end)
     regions.append((begin, end))

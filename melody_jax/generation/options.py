@@ -120,7 +120,7 @@ def check_times(name: str, times: list[float]) -> None:
   """
   rising = all(b > a for a, b in itertools.pairwise(times))
   # "not below 0" would let NaN pass.
-  if not rising or not all(t >= 0 for t in times):
+  if not rising or not all(0 <= t < float("inf") for t in times):
     listed = ", ".join(f"{t:g}" for t in times)
     raise UserError(f"{name} is {listed}; times must rise, from 0 on")
 

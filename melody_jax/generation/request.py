@@ -25,6 +25,7 @@ from melody_jax.host.decoding import check_samples
 DEFAULT_SECONDS = 10.0
 # A variation with less noise keeps the semantic tokens, one with more draws them again.
 REDRAW_STRENGTH = 0.5
+MAX_WEIGHT = 1e6  # squares of larger ones overflow; nobody hears the difference
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,8 +49,7 @@ class Prompt:
     check_prompt_length("a prompt", self.text)
     if self.audio is not None:
       check_waveform(self.audio, "a prompt's audio")
-    if not math.isfinite(self.weight):
-      raise UserError(f"a prompt's weight is {self.weight}: it must be a number")
+    check_range("a prompt's weight", self.weight, -MAX_WEIGHT, MAX_WEIGHT)
 
 
 PromptLike = str | Prompt | Sequence[str | Prompt]

@@ -210,13 +210,15 @@ class Stream(Iterator[np.ndarray]):
         metadata = f.metadata() or {}
         arrays = {name: f.get_tensor(name) for name in f.keys()}
     except (SafetensorError, OSError, ValueError) as e:
-      raise UserError(f"saved stream {path} is truncated or damaged ({e})") from e
+      raise UserError(f"saved stream {path} is truncated or damaged ({e}): save it again") from e
     fields = {field.name for field in dataclasses.fields(StreamState)}
     if metadata.get("kind") != _KIND or set(arrays) != fields:
-      raise UserError(f"{path} is a safetensors file but not a saved stream")
+      raise UserError(
+        f"{path} is a safetensors file but not a saved stream: name a file of config.stream.save"
+      )
     # Tokens and latents mean nothing to other models, and would sound like noise without a word.
     if metadata["bundle"] != engine.digest:
-      raise UserError(f"stream {path} was saved with another checkpoint than this one")
+      raise UserError(f"stream {path} was saved with another checkpoint: load the one that made it")
     settings = json.loads(metadata["settings"])
     # JSON has lists only, and settings are hashed.
     settings["guidance_interval"] = tuple(settings["guidance_interval"])

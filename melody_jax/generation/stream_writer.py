@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import os
 import pathlib
 import signal
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from melody_jax import audio_io, output_files
+from melody_jax.command_line.streams import StdoutError, stdout_errors
 from melody_jax.errors import UserError
 from melody_jax.generation import report
 from melody_jax.generation.config import STDOUT, prompt_of
@@ -81,29 +83,31 @@ class PcmSink:
     self.samples = 0
 
   def write(self, audio_T: np.ndarray) -> None:
-    # Clipped first: beyond full scale 16 bits would wrap around.
-    self._stream.write((np.clip(audio_T, -1.0, 1.0) * 32767.0).astype("<i2").tobytes())
-    self._stream.flush()
+    with stdout_errors():
+      # Clipped first: beyond full scale 16 bits would wrap around.
+      self._stream.write((np.clip(audio_T, -1.0, 1.0) * 32767.0).astype("<i2").tobytes())
+      self._stream.flush()
     self.samples += len(audio_T)
 
   def close(self, keep: bool) -> None:
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):  # told when it was written to
       self._stream.flush()
 
 
 @contextlib.contextmanager
-def _stops_at_sigterm() -> Iterator[None]:
-  """SIGTERM ends a stream as Ctrl-C does."""
+def _ends_the_stream() -> Iterator[None]:
+  """Ctrl-C and SIGTERM end a stream that has begun; what it made so far is kept."""
 
   def interrupt(*_):
     raise KeyboardInterrupt
 
-  # As Ctrl-C does: the file gets its name and the report is written.
-  before = signal.signal(signal.SIGTERM, interrupt)
+  # Handlers of our own, too, where the command's are: those end a process that takes its time.
+  before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def run(config, melody, requests, settings, clips, progress: Progress) -> dict[str, Any]:
@@ -134,9 +138,10 @@ def run(config, melody, requests, settings, clips, progress: Progress) -> dict[s
   first_chunk, slowest = 0.0, 0.0
   # A stream has no end of its own: an interrupt or a closed pipe is how it is meant to stop.
   try:
-    with _stops_at_sigterm():
+    with contextlib.ExitStack() as stack:
       for wave, seconds in _levelled(config, melody, stream):
         if not sink.samples:
+          stack.enter_context(_ends_the_stream())
           first_chunk = seconds
           progress(f"first chunk after {seconds:.2f} s")
         else:
@@ -146,7 +151,9 @@ def run(config, melody, requests, settings, clips, progress: Progress) -> dict[s
         except UserError:  # the disk is full: the state may still find room elsewhere
           _save(config, stream)
           raise
-  except (KeyboardInterrupt, BrokenPipeError):
+  except (KeyboardInterrupt, StdoutError) as e:
+    if not sink.samples or (isinstance(e, StdoutError) and e.errno != errno.EPIPE):
+      raise
     progress("interrupted: the stream ends here")
   finally:
     sink.close(keep=sink.samples > 0)

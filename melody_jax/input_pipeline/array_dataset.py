@@ -19,7 +19,7 @@ All shards of a dataset, in all of its splits, were made from the same: a reader
 different `made_from`, which an interrupted or partly repeated build leaves.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import hashlib
 import json
@@ -233,6 +233,22 @@ def has_split(root: str | os.PathLike, split: str) -> bool:
   return any((pathlib.Path(root) / split).glob("shard-*-of-*"))
 
 
+def _nothing_there(root: pathlib.Path, split: str) -> str:
+  """Why a split cannot be opened, and what to do."""
+  if not root.is_dir():
+    return f"no dataset directory {root} (split {split}): check the path"
+  others = sorted(shards_of(root))
+  if others:
+    return f"{root} has no split {split!r}: it has {', '.join(others)}"
+  below = sorted({p.parent.parent.parent.name for p in root.glob(f"[!.]*/[!.]*/{_SHARDS}")})
+  if below:
+    return f"{root} is no array dataset, but holds some: name one of {', '.join(below)} in it"
+  return (
+    f"{root} is no array dataset: python -m data.music_folder --format=arrays makes one of audio"
+    " files, python -m melody_jax.encode one of tokens and latents"
+  )
+
+
 class ArrayDataset:
   """Random access to the records of one split. Iteration yields (record, arrays) in order.
 
@@ -241,6 +257,7 @@ class ArrayDataset:
     split: Name of the split, a sub-directory ("train", "validation", ...).
 
   Attributes:
+    where: Directory of the split.
     features: Layout of each stored feature.
     made_from: What its shards state that they are made from; {} where they do not.
 
@@ -253,14 +270,17 @@ class ArrayDataset:
     where = pathlib.Path(root) / split
     paths = sorted(where.glob("shard-*-of-*"))
     if not paths:
-      raise UserError(f"no array dataset at {where}: write one with python -m melody_jax.encode")
+      raise UserError(_nothing_there(pathlib.Path(root), split))
     # Every shard's name tells how many there are, so a dataset half written is noticed.
     announced = int(paths[0].name.rsplit("-", 1)[-1])
     self._refuse_mixture(pathlib.Path(root), paths)
     if len(paths) != announced:
+      audio = set(read_index(paths[0]).get("features", {})) <= {"audio"}
+      writer = "its builder (python -m data....)" if audio else "python -m melody_jax.encode"
       raise UserError(
-        f"{where} has {len(paths)} of {announced} shards: let melody_jax.encode finish"
+        f"{where} has {len(paths)} of {announced} shards: run {writer} again, to its end"
       )
+    self.where = where
     self._shards = [_Shard(path) for path in paths]
     self.features: dict[str, Feature] = self._shards[0].features
     self.made_from: dict[str, Any] = self._shards[0].made_from or {}
@@ -288,6 +308,21 @@ class ArrayDataset:
         f"{root} mixes what was made at different times: {other.relative_to(root)} is not of the"
         f" same sources, models or shards as {paths[0].relative_to(root)}; build or encode all"
         " splits again, or delete the old ones"
+      )
+
+  def check_features(self, names: Iterable[str]) -> None:
+    """Refuses a dataset that lacks one of the features.
+
+    Raises:
+      UserError: naming what is missing, and the command that makes it.
+    """
+    missing = [name for name in names if name not in self.features]
+    if missing:
+      how = "name the dataset of its builder (python -m data....)"
+      if "audio" not in missing:
+        how = "make them of it with python -m melody_jax.encode"
+      raise UserError(
+        f"{self.where} lacks {', '.join(missing)}: it has {', '.join(self.features)}; {how}"
       )
 
   def __len__(self) -> int:

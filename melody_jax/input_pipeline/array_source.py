@@ -100,7 +100,9 @@ class ArraySource:
     self._position = 0
     self.models = models_of(datasets)
     if batch_size % host[1]:
-      raise UserError(f"train.batch_size {batch_size} does not divide over {host[1]} hosts")
+      raise UserError(
+        f"train.batch_size {batch_size} does not divide over {host[1]} hosts: take a multiple"
+      )
     self._grids = [self._grid(d) for d in datasets]
     self._records = [self._usable(d) for d in datasets]
     sizes = np.array([n for _, _, n in self._records], np.float64)
@@ -110,12 +112,7 @@ class ArraySource:
 
   def _grid(self, dataset: ArrayDataset) -> float:
     """Seconds between possible starts of windows: one frame of the slowest feature."""
-    missing = [name for name in self._features if name not in dataset.features]
-    if missing:
-      raise UserError(
-        f"the array dataset lacks {', '.join(missing)}: it has {', '.join(dataset.features)};"
-        " write it with python -m melody_jax.encode"
-      )
+    dataset.check_features(self._features)
     return max(1.0 / dataset.features[name].rate for name in self._features)
 
   def _usable(self, dataset: ArrayDataset) -> tuple[np.ndarray, np.ndarray, int]:
@@ -130,7 +127,12 @@ class ArraySource:
     seconds = np.array([dataset.length(i, name) / rate for i in range(len(dataset))])
     usable = np.flatnonzero(seconds + 1e-6 >= self._window)
     if not len(usable):
-      raise UserError(f"no record is as long as a window of {self._window} s")
+      longest = max(seconds, default=0.0)
+      raise UserError(
+        f"{dataset.where}: no record is as long as a window of {self._window:g} s"
+        f" (config.window_seconds), the longest has {longest:g} s; take a shorter window or longer"
+        " music"
+      )
     step = grid if self._shuffle else max(grid, self._window)
     counts = np.floor((seconds[usable] - self._window) / step + 1e-6).astype(np.int64) + 1
     return usable, np.cumsum(counts), int(counts.sum())

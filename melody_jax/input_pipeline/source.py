@@ -8,6 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from melody_jax.config import listed
 from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split
 from melody_jax.input_pipeline.array_source import ArraySource
@@ -59,7 +60,8 @@ def make_source(
   host = part or (jax.process_index(), jax.process_count())
   tokenize = task.tokenizer()
   check_choice("config.data.source", config.data.source, ("array", "seqio"))
-  if not config.data.path:
+  weights = _weights(config.data.weights)
+  if not listed(config.data.path):
     raise UserError(
       "config.data.path is empty: name an array dataset (or a seqio mixture with"
       " config.data.source=seqio); README, 'Train', makes one"
@@ -122,11 +124,12 @@ def _chosen(
 
 def _weights(text: str) -> list[float] | None:
   try:
-    weights = [float(w) for w in text.split(",") if w.strip()]
+    weights = [float(w) for w in listed(text)]
   except ValueError as e:
     raise UserError(
       f"config.data.weights is {text!r}; it takes numbers with commas, as in 0.7,0.3"
     ) from e
   if any(not 0 <= w < math.inf for w in weights) or (weights and not any(weights)):
     raise UserError(f"config.data.weights is {text!r}: weights are 0 or more, and not all 0")
-  return weights or None
+  # By the largest, as the sum of huge ones would be infinite.
+  return [w / max(weights) for w in weights] or None

@@ -31,6 +31,7 @@ class DiscriminatorConfig:
     resolution_channels: Channels of their convolutions.
     bands: Number of discriminators over log magnitudes, one a band; read where the codec has no
       phase.
+    dtype: Dtype of computation.
   """
 
   periods: tuple[int, ...] = (2, 3, 5, 7, 11)

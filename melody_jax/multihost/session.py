@@ -13,6 +13,7 @@ import contextlib
 import os
 import pathlib
 import re
+import signal
 import socket
 import sys
 import threading
@@ -22,7 +23,9 @@ from typing import Any, NoReturn
 
 import jax
 
-from melody_jax.cli import EXIT_BAD_INPUT
+from melody_jax.command_line import signals
+from melody_jax.command_line.endings import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from melody_jax.command_line.streams import flush_stdout
 from melody_jax.errors import UserError
 from melody_jax.multihost.membership import Membership, MembershipSettings, detect
 from melody_jax.multihost.roll_call import roll_call
@@ -236,7 +239,7 @@ _watch = _Watch()
 def _end(status: int, message: str) -> NoReturn:
   """Ends this process at once. An orderly exit would wait for processes that wait for this one."""
   with contextlib.suppress(OSError, ValueError):
-    sys.stdout.flush()
+    flush_stdout()
     print(f"{_program()}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
   os._exit(status)
 
@@ -246,7 +249,9 @@ def _verdict(error: BaseException) -> tuple[int, str]:
   if isinstance(error, UserError):
     return EXIT_BAD_INPUT, str(error)
   if isinstance(error, KeyboardInterrupt):
-    return EXIT_BAD_INPUT, "interrupted"
+    return EXIT_INTERRUPTED, signals.WORDS[signal.SIGINT]
+  if isinstance(error, signals.Terminated):
+    return signals.EXIT_SIGNAL + signal.SIGTERM, signals.WORDS[signal.SIGTERM]
   if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
     return EXIT_TRY_AGAIN, (
       f"lost another host ({_first_line(error)}); see the logs of all. Run the same command on all"

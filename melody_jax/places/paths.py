@@ -26,6 +26,7 @@ PATH_KEYS = frozenset(
     "model.text_init",
     "music_prompt",
     "out",
+    "prompts",
     "source",
     "stream.resume",
     "stream.save",

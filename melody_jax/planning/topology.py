@@ -99,7 +99,11 @@ def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
   chip, shape = chips[match[1]], tuple(int(n) for n in match[2].split("x"))
   # v4 and v5p slices are tori of three dimensions, v5e and v6e of two.
   if len(shape) != chip.dimensions or not math.prod(shape):
-    raise UserError(f"topology {name!r}: a slice of {chip.name} has {chip.dimensions} dimension(s)")
+    example = f"{chip.name}:{'x'.join(['4'] * chip.dimensions)}"
+    raise UserError(
+      f"topology {name!r}: a slice of {chip.name} has {chip.dimensions} dimension(s), as in"
+      f" {example}"
+    )
   return chip, shape
 
 

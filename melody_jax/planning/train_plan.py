@@ -104,7 +104,7 @@ def abstract_batch(config: ml_collections.ConfigDict, task: Task, mesh: Mesh) ->
   if rows % (lanes * config.train.accumulate):
     raise UserError(
       f"train.batch_size {rows} does not divide over {lanes} data-parallel devices"
-      f" x train.accumulate {config.train.accumulate}"
+      f" x train.accumulate {config.train.accumulate}: take a multiple of both"
     )
   layout = sharding.batch_sharding(mesh)
   return {

@@ -35,6 +35,11 @@ class VAETask(BaseTask):
     judges = config_from(DiscriminatorConfig, config.discriminator)
     self.judges = (SpectrumDiscriminators if self.model_config.spectral else Discriminators)(judges)
     self.samples = round(config.window_seconds * config.sample_rate)
+    if self.model_config.hop_length < 1:
+      raise UserError(
+        f"config.model.encoder_strides is {tuple(self.model_config.encoder_strides)}; strides are 1"
+        " or more"
+      )
     if self.samples % self.model_config.hop_length:
       raise UserError(
         f"config.window_seconds makes {self.samples} samples, which is not a multiple of the"

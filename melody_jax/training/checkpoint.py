@@ -212,7 +212,7 @@ def load_params(workdir: str | os.PathLike) -> tuple[Any, int]:
   with ocp.CheckpointManager(directory) as manager:
     step = manager.latest_step()
     if step is None:
-      raise UserError(f"no finished checkpoint under {workdir}")
+      raise UserError(f"no finished checkpoint under {workdir}: let the run save one first")
   place = directory / str(step) / "state"
   # The run may have had other devices and another mesh. One device of this machine takes it all.
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -110,7 +110,7 @@ def test_two_commands_do_not_write_one_file(
 
   monkeypatch.setattr(stream_writer.FileSink, "write", slow)
   # Signals belong to the main thread.
-  monkeypatch.setattr(stream_writer, "_stops_at_sigterm", contextlib.nullcontext)
+  monkeypatch.setattr(stream_writer, "_ends_the_stream", contextlib.nullcontext)
   first = configured(tiny_models, mode="stream", out=str(tmp_path / "x.wav"))
   worker = threading.Thread(target=sample, args=(first,))
   worker.start()

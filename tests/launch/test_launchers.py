@@ -270,10 +270,10 @@ sweeps = load_sweeps()
 def test_every_key_of_a_sweep_is_in_its_config(name):
   sweep = sweeps.load(name)
   sweeps.check(sweep)
-  runs = sweeps.expand(sweep, "gs://b/d", ["--config.more=1"])
+  runs = sweeps.expand(sweep, "gs://b/d", ["--config.seed=1"])
   places = {word for run in runs for word in run if word.startswith(sweep.OUTPUT + "=")}
   assert len(places) == len(runs) > 1
-  assert all(run[-1] == "--config.more=1" for run in runs)
+  assert all(run[-1] == "--config.seed=1" for run in runs)
   assert importlib.util.find_spec(sweep.MODULE)
 
 

@@ -8,7 +8,7 @@ import pytest
 from melody_jax import Settings
 from melody_jax import plan as plan_command
 from melody_jax.errors import UserError
-from melody_jax.planning import sample_plan
+from melody_jax.planning import sample_plan, topology
 from tests.configs import load_config
 
 
@@ -44,7 +44,7 @@ def test_stages_count_their_passes(networks):
 
 def test_the_command_plans_for_a_virtual_device(repository, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(repository)
-  monkeypatch.setattr(plan_command, "open_topology", _here)
+  monkeypatch.setattr(topology, "open_topology", _here)
   config = load_config("sample")
   config.update(count=2, steps=3)
   plan_command.main(config, "cpu:1", "tiny", str(tmp_path / "x.json"))

@@ -19,8 +19,10 @@ import json
 import numbers
 import os
 import pathlib
+import signal
 import struct
 import sys
+import threading
 import zipfile
 
 import jax
@@ -84,6 +86,19 @@ def check_number(name, value, takes):
     raise ValueError(f"{name} is {value}; it takes whole numbers ({unit})")
 
 
+def _platform():
+  """Name of the platform that JAX runs on here; ValueError where it finds none."""
+  try:
+    found = jax.default_backend()
+  except Exception as e:
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    raise ValueError(
+      f"JAX_PLATFORMS is {asked!r}, and JAX finds no such device here: install jax for it"
+      " (jax[cuda12], jax[tpu]), or set JAX_PLATFORMS=cpu"
+    ) from e
+  return {"gpu": "cuda"}.get(found, found)
+
+
 def _arrays(archive, name):
   with np.load(io.BytesIO(archive.read(name))) as arrays:
     return {key: arrays[key] for key in arrays.files}
@@ -117,7 +132,7 @@ class Sampler:
         params, schedules = (_arrays(archive, name) for name in ("params.npz", "schedules.npz"))
     except (zipfile.BadZipFile, KeyError) as e:
       raise ValueError(f"{path} is no exported sampler, or is damaged: export it again") from e
-    here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    here = _platform()
     if here not in program.platforms:
       raise ValueError(f"{path} was exported for {', '.join(program.platforms)}, this is {here}")
     return cls(program, params, meta, schedules)
@@ -298,7 +313,7 @@ def main():
   parser.add_argument("file", type=os.path.expanduser, help="the sampler, *.sampler")
   parser.add_argument("--style", default="", help="a prompt of the file; default: its first")
   parser.add_argument("--seconds", type=float, default=10.0, help="seconds of music")
-  parser.add_argument("--seed", type=int, default=0, help="another one, other music")
+  parser.add_argument("--seed", type=int, default=0, help="another one, other music; -1: drawn")
   parser.add_argument("--steps", type=int, default=None, help="denoising steps")
   parser.add_argument(
     "--out",
@@ -310,16 +325,43 @@ def main():
     "--overwrite", action="store_true", help="replace files that this program did not write, too"
   )
   options = parser.parse_args()
+  _end_when_told(parser.prog)
   try:
     _run(options)
   except (ValueError, OSError) as e:
     print(f"{parser.prog}: error: {' '.join(str(e).split())}", file=sys.stderr)
     sys.exit(2)
+  except MemoryError:
+    print(f"{parser.prog}: error: out of memory: make less at once", file=sys.stderr)
+    sys.exit(2)
+
+
+def _end_when_told(program):
+  """Ctrl-C and SIGTERM end the program at once, with one line.
+
+  A thread does that: while the main one compiles, Python calls no handler.
+  """
+  words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated (SIGTERM)"}
+  reading, writing = os.pipe()
+  os.set_blocking(writing, False)
+
+  def end():
+    number = os.read(reading, 1)[0]
+    print(f"{program}: error: {words.get(number, 'ended')}", file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+  for number in words:
+    signal.signal(number, lambda *_: None)
+  signal.set_wakeup_fd(writing)
+  threading.Thread(target=end, daemon=True).start()
 
 
 def _run(options):
   sampler = Sampler.load(options.file)
   style = options.style or next(iter(sampler.styles))
+  if options.seed == -1:
+    options.seed = int.from_bytes(os.urandom(4), "little") % (2**32 - sampler.batch)
+    print(f"seed {options.seed} was drawn", file=sys.stderr)
   check_number("--seconds", options.seconds, sampler.meta["ranges"]["seconds"])
   out = pathlib.Path(options.out)
   seeds = range(options.seed, options.seed + sampler.batch)
