@@ -55,12 +55,12 @@ EXTRAS = {
     "tensorflow>=2.19",
     "tensorflow-datasets>=4.9.8",
   ],
-  "eval": [],  # the base install is enough so far; musicnn's weights are fetched when first used
+  "eval": ["onnxruntime>=1.19"],  # musicnn's weights are fetched when first used
   "plan": ["libtpu"],
   "gcs": ["gcsfs>=2024.6"],
   "tpu": ["jax[tpu]>=0.10"],
   "cuda": ["jax[cuda12]>=0.10"],
-  "test": ["pytest>=8", "pytest-xdist>=3.6"],
+  "test": ["onnx>=1.17", "pytest>=8", "pytest-xdist>=3.6"],
   "lint": ["mypy>=1.11", "ruff>=0.9"],
   "parity": ["ninja", "sru>=2.6", "torch>=2.5", "transformers>=4.50"],
 }

@@ -98,14 +98,17 @@ def log_mel(
 
 
 @functools.lru_cache(maxsize=32)
-def kaldi_mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float = 20.0) -> np.ndarray:
+def kaldi_mel_filters(
+  sample_rate: int, n_fft: int, n_mels: int, f_min: float = 20.0, f_max: float | None = None
+) -> np.ndarray:
   """Mel filters in Kaldi's form, triangles over mels and not over Hz.
 
   Args:
-    sample_rate: Sample rate in Hz; the last triangle ends at half of it.
+    sample_rate: Sample rate in Hz.
     n_fft: Size of the FFT.
     n_mels: Number M of mel bands.
     f_min: Frequency in Hz at which the first triangle begins.
+    f_max: Frequency in Hz at which the last one ends; None: half the sample rate.
 
   Returns:
     float32 [n_fft // 2 + 1, n_mels].
@@ -114,7 +117,7 @@ def kaldi_mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float = 
   def mel(hz: np.ndarray) -> np.ndarray:
     return 1127.0 * np.log1p(hz / 700.0)
 
-  corners = np.linspace(mel(np.array(f_min)), mel(np.array(sample_rate / 2)), n_mels + 2)
+  corners = np.linspace(mel(np.array(f_min)), mel(np.array(f_max or sample_rate / 2)), n_mels + 2)
   bins = mel(np.arange(n_fft // 2 + 1) * (sample_rate / n_fft))[:, None]
   left, middle, right = corners[None, :-2], corners[None, 1:-1], corners[None, 2:]
   rising, falling = (bins - left) / (middle - left), (right - bins) / (right - middle)

@@ -122,13 +122,13 @@ def compressed_mel(audio_S: np.ndarray) -> np.ndarray:
   return np.log10(1.0 + 10_000.0 * (power @ _mel_filters().T)).astype(np.float32)
 
 
-def _patches(mel_TxF: np.ndarray) -> np.ndarray:
-  """Non-overlapping patches plus one flush with the end; short clips are repeated to fill one."""
+def _patches(mel_TxF: np.ndarray, hop: int = PATCH_FRAMES) -> np.ndarray:
+  """Patches every `hop` frames, one flush with the end; short clips are repeated to fill one."""
   if len(mel_TxF) < PATCH_FRAMES:
     # Repeated, not padded: the network never heard digital silence beside music.
     mel_TxF = np.resize(mel_TxF, (PATCH_FRAMES, N_MELS))
   last = len(mel_TxF) - PATCH_FRAMES
-  starts = sorted({*range(0, last + 1, PATCH_FRAMES), last})
+  starts = sorted({*range(0, last + 1, hop), last})
   return np.stack([mel_TxF[s : s + PATCH_FRAMES] for s in starts])
 
 
@@ -164,17 +164,30 @@ class Tagger:
         audio_S = librosa.resample(
           audio_S, orig_sr=sample_rate, target_sr=MUSICNN_SAMPLE_RATE, res_type="soxr_hq"
         )
-      logits, embedding = self._run(_patches(compressed_mel(audio_S)))
+      logits, embedding = self.windows(audio_S, PATCH_FRAMES)
       # The mean of probabilities, not of logits: one sure patch must not decide a clip.
       probabilities.append(np.mean(1.0 / (1.0 + np.exp(-logits)), axis=0))
       embeddings.append(embedding.mean(axis=0))
     return np.stack(probabilities), np.stack(embeddings)
 
-  def _run(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def windows(self, audio_S: np.ndarray, hop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Runs the network on the 3 s patches of one clip.
+
+    Args:
+      audio_S: Mono audio [samples] at 16 kHz, in [-1, 1], at least 257 samples.
+      hop: Frames of 16 ms between the starts of two patches.
+
+    Returns:
+      (logits [patches, 50], embeddings [patches, 200]), both float32.
+    """
+    patches = _patches(compressed_mel(audio_S), hop)
     outputs = []
     for first in range(0, len(patches), _PATCHES_PER_CALL):
-      logits, embedding = _apply(self.params, patches[first : first + _PATCHES_PER_CALL])
-      outputs.append((np.asarray(logits), np.asarray(embedding)))
+      batch = patches[first : first + _PATCHES_PER_CALL]
+      # Filled up to a multiple of four: few compiled programs, whatever the clips' lengths.
+      index = np.minimum(np.arange(-(-len(batch) // 4) * 4), len(batch) - 1)
+      logits, embedding = (np.asarray(x)[: len(batch)] for x in _apply(self.params, batch[index]))
+      outputs.append((logits, embedding))
     logits, embeddings = zip(*outputs, strict=True)
     return np.concatenate(logits), np.concatenate(embeddings)
 

@@ -8,43 +8,14 @@ import pytest
 from melody_jax.errors import UserError
 from melody_jax.evaluation.musicnn import tagger as musicnn
 from melody_jax.host.cache_folders import own_cache
+from tests.evaluation.random_tagger import random_params
 
 WHEEL = own_cache() / "musicnn-0.1.0-py3-none-any.whl"
 
 
-def _random_params(rng: np.random.Generator) -> dict[str, np.ndarray]:
-  """Arrays of the published shapes."""
-  kernels = [
-    (7, 38, 1, 204),
-    (7, 67, 1, 204),
-    (128, 1, 1, 51),
-    (64, 1, 1, 51),
-    (32, 1, 1, 51),
-    (7, 561, 1, 64),
-    (7, 64, 1, 64),
-    (7, 64, 1, 64),
-  ]
-  params = {}
-  for i, shape in enumerate(kernels):
-    name = f"conv2d_{i}" if i else "conv2d"
-    params[f"{name}/kernel"] = rng.normal(size=shape) / np.sqrt(np.prod(shape[:3]))
-    params[f"{name}/bias"] = np.zeros(shape[-1])
-  params |= {
-    "dense/kernel": rng.normal(size=(1506, 200)) / 40,
-    "dense/bias": np.zeros(200),
-    "dense_1/kernel": rng.normal(size=(200, 50)) / 14,
-    "dense_1/bias": np.zeros(50),
-  }
-  for i, width in enumerate([1, *(shape[-1] for shape in kernels), 1506, 200]):
-    name = f"batch_normalization_{i}" if i else "batch_normalization"
-    for variable, value in (("gamma", 1), ("beta", 0), ("moving_mean", 0), ("moving_variance", 1)):
-      params[f"{name}/{variable}"] = np.full(width, value)
-  return {k: v.astype(np.float32) for k, v in params.items()}
-
-
 @pytest.fixture(scope="module")
 def tagger() -> musicnn.Tagger:
-  params = _random_params(np.random.default_rng(0))
+  params = random_params(np.random.default_rng(0))
   return musicnn.Tagger("MTT", params, tuple(f"tag {i}" for i in range(50)))
 
 
@@ -97,6 +68,8 @@ def test_equals_the_published_graph(model):
   with zipfile.ZipFile(WHEEL) as archive:
     meta.ParseFromString(archive.read(f"musicnn/{model}_musicnn/.meta"))
   output = "model/dense_1/BiasAdd"
+  (matmul,) = (node for node in meta.graph_def.node if node.name == "model/dense_1/MatMul")
+  before = matmul.input[0]  # what the last layer reads: the embedding
   for node in meta.graph_def.node:
     node.attr.pop("_output_shapes", None)  # written by an older version; inconsistent today
   patches = np.random.default_rng(3).uniform(0, 4, (2, 187, 96)).astype(np.float32)
@@ -107,9 +80,10 @@ def test_equals_the_published_graph(model):
     for op in graph.get_operations():
       if op.type == "VariableV2":
         session.run(tf.raw_ops.Assign(ref=op.outputs[0], value=arrays[op.name]))
-    expected = session.run(
-      f"{output}:0", {"model/Placeholder:0": patches, "model/Placeholder_2:0": False}
-    )
+    fed = {"model/Placeholder:0": patches, "model/Placeholder_2:0": False}
+    expected, expected_embedding = session.run((f"{output}:0", f"{before}:0"), fed)
   logits, embedding = musicnn.apply(arrays, patches)
-  assert embedding.shape == (2, 200)
+  assert embedding.shape == expected_embedding.shape == (2, 200)
+  scale = np.abs(expected_embedding).max()
+  np.testing.assert_allclose(np.asarray(embedding) / scale, expected_embedding / scale, atol=1e-5)
   np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4)
