@@ -248,6 +248,7 @@ def build(make_corpus: Callable[[], Corpus], arguments: argparse.Namespace) -> N
   Raises:
     UserError: There is no usable track, or nothing can be written.
   """
+  cache_folders.check()
   try:
     _build(make_corpus(), arguments)
   except OSError as error:

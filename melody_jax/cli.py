@@ -21,6 +21,7 @@ from melody_jax.command_line.endings import EXIT_BAD_INPUT as EXIT_BAD_INPUT
 from melody_jax.command_line.endings import check_devices, check_text, decoded, one_line
 from melody_jax.config import seconds_of
 from melody_jax.errors import UserError, nearest
+from melody_jax.host import cache_folders
 from melody_jax.places import config_pages, paths
 from melody_jax.provenance import VERSION
 
@@ -217,6 +218,7 @@ def run(
     if _told(program, main, needs_workdir, strings or {}, page):
       return
     config, given = parse(sys.argv, needs_workdir, strings, page)
+    cache_folders.check()
     if program != "plan":  # which plans for chips that are not here
       check_devices()
     if strings:

@@ -201,7 +201,9 @@ def check_outputs(
 
 
 @contextlib.contextmanager
-def claim(paths: Iterable[str | os.PathLike]) -> Iterator[None]:
+def claim(
+  paths: Iterable[str | os.PathLike], advice: str = "write to another name"
+) -> Iterator[None]:
   """Keeps other commands from writing the same files until the block ends.
 
   The lock dies with the process, so that a killed command leaves none. Where the file system knows
@@ -209,18 +211,19 @@ def claim(paths: Iterable[str | os.PathLike]) -> Iterator[None]:
 
   Args:
     paths: Files that will be written, in directories that exist.
+    advice: What to do rather than to wait, for the message.
 
   Raises:
     UserError: if another command is writing one of them.
   """
   with contextlib.ExitStack() as stack:
     for path in paths:
-      stack.enter_context(_claim_one(pathlib.Path(path)))
+      stack.enter_context(_claim_one(pathlib.Path(path), advice))
     yield
 
 
 @contextlib.contextmanager
-def _claim_one(path: pathlib.Path) -> Iterator[None]:
+def _claim_one(path: pathlib.Path, advice: str) -> Iterator[None]:
   try:
     import fcntl
   except ImportError:  # no such locks on this system
@@ -239,7 +242,7 @@ def _claim_one(path: pathlib.Path) -> Iterator[None]:
     except BlockingIOError as e:
       handle.close()
       raise UserError(
-        f"{path} is being written by another command: wait for its end, or write to another name"
+        f"{path} is being written by another command: wait for its end, or {advice}"
       ) from e
     except OSError:
       break

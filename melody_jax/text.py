@@ -136,6 +136,12 @@ class Tokenizer:
     ]
     return text[end:].strip(), list(dict.fromkeys(unknown))
 
+  def losses(self, texts: list[str]) -> list[tuple[bool, bool]]:
+    """(is its end cut off, does it hold what the vocabulary lacks), for each text."""
+    unknown_id = self._whole.token_to_id("[UNK]")
+    found = self._whole.encode_batch(texts)
+    return [(len(one.ids) > self.length, unknown_id in one.ids) for one in found]
+
   def batch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Tokenises B texts: (ids int32 [B, length], mask bool [B, length])."""
     ids, masks = zip(*(self(text) for text in texts), strict=True)

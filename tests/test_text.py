@@ -46,6 +46,14 @@ def test_fixed_length_padding_and_truncation(toy_tokenizer):
   assert tokenize.batch(["slow", "waltz"])[0].shape == (2, 6)
 
 
+def test_what_is_lost_of_many_texts(toy_tokenizer):
+  tokenize = text.load_tokenizer(6, str(toy_tokenizer))
+  texts = ["slow waltzes", "slow slow slow slow", "slow " * 5, "slow 吉他", "slow " * 5 + "吉他"]
+  assert tokenize.losses(texts) == [
+    (False, False), (False, False), (True, False), (False, True), (True, True),
+  ]  # fmt: skip
+
+
 def test_missing_tokenizer_and_package_are_user_errors(tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"tokenizer\.json"):
     text.load_tokenizer(8, str(tmp_path))

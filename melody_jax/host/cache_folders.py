@@ -7,6 +7,7 @@ number without a name (`docker run -u 1234`) is the usual case.
 
 from collections.abc import Iterator
 import contextlib
+import importlib.util
 import os
 import pathlib
 import stat
@@ -104,3 +105,25 @@ def prepare() -> None:
   folder = next(filter(None, map(_private, _fallbacks())), None) if lacking else None
   if folder:
     os.environ.update({name: str(folder / _LIBRARIES.get(name, "")) for name in lacking})
+
+
+def check() -> None:
+  """Refuses a machine on which numba has no folder to write, before any work is done.
+
+  numba would end in a traceback at the first sound that is read or written.
+
+  Raises:
+    UserError: naming the variables by which a folder can be given.
+  """
+  if not hasattr(os, "getuid"):
+    return
+  given = os.environ.get("NUMBA_CACHE_DIR")
+  if (given and is_writable(given)) or user_cache() is not None:
+    return
+  librosa = importlib.util.find_spec("librosa")  # finds it without running it
+  beside = list(librosa.submodule_search_locations or ()) if librosa else []
+  if beside and not is_writable(beside[0]):  # numba's last resort
+    raise UserError(
+      "no folder for caches can be written: neither the home nor $TMPDIR nor /dev/shm; set"
+      " NUMBA_CACHE_DIR to one that can"
+    )

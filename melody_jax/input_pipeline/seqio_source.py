@@ -363,7 +363,7 @@ class SeqioSource:
       add_task(config.data.tfds_dir, name, features, config.window_seconds, shuffle, tokenize)
       datasets.append(dataset)
       counts.append(windows_in_split(dataset, split, config.window_seconds))
-    self.models = models_of(datasets)
+    self.models, self._datasets = models_of(datasets), datasets
     self._windows = sum(counts)
     if not self._windows:
       raise UserError(
@@ -380,6 +380,17 @@ class SeqioSource:
   def windows(self) -> int:
     """How many windows fit end to end in the records of the split."""
     return self._windows
+
+  def captions(self) -> Iterator[str]:
+    """All captions of the split."""
+    for dataset in self._datasets:
+      # Only this field is decoded, as in `windows_in_split`.
+      records = dataset.builder.as_dataset(
+        split=self._split, decoders=tfds.decode.PartialDecoding({"captions": True}),
+        shuffle_files=False,
+      )  # fmt: skip
+      for record in tfds.as_numpy(records):
+        yield from (caption.decode("utf-8", "replace") for caption in record["captions"])
 
   def _provide(self, names: list[str], weights: list[float], shuffle: bool):
     suffix = "" if shuffle else ".in_order"

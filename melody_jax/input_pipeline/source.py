@@ -1,6 +1,6 @@
 """Makes the input source that a training config names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import math
 from typing import Any, Protocol
 
@@ -10,11 +10,13 @@ import numpy as np
 
 from melody_jax.config import listed
 from melody_jax.errors import UserError, check_choice
+from melody_jax.input_pipeline import unheard_captions
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split
 from melody_jax.input_pipeline.array_source import ArraySource
 from melody_jax.multihost import session
 from melody_jax.progress import print_progress
-from melody_jax.task import Inputs
+from melody_jax.task import Inputs, Tokenize
+from melody_jax.text import Tokenizer
 
 
 class Source(Protocol, Iterator[dict[str, np.ndarray]]):
@@ -80,12 +82,26 @@ def make_source(
       host,
       tokenize,
     )
+    if split == config.data.split:
+      records = (dataset.record(i) for dataset in datasets for i in range(len(dataset)))
+      _tell_unheard(
+        tokenize, (c for record in records for c in record.get("captions") or ()), split
+      )
     # A host without data would leave all others waiting in the first step.
     session.every_host_has_data(source.windows, f"windows of split {split}")
     return source
   from melody_jax.input_pipeline.seqio_source import SeqioSource
 
-  return SeqioSource(config, features, split, shuffle, host, tokenize)
+  seqio_source = SeqioSource(config, features, split, shuffle, host, tokenize)
+  if split == config.data.split:
+    _tell_unheard(tokenize, seqio_source.captions(), split)
+  return seqio_source
+
+
+def _tell_unheard(tokenize: Tokenize | None, captions: Iterable[str], split: str) -> None:
+  """Says once, on one host, what of the captions the text tower will not hear."""
+  if isinstance(tokenize, Tokenizer) and jax.process_index() == 0:
+    unheard_captions.tell(captions, tokenize, f"split {split!r}")
 
 
 def _chosen(

@@ -4,6 +4,7 @@ The order of one turn is: evaluate, save, next batch, step, log. In this order a
 matches its position in the data.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -106,7 +107,6 @@ class _Run:
   def __init__(self, config: ml_collections.ConfigDict, workdir: str | os.PathLike):
     self.config = config
     self.workdir = workdir
-    run_record.check_workdir(workdir)
     self.task: Task = make_task(config)
     self.mesh = sharding.make_mesh(config.mesh)
     self.rows = sharding.batch_sharding(self.mesh)
@@ -201,8 +201,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Trai
     The state after the last step.
 
   Raises:
-    UserError: if data or settings do not fit, the loss is not finite, or the disk is full.
+    UserError: if data or settings do not fit, the loss is not finite, the disk is full, or another
+      training is at work in `workdir`.
   """
+  run_record.check_workdir(workdir)
+  alone = run_record.claimed(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
+  with alone:
+    return _train(config, workdir)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> TrainState:
   run = _Run(config, workdir)
   last, every = config.train.steps, config.train.eval_every
   start = step = int(run.state.step)

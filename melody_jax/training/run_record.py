@@ -1,13 +1,17 @@
 """What a run notes about itself beside its checkpoints: its config, in config.json."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
+import pathlib
 from typing import Any
 
 from etils import epath
 import ml_collections
 
 from melody_jax.errors import UserError
+from melody_jax.output_files import claim, write_error
 
 _FILE = "config.json"
 _SECTIONS = {"task", "model", "train", "data"}  # what the config of every run has
@@ -35,6 +39,27 @@ def check_workdir(workdir: str | os.PathLike) -> None:
       f"{path} is there already and was not written by melody_jax: give another --workdir, or move"
       " it away first"
     )
+
+
+@contextlib.contextmanager
+def claimed(workdir: str | os.PathLike) -> Iterator[None]:
+  """Keeps another training out of a directory, where both would mix their checkpoints.
+
+  Buckets know no such locks. Of the processes of one run the first alone claims it.
+
+  Raises:
+    UserError: if another training is at work there, or the directory cannot be made.
+  """
+  if "://" in str(workdir):
+    yield
+    return
+  folder = pathlib.Path(workdir)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise write_error(folder, error) from error
+  with claim([folder / "checkpoints"], "give another --workdir"):
+    yield
 
 
 def write(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:

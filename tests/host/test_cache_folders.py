@@ -96,3 +96,15 @@ def test_a_full_disk_is_not_writable(monkeypatch, tmp_path):
   assert cache_folders.is_writable(tmp_path / "not" / "there" / "yet")
   monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Full())
   assert not cache_folders.is_writable(tmp_path)
+
+
+def test_a_machine_without_any_folder_is_told_before_the_work(nobody, monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", UNWRITABLE)
+  monkeypatch.setattr(cache_folders, "_fallbacks", lambda: iter(()))
+  cache_folders.prepare()
+  cache_folders.check()  # numba writes beside librosa here
+  monkeypatch.setattr(cache_folders, "is_writable", lambda folder: str(folder) == str(tmp_path))
+  with pytest.raises(UserError, match="set NUMBA_CACHE_DIR to one that can"):
+    cache_folders.check()
+  monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+  cache_folders.check()

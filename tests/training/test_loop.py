@@ -119,8 +119,29 @@ def test_no_data_is_one_clear_error(config, tmp_path):
   with pytest.raises(UserError, match="config.data.path is empty"):
     loop.train(c, tmp_path)
   c.data.path = str(tmp_path / "nowhere")
-  with pytest.raises(UserError, match="no array dataset"):
+  with pytest.raises(UserError, match="no dataset directory"):
     loop.train(c, tmp_path)
+
+
+def test_a_second_training_in_one_directory_is_refused(config, tmp_path, monkeypatch):
+  tried = []
+
+  class Second(loop.PreemptionNotice):
+    """Begins the same run in the middle of the first one."""
+
+    def __enter__(self):
+      with pytest.raises(UserError, match="being written by another command.*another --workdir"):
+        loop.train(config, tmp_path / "run")
+      tried.append(sorted(p.name for p in (tmp_path / "run").iterdir()))
+      return super().__enter__()
+
+  monkeypatch.setattr(loop, "PreemptionNotice", Second)
+  c = config.copy_and_resolve_references()
+  c.train.steps = 1
+  c.train.eval_every = 0
+  assert int(loop.train(c, tmp_path / "run").step) == 1 and tried
+  monkeypatch.undo()
+  assert int(loop.train(c, tmp_path / "run").step) == 1  # nothing is locked any more
 
 
 def test_export_without_a_run(config, tmp_path):
