@@ -62,9 +62,7 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.prompts.sampling.steps = sample.steps  # denoising steps
   c.prompts.sampling.schedule = sample.schedule  # angle steps: "linear" or "uniform"
   c.prompts.sampling.guidance_scale = sample.guidance_scale  # of the DPD; 1 is none
-  c.prompts.sampling.temperature = (
-    sample.lm.temperature
-  )  # of the LM; 0: always the most likely token
+  c.prompts.sampling.temperature = sample.lm.temperature  # of the LM; 0: the likeliest token
   c.prompts.sampling.top_k = sample.lm.top_k  # 0: all tokens
   c.prompts.sampling.top_p = sample.lm.top_p  # 1: all tokens
   c.prompts.sampling.lm_guidance_scale = sample.lm.guidance_scale  # away from "no style"; 1 is none
