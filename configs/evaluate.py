@@ -1,4 +1,4 @@
-"""Evaluation of a bundle of trained models: what the model card states, one command each.
+"""Evaluation of a bundle of trained models, one command each, and of any system's audio.
 
     python -m melody_jax.evaluate --config=configs/evaluate.py:WHAT \
         --config.bundle=checkpoints/nano --config.data=recorded=DIR,rendered=DIR
@@ -6,7 +6,10 @@
 WHAT: codec, tokens, mulan, dpd, prompts, or all; with _tiny after it the size of tests. Each
 writes WHAT.json and WHAT.md under `config.out`. Metrics: docs/spec.md, section 8, and the
 docstrings of melody_jax/metrics. Cost: in the "seconds" of each WHAT.json. Scores: in the model
-card.
+card. Or files of audio, docs/evaluating.md:
+
+    python -m melody_jax.evaluate --config=configs/evaluate.py:audio \
+        --config.generated=DIR --config.reference=DIR [--config.training=DIR]
 
 A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
 """
@@ -16,7 +19,7 @@ import ml_collections
 from melody_jax.config import check_preset
 from melody_jax.places.config_pages import load
 
-WHATS = ("codec", "tokens", "mulan", "dpd", "prompts", "all")
+WHATS = ("codec", "tokens", "mulan", "dpd", "prompts", "all", "audio")
 
 
 def get_config(preset: str = "all") -> ml_collections.ConfigDict:
@@ -34,6 +37,7 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.window_seconds = 10.0  # the models' training window
   c.seed = 0  # of the choice of clips and captions
   c.batch_size = 8  # windows a pass; does not change a result
+  c.audio = _audio(c)
 
   c.codec = ml_collections.ConfigDict()
   c.codec.split = "test_other"  # whole packages that no model trains on; else as above: test
@@ -71,6 +75,22 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   return c
 
 
+def _audio(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Settings of the comparison of audio files; sets the directories themselves beside it."""
+  c.generated = ""  # directory of a system's files, any format, searched through
+  c.reference = ""  # directory of real music, as long a clip
+  c.training = ""  # directory of what the system was trained on, to look for copies; may be empty
+  audio = ml_collections.ConfigDict()
+  audio.embeddings = "musicnn,mulan"  # also musicnn_mtt, vggish=FILE, clap=FILE
+  audio.notes = ""  # nmp.onnx of basic-pitch, or its wheel; empty: as installed; "none": without
+  audio.prompts = ""  # CSV with columns file, prompt; empty: the reports beside the files
+  audio.level = "same"  # embeddings hear all clips at -20 LUFS; "as_is": at their own level
+  audio.max_seconds = 60.0  # of a file that are measured
+  audio.draws = 4  # subsets of each size for FAD-infinity
+  audio.players = 16  # generated clips to be heard in the page; half as many of the reference
+  return audio
+
+
 def _tiny(c: ml_collections.ConfigDict) -> None:
   """For tests: seconds, and no network."""
   c.batch_size = 2
@@ -85,6 +105,7 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.prompts.permutations = 20
   c.prompts.musicnn = False
   c.prompts.sampling.steps = 2
+  c.audio.players = 2
 
 
 # (prompt, tags of musicnn that obeying music should raise: MagnaTagATune's, Million Song

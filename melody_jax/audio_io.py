@@ -90,6 +90,24 @@ def _decode(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, 
   return sound.audio, sound.rate
 
 
+def load_start(path: str | os.PathLike, max_seconds: float) -> tuple[np.ndarray, int, bool]:
+  """Reads the beginning of any audio file as mono audio, at its own sample rate and level.
+
+  Args:
+    path: Audio file, see `load`.
+    max_seconds: What follows after this is not decoded.
+
+  Returns:
+    (audio, float32 [samples]; its sample rate in Hz; whether the file goes on).
+
+  Raises:
+    UserError: as `load` does, but for long files.
+  """
+  audio, rate = _decode(_existing(path), max_seconds)
+  limit = int(max_seconds * rate)
+  return np.ascontiguousarray(audio[:limit], np.float32), rate, len(audio) > limit
+
+
 def load(
   path: str | os.PathLike, sample_rate: int = SAMPLE_RATE, max_seconds: float | None = None
 ) -> np.ndarray:
@@ -232,17 +250,26 @@ def encode(audio: np.ndarray, suffix: str, sample_rate: int = SAMPLE_RATE) -> by
   return buffer.getvalue()
 
 
-def spectrogram_png(audio: np.ndarray, sample_rate: int = SAMPLE_RATE, title: str = "") -> bytes:
-  """Draws the log-mel spectrogram (128 mels) of audio [samples], as the bytes of a PNG file."""
+def mel_decibels(audio: np.ndarray, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+  """Log-mel spectrogram [128, frames] of audio [samples], in dB from -80 to 20, for pictures.
+
+  A fixed range, so that pictures of different clips can be compared.
+  """
   import librosa
-  from matplotlib.figure import Figure
 
   hop = max(512, len(audio) // 4000 // 512 * 512)  # at most about 4,000 columns, however long
   mel = librosa.feature.melspectrogram(
     y=audio, sr=sample_rate, n_fft=2048, hop_length=hop, n_mels=128
   )
-  # A fixed range, so that pictures of different clips can be compared.
-  decibels = librosa.power_to_db(mel, ref=1.0, top_db=None).clip(-80.0, 20.0)
+  return librosa.power_to_db(mel, ref=1.0, top_db=None).clip(-80.0, 20.0)
+
+
+def spectrogram_png(audio: np.ndarray, sample_rate: int = SAMPLE_RATE, title: str = "") -> bytes:
+  """Draws the log-mel spectrogram (128 mels) of audio [samples], as the bytes of a PNG file."""
+  import librosa
+  from matplotlib.figure import Figure
+
+  decibels = mel_decibels(audio, sample_rate)
   # Without pyplot: it would ask for a window system and keep the figure in memory.
   figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
   axes = figure.add_subplot()

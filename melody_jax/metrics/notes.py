@@ -90,8 +90,8 @@ def note_use(
   posteriors = np.asarray(posteriors_TxP)
   if posteriors.ndim != 2 or not posteriors.size or not seconds > 0:
     raise ValueError(f"posteriors of shape {posteriors.shape} for {seconds} s: nothing to measure")
-  is_on = posteriors > threshold
-  with_note = is_on.any(axis=1)
+  is_on = np.asarray(posteriors > threshold)
+  with_note = np.any(is_on, axis=1, keepdims=False)
   own = max(1, min(len(with_note), round(seconds * frame_rate)))
   found = key_clarity(np.where(is_on, posteriors, 0.0).sum(axis=0))
   return NoteUse(

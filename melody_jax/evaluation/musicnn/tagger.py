@@ -184,8 +184,9 @@ class Tagger:
     outputs = []
     for first in range(0, len(patches), _PATCHES_PER_CALL):
       batch = patches[first : first + _PATCHES_PER_CALL]
-      # Filled up to a multiple of four: few compiled programs, whatever the clips' lengths.
-      index = np.minimum(np.arange(-(-len(batch) // 4) * 4), len(batch) - 1)
+      # From four on filled up to a multiple of it: few compiled programs for clips of any length.
+      rows = len(batch) if len(batch) < 4 else -(-len(batch) // 4) * 4
+      index = np.minimum(np.arange(rows), len(batch) - 1)
       logits, embedding = (np.asarray(x)[: len(batch)] for x in _apply(self.params, batch[index]))
       outputs.append((logits, embedding))
     logits, embeddings = zip(*outputs, strict=True)

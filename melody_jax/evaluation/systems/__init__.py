@@ -1,0 +1,1 @@
+"""The audio of any system, in a directory, measured against real music in another."""
