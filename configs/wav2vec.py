@@ -84,6 +84,10 @@ def _nano(c: ml_collections.ConfigDict) -> None:
     front_pool=5,  # 0.1 s at 50 Hz
     teacher_size=76,
     tokens_from="teacher",
+    # Small fit, other clips: the head alone explains 40 % of log-mel and 47 % of chroma, this 55
+    # and 47 %, the heard part alone 58 and 53 % at 0.3 nats more under a bigram model.
+    heard_share=0.5,
+    mel_weight=2.0,
     width=192,
     n_layers=3,  # with a teacher, tokens gain little from more
     n_heads=4,

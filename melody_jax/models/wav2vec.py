@@ -23,6 +23,7 @@ import numpy as np
 
 from melody_jax.models import layers
 from melody_jax.models.conformer import Conformer, ConformerConfig
+from melody_jax.models.musical_features import N_MELS, musical_features
 from melody_jax.models.quantizer import kmeans_assign
 
 FRONTS = ("conv", "gabor", "constant_q")
@@ -45,9 +46,12 @@ class Wav2VecConfig:
     front_pool: Frames of the first layer that "gabor" and "constant_q" average power over
       (Hann-weighted).
     teacher_size: Values of a frame that the musical teacher asks for
-      (`losses.musical_teacher`); 0: no teacher.
+      (`models.musical_features`); 0: no teacher.
     tokens_from: Source of the features for tokens: "block", the output of `tokens_layer` blocks;
       "teacher", the output of the teacher's head after all blocks.
+    heard_share: Share that a frame's own musical features have in the features for tokens; the rest
+      is what the teacher's head makes of the frame in its context. Above 0 only with "teacher".
+    mel_weight: Weight of the log-mel bands in those features, where chroma has 1; with "teacher".
     width, n_layers, n_heads, mlp_width, kernel_size, positions, conv_norm, dropout, remat:
       Sizes and switches of the conformer, see ConformerConfig.
     n_groups, n_codes: Codebooks G of the Gumbel quantiser, and codes V of each.
@@ -71,6 +75,8 @@ class Wav2VecConfig:
   front_pool: int = 1
   teacher_size: int = 0
   tokens_from: str = "block"
+  heard_share: float = 0.0
+  mel_weight: float = 1.0
   kernel_size: int = 31
   positions: str = "rotary"
   conv_norm: str = "layer"
@@ -94,6 +100,10 @@ class Wav2VecConfig:
       raise ValueError(f"tokens_from is {self.tokens_from!r}, it must be one of {TOKEN_SOURCES}")
     if self.tokens_from == "teacher" and not self.teacher_size:
       raise ValueError("tokens_from is 'teacher', which needs a teacher_size above 0")
+    if self.tokens_from == "block" and (self.heard_share, self.mel_weight) != (0.0, 1.0):
+      raise ValueError("heard_share and mel_weight need tokens_from 'teacher'")
+    if not 0.0 <= self.heard_share <= 1.0:
+      raise ValueError(f"heard_share {self.heard_share} is not in 0..1")
     if not 1 <= self.tokens_layer <= self.n_layers:
       raise ValueError(f"tokens_layer {self.tokens_layer} is not in 1..{self.n_layers}")
     if self.code_size % self.n_groups:
@@ -361,13 +371,22 @@ class Wav2Vec(nn.Module):
   def features(self, audio_BxS: jax.Array, lengths_B: jax.Array) -> jax.Array:
     """Features that tokens are made of, with nothing hidden: [B, T, D].
 
-    The output of the last block before the final norm, or the teacher's [B, T, teacher_size].
+    The output of the last block before the final norm, or the musical features [B, T,
+    teacher_size], heard and guessed.
     """
     frames = self.feature_norm(self.feature_encoder(audio_BxS, lengths_B))
     mask_BxT = frame_mask(lengths_B, frames.shape[1])
     x = self.encoder(self.feature_projection(frames), mask_BxT)
+    c = self.config
+    if c.tokens_from == "block":
+      return x
     # The teacher's head was trained behind the norm, so it is read behind the norm.
-    return self.teacher(self.encoder_norm(x)) if self.config.tokens_from == "teacher" else x
+    musical = self.teacher(self.encoder_norm(x)).astype(jnp.float32)
+    if c.heard_share:
+      heard = musical_features(audio_BxS, c.sample_rate, c.hop, lengths_B)
+      musical = c.heard_share * heard + (1.0 - c.heard_share) * musical
+    weight = np.where(np.arange(c.teacher_size) < N_MELS, c.mel_weight, 1.0).astype(np.float32)
+    return musical * weight[None, None, :]
 
   def __call__(
     self,

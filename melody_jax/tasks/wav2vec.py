@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from melody_jax.errors import UserError
-from melody_jax.losses import musical_teacher
 from melody_jax.losses import wav2vec as losses
-from melody_jax.models import wav2vec_checkpoint
+from melody_jax.models import musical_features, wav2vec_checkpoint
 from melody_jax.models.layers import config_from
 from melody_jax.models.wav2vec import Wav2Vec, Wav2VecConfig
 from melody_jax.parameter_rules import frozen_labels
@@ -35,8 +34,8 @@ class Wav2VecTask(BaseTask):
     # Whole frames: a rest of samples would be a frame of nothing but padding.
     self.n_samples = self.n_frames * hop
     size = self.model_config.teacher_size
-    if size not in (0, musical_teacher.SIZE):
-      raise UserError(f"model.teacher_size is {size}: it must be 0 or {musical_teacher.SIZE}")
+    if size not in (0, musical_features.SIZE):
+      raise UserError(f"model.teacher_size is {size}: it must be 0 or {musical_features.SIZE}")
 
   def input_features(self) -> dict[str, WindowFeature]:
     samples = int(self.config.window_seconds * self.config.sample_rate)
@@ -120,7 +119,7 @@ class Wav2VecTask(BaseTask):
   ) -> Metrics:
     """Mean squared error of hidden and of visible frames, over the targets' variance."""
     config = self.model_config
-    target = musical_teacher.musical_targets(audio_BxS, config.sample_rate, config.hop)
+    target = musical_features.musical_features(audio_BxS, config.sample_rate, config.hop)
     error_BxT = jnp.sum(jnp.square(guess_BxTxM.astype(jnp.float32) - target), axis=-1)
     # 1 is then the error of a guess that knows only the batch's mean.
     variance = jnp.sum(jnp.var(target, axis=(0, 1))) + 1e-3

@@ -1,6 +1,7 @@
-"""Musical targets for the tokeniser: log-mel bands and smoothed chroma of each frame.
+"""Musical features of a frame: log-mel bands and smoothed chroma.
 
-The idea is MERT's (Li et al. 2023, arXiv 2306.00107): a masked model must also predict musical
+They are the targets of the tokeniser's musical teacher, and may be mixed into what tokens are made
+of. The idea is MERT's (Li et al. 2023, arXiv 2306.00107): a masked model must also predict musical
 features of its hidden frames, so that it learns, and the tokens keep, harmony as well as timbre.
 The two parts are scaled so that k-means centres on them explain both (choice).
 
@@ -36,17 +37,25 @@ def _filters(sample_rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return mel.T.astype(np.float32), chroma.T.astype(np.float32), window.astype(np.float32)
 
 
-def musical_targets(audio_BxS: jax.Array, sample_rate: int, hop: int) -> jax.Array:
-  """Computes the targets of every frame.
+def musical_features(
+  audio_BxS: jax.Array, sample_rate: int, hop: int, lengths_B: jax.Array | None = None
+) -> jax.Array:
+  """Computes the features of every frame.
 
   Args:
     audio_BxS: Waveforms in [-1, 1], float [B, S]. S is a multiple of `hop`.
     sample_rate: Sample rate in Hz.
     hop: Samples of a frame, an even number.
+    lengths_B: Valid frames of each row, int32; what lies beyond is taken for silence. None: all.
 
   Returns:
     float32 [B, T, 76]: 64 log-mel bands, then 12 chroma bands, each part at its scale.
   """
+  frames = audio_BxS.shape[1] // hop
+  valid_BxT = None
+  if lengths_B is not None:
+    valid_BxT = jnp.arange(frames)[None, :] < lengths_B[:, None]
+    audio_BxS = jnp.where(jnp.repeat(valid_BxT, hop, axis=1), audio_BxS, 0.0)
   mel_filters, chroma_filters, window = _filters(sample_rate)
   step = hop // _FRAMES
   n = audio_BxS.shape[1] // step
@@ -54,8 +63,8 @@ def musical_targets(audio_BxS: jax.Array, sample_rate: int, hop: int) -> jax.Arr
   x = jnp.pad(audio_BxS.astype(jnp.float32), ((0, 0), ((_N_FFT - step) // 2, _N_FFT + step)))
   # Frames are cut at whole steps, which needs no gather, and then shortened to the window.
   length = -(-_N_FFT // step) * step
-  frames = frame(x, length, step)[:, :n, :_N_FFT]
-  spectrum = jnp.fft.rfft(frames * window[None, None, :])
+  windows = frame(x, length, step)[:, :n, :_N_FFT]
+  spectrum = jnp.fft.rfft(windows * window[None, None, :])
   power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
   power = power.reshape(len(power), n // _FRAMES, _FRAMES, -1).mean(axis=2)
   # The floor keeps silence, where the logarithm is steep, from ruling the error.
@@ -64,6 +73,9 @@ def musical_targets(audio_BxS: jax.Array, sample_rate: int, hop: int) -> jax.Arr
   chroma = jnp.sqrt(jnp.dot(power, jnp.asarray(chroma_filters)))
   # A nearly silent frame has no harmony. The added 2 moves its chroma to zero instead of to noise.
   chroma = chroma / (jnp.linalg.norm(chroma, axis=-1, keepdims=True) + 2.0)
+  if valid_BxT is not None:
+    # The last windows reach past the end; smoothing would carry that back into the clip.
+    chroma = jnp.where(valid_BxT[:, :, None], chroma, 0.0)
   t, reach = chroma.shape[1], len(_SMOOTHING) // 2
   padded = jnp.pad(chroma, ((0, 0), (reach, reach), (0, 0)))
   smooth = jnp.zeros_like(chroma)

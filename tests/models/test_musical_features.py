@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax.losses.musical_teacher import N_MELS, SIZE, musical_targets
+from melody_jax.models.musical_features import N_MELS, SIZE, musical_features
 
 RATE, HOP = 24_000, 960
 
@@ -15,7 +15,7 @@ def tone(hz, seconds=2.0):
 
 def test_chroma_names_the_tone_in_every_octave():
   for hz, pitch_class in ((261.63, 0), (523.25, 0), (440.0, 9), (880.0, 9), (622.25, 3)):
-    target = musical_targets(tone(hz), RATE, HOP)
+    target = musical_features(tone(hz), RATE, HOP)
     assert target.shape == (1, 50, SIZE)
     chroma = np.asarray(target[0, 5:-5, N_MELS:])
     assert (chroma.argmax(axis=-1) == pitch_class).all()
@@ -23,12 +23,12 @@ def test_chroma_names_the_tone_in_every_octave():
 
 def test_frames_are_where_the_sound_is():
   audio = np.concatenate([np.zeros((1, RATE), np.float32), tone(440.0, 1.0)], axis=1)
-  loudest = np.asarray(musical_targets(audio, RATE, HOP)[0, :, :N_MELS].max(axis=-1))
+  loudest = np.asarray(musical_features(audio, RATE, HOP)[0, :, :N_MELS].max(axis=-1))
   assert (loudest[:23] < loudest[27:].min()).all()
   # Silence has no harmony.
-  assert float(jnp.abs(musical_targets(audio, RATE, HOP)[0, :20, N_MELS:]).max()) < 1e-2
+  assert float(jnp.abs(musical_features(audio, RATE, HOP)[0, :20, N_MELS:]).max()) < 1e-2
 
 
 def test_a_clip_alone_equals_the_clip_in_a_batch():
-  both = musical_targets(np.concatenate([tone(300.0), tone(900.0)]), RATE, HOP)
-  np.testing.assert_allclose(both[1:], musical_targets(tone(900.0), RATE, HOP), atol=1e-5)
+  both = musical_features(np.concatenate([tone(300.0), tone(900.0)]), RATE, HOP)
+  np.testing.assert_allclose(both[1:], musical_features(tone(900.0), RATE, HOP), atol=1e-5)
