@@ -4,9 +4,11 @@
     python -m melody_jax.plan --config=configs/sample.py --preset=paper --topology=v5e:2x2 \
         --config.count=16 --config.steps=20 --config.dtype=bfloat16 --out=plan.json
 
+    python -m melody_jax.plan --config=configs/lm.py:paper --topology=v5e:16x16 --slices=4
+
 The config says what is planned. Either is compiled for the named TPU slice (v4, v5e, v5p, v6e;
 needs the libtpu wheel, no TPU), or for virtual CPU devices (cpu:8). Exits with status 1 where it
-does not fit.
+does not fit. With --slices=N a training step runs on N such slices.
 
 A training config: the very train step; memory by use, FLOPs, bytes, collectives, a roofline of the
 step time and the bound of MFU that follows, per device. Where it does not fit, the nearest setting
@@ -37,7 +39,9 @@ from melody_jax.progress import print_progress
 EXIT_DOES_NOT_FIT = 1
 
 
-def show_step_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
+def show_step_plan(
+  config: ml_collections.ConfigDict, topology: str, slices: int = 1
+) -> dict[str, Any]:
   """Prints the plan of a training step, and of the nearest setting that fits where it does not.
 
   Returns:
@@ -45,7 +49,7 @@ def show_step_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str
   """
   from melody_jax.planning.topology import open_topology
 
-  slice_ = open_topology(topology)  # before anything else asks JAX for its devices
+  slice_ = open_topology(topology, slices)  # before anything else asks JAX for its devices
   from melody_jax.planning import train_plan
 
   found = train_plan.plan_step(config, slice_)
@@ -82,7 +86,15 @@ def show_sampler_plan(
   return dataclasses.asdict(found)
 
 
-def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str) -> None:
+def _number_of_slices(text: str) -> int:
+  if text and not text.isdecimal():
+    raise UserError(f"--slices={text}: a number of slices, as in --slices=4")
+  return int(text or 1)
+
+
+def main(
+  config: ml_collections.ConfigDict, topology: str, preset: str, out: str, slices: str = ""
+) -> None:
   """The command.
 
   Raises:
@@ -104,13 +116,16 @@ def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str
       f"--preset={preset} goes with configs/sample.py: a training config names its own, as in"
       f" configs/{config.task}.py:{preset}"
     )
+  n_slices = _number_of_slices(slices)
+  if samples and not trains and n_slices > 1:
+    raise UserError(f"--slices={slices} goes with a training config: each chip samples by itself")
   if not out:
     check_stdout("the plan")
   else:
     check_writable(out, (".json",))
     check_outputs([out])
   values = (
-    show_step_plan(config, topology)
+    show_step_plan(config, topology, n_slices)
     if trains
     else show_sampler_plan(config, topology, preset or "nano")
   )
@@ -129,5 +144,6 @@ if __name__ == "__main__":
       "topology": "Slice, for example v5e:16x16.",
       "preset": "Sizes of the sampler: paper, nano (default) or tiny.",
       "out": "JSON to write.",
+      "slices": "Number of such slices that train as one; 1 by default.",
     },
   )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from melody_jax.multihost import session
 from tests.conftest import REPOSITORY
+from tests.training.processes import environment
 
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = ["local.sh", "gpu_slurm.sh", "tpu_gcloud.sh", "tpu_xpk.sh", "sweep.sh"]
@@ -240,6 +242,43 @@ def test_xpk():
   } <= set(run)
   (command,) = [w.removeprefix("--command=") for w in run if w.startswith("--command=")]
   assert "exec python -m melody_jax.train" in command and shlex.split(command)[-3:] == TRAIN
+
+
+def compiler_flags(words):
+  (command,) = [w.removeprefix("--command=") for w in words if w.startswith("--command=")]
+  words = shlex.split(command)
+  (flags,) = [w.split("=", 1)[1] for w in words if w.startswith("LIBTPU_INIT_ARGS=")]
+  return flags
+
+
+def test_tpus_get_the_flags_of_their_compiler():
+  (gcloud,) = commands("tpu_gcloud.sh", "run", *TRAIN, **TPU)
+  (xpk,) = commands("tpu_xpk.sh", "run", *TRAIN, **XPK)
+  flags = compiler_flags(gcloud)
+  assert flags == compiler_flags(xpk) and len(flags.split()) >= 5
+  assert all(re.fullmatch(r"--xla_\w+=\w+", flag) for flag in flags.split())
+  (own,) = commands("tpu_gcloud.sh", "run", *TRAIN, **TPU, LIBTPU_INIT_ARGS="--xla_mine=1")
+  assert compiler_flags(own) == "--xla_mine=1"
+  (none,) = commands("tpu_gcloud.sh", "run", *TRAIN, **TPU, LIBTPU_INIT_ARGS="")
+  assert compiler_flags(none) == ""
+
+
+def test_the_tpu_compiler_knows_the_flags():
+  pytest.importorskip("libtpu", reason="needs the [plan] extra")
+  (run,) = commands("tpu_gcloud.sh", "run", *TRAIN, **TPU)
+  code = (
+    "from melody_jax.planning.topology import open_topology; import jax, jax.numpy as jnp\n"
+    "from jax.sharding import SingleDeviceSharding\n"
+    "here = SingleDeviceSharding(open_topology('v5e:2x2').devices[0])\n"
+    "x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=here)\n"
+    "jax.jit(jnp.sin).lower(x).compile()\n"
+  )
+  env = environment(1) | {"LIBTPU_INIT_ARGS": compiler_flags(run)}
+  done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  env["LIBTPU_INIT_ARGS"] += " --xla_no_such_flag=true"
+  done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+  assert done.returncode != 0 and "xla_no_such_flag" in done.stderr
 
 
 def test_exit_status_of_a_restart_is_the_one_that_the_program_uses():
