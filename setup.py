@@ -28,6 +28,7 @@ PROVENANCE = Path(__file__).parent / "melody_jax" / "provenance.py"
 
 BASE = [
   "absl-py>=2.1",
+  "etils[epath]>=1.9",
   "flax>=0.12",
   "jax>=0.10",
   "librosa>=0.11",
@@ -45,7 +46,7 @@ BASE = [
 ]
 
 EXTRAS = {
-  "train": ["etils[epath]>=1.9", "orbax-checkpoint>=0.11.30", "tensorboardX>=2.6"],
+  "train": ["orbax-checkpoint>=0.11.30", "tensorboardX>=2.6"],
   "data": [
     "apache-beam>=2.60",
     "importlib_resources>=6",  # TFDS imports it and does not ask for it

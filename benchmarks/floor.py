@@ -22,7 +22,7 @@ from benchmarks.generator import Generator
 from benchmarks.stages import PieceLayout, guided_velocity
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.models import lm as lm_model
-from melody_jax.planning.flops import matmul_flops
+from melody_jax.training.flops import matmul_flops
 
 
 @dataclasses.dataclass(frozen=True)

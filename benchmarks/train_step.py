@@ -27,8 +27,8 @@ from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.places.config_pages import load
 from melody_jax.places.paths import expand
-from melody_jax.planning.flops import useful_flops
 from melody_jax.task import TASKS, make_task
+from melody_jax.training.flops import useful_flops
 from melody_jax.training.state import make_init, sharded_init, shardings_of_state
 from melody_jax.training.step import compile_train_step, make_train_step
 

@@ -73,3 +73,27 @@ check_config() { # arguments
   done
   die "--config=FILE is missing, for example --config=configs/lm.py:paper"
 }
+
+# Flags of the TPU compiler, for LIBTPU_INIT_ARGS; one that is set already is taken instead, also if it
+# is empty. libtpu 0.0.52 knows them all and has those of the first group on by itself; they stand here
+# because older ones do not. A libtpu that lacks one ends with "Unknown command line flag".
+tpu_flags() {
+  local flags=(
+    # Gathers and scatters of sharded parameters run beside matmuls instead of between them: without
+    # this an fsdp mesh waits for the interconnect in every layer.
+    --xla_enable_async_all_gather=true
+    --xla_tpu_enable_async_collective_fusion=true
+    --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true
+    # One gather may spread over several matmuls where one is too short to hide it.
+    --xla_tpu_enable_async_collective_fusion_multiple_steps=true
+    # The matmul unit goes on while a collective uses the rest of the core.
+    --xla_tpu_overlap_compute_collective_tc=true
+    # Sums of gradients over data (and over slices) start as soon as a layer's are there, also where
+    # their sizes differ, and run beside the rest of the backward pass.
+    --xla_tpu_enable_data_parallel_all_reduce_opt=true
+    --xla_tpu_data_parallel_opt_different_sized_ops=true
+    # A host of another program or version ends the run with its name, instead of a silent wait.
+    --xla_tpu_use_enhanced_launch_barrier=true
+  )
+  printf '%s' "${LIBTPU_INIT_ARGS-${flags[*]}}"
+}

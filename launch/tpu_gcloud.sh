@@ -28,6 +28,7 @@
 #   SSH_ARGS      further arguments for ssh, for example "--tunnel-through-iap"
 #   EXTRAS        extras of the package to install                      (default train,tpu)
 #   MODULE        melody_jax.train, melody_jax.encode, ...              (default melody_jax.train)
+#   LIBTPU_INIT_ARGS  flags of the TPU compiler                    (default: tpu_flags in common.sh)
 #   DETACH        1: the run goes on when this terminal closes, and writes ~/melody_jax.log
 source "$(dirname "$0")/common.sh"
 parse "$@"
@@ -39,8 +40,7 @@ want NAME melody; want PROJECT my-project; want ZONE us-east5-a
 SLICES=${SLICES:-1} MODULE=${MODULE:-melody_jax.train}
 place=(--project="$PROJECT" --zone="$ZONE")
 queued=(gcloud compute tpus queued-resources)
-# All hosts at once: by default gcloud starts a command on some hosts and waits for its end. Those
-# hosts would wait for the others for ever.
+# All hosts at once: gcloud would wait for the first few, and these for the others for ever.
 everywhere=("${place[@]}" --node=all --worker=all --batch-size=all ${SSH_ARGS:-})
 
 on_all() { run "${queued[@]}" ssh "$NAME" "${everywhere[@]}" --command="$1"; }
@@ -105,7 +105,8 @@ sudo mount -o ro,noload /dev/disk/by-id/google-persistent-disk-1 /mnt/data; }"
 
 train() {
   check_config ${arguments[@]+"${arguments[@]}"}
-  local command="cd melody_jax && ulimit -c 0 && exec .venv/bin/python -m $MODULE $(quoted "${arguments[@]}")"
+  local command="cd melody_jax && ulimit -c 0 && export LIBTPU_INIT_ARGS=$(quoted "$(tpu_flags)") && \
+exec .venv/bin/python -m $MODULE $(quoted "${arguments[@]}")"
   [[ -z ${DETACH:-} ]] || command="nohup bash -c $(quoted "$command") > melody_jax.log 2>&1 < /dev/null &"
   on_all "$command"
 }

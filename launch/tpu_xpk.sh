@@ -30,6 +30,7 @@
 #   WORKLOAD_ARGS further arguments for the workload, for example "--priority=high"
 #   EXTRAS        extras of the package in the image                    (default train,tpu)
 #   MODULE        melody_jax.train, melody_jax.encode, ...              (default melody_jax.train)
+#   LIBTPU_INIT_ARGS  flags of the TPU compiler                    (default: tpu_flags in common.sh)
 source "$(dirname "$0")/common.sh"
 parse "$@"
 verb=${ARGUMENTS[0]:-}
@@ -78,7 +79,8 @@ train() {
     --docker-image="$IMAGE" --max-restarts="${MAX_RESTARTS:-50}" --restart-on-exit-codes=75 \
     --termination-grace-period-seconds="${GRACE:-120}" ${storage[@]+"${storage[@]}"} \
     ${WORKLOAD_ARGS:-} \
-    --command="cd /melody_jax && ulimit -c 0 && exec python -m $MODULE $(quoted "${arguments[@]}")"
+    --command="cd /melody_jax && ulimit -c 0 && export LIBTPU_INIT_ARGS=$(quoted "$(tpu_flags)") && \
+exec python -m $MODULE $(quoted "${arguments[@]}")"
 }
 
 [[ -z ${CLUSTER:-} ]] || check_name CLUSTER

@@ -1,5 +1,7 @@
 """Bundles of trained models: a directory with one safetensors file per model.
 
+The directory may be one of a bucket (gs://...).
+
 A file describes itself. It holds the parameters of a model under keys like "a/b/c", and metadata as
 strings: the task, the model config as JSON, and the step. `checkpoints/nano` is such a directory.
 """
@@ -8,18 +10,20 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.output_files import check_new_folder, check_outputs, write_error
+from melody_jax.places import buckets
 from melody_jax.task import TASKS
 
 
-def path_of(bundle: str | os.PathLike, model: str) -> pathlib.Path:
-  """The file of `model`, a name of `task.TASKS`, in the directory `bundle`."""
-  return pathlib.Path(bundle) / f"{model}.safetensors"
+def path_of(bundle: str | os.PathLike, model: str) -> Any:
+  """The file of `model`, a name of `task.TASKS`, in the directory `bundle`: a path."""
+  return buckets.path_of(bundle) / f"{model}.safetensors"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
@@ -73,12 +77,20 @@ def save(
     }
   # safetensors writes the memory as it lies: a transposed view would be stored wrongly.
   flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
+  texts = {k: json.dumps(v) for k, v in metadata.items()}
+  if buckets.in_bucket(path):
+    # Through a file: the bytes of a large model would be in memory twice.
+    with tempfile.TemporaryDirectory(prefix="melody-") as folder:
+      local = pathlib.Path(folder) / "model.safetensors"
+      save_file(flat, local, texts)
+      buckets.write_all({path: local})
+    return
   path = pathlib.Path(path)
   # Renamed when complete: a killed process leaves the old file as it was.
   temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(flat, temporary, {k: json.dumps(v) for k, v in metadata.items()})
+    save_file(flat, temporary, texts)
     os.replace(temporary, path)
   except OSError as e:
     raise write_error(path, e) from e
@@ -99,13 +111,13 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
   """
   from safetensors import SafetensorError, safe_open
 
-  path = pathlib.Path(path)
-  if not path.is_file():
+  source = buckets.path_of(path)
+  if not source.is_file():
     raise UserError(
       f"no checkpoint at {path}: check the directory given, or train one (README, 'Train')"
     )
   try:
-    with safe_open(path, framework="numpy") as f:
+    with buckets.readable(source) as file, safe_open(file, framework="numpy") as f:
       metadata = {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
       flat = {k: f.get_tensor(k) for k in f.keys()}
   except (SafetensorError, OSError, ValueError) as e:
@@ -225,8 +237,8 @@ def check_writable(bundle: str | os.PathLike, model: str) -> None:
     UserError: if the directory cannot be made or written, or the file is not of melody_jax.
   """
   path = path_of(bundle, model)
-  if "://" in str(bundle):
-    return  # a bucket has no directories to look at
+  if buckets.in_bucket(bundle):
+    return  # it has no directories to look at
   check_new_folder(path.parent)
   if path.parent.is_dir():
     # Streams are safetensors files, too: neither takes the place of the other.
@@ -238,7 +250,7 @@ def digest(bundle: str | os.PathLike) -> str:
   sha = hashlib.sha256()
   for model in TASKS:
     if path_of(bundle, model).is_file():
-      with open(path_of(bundle, model), "rb") as f:
+      with path_of(bundle, model).open("rb") as f:
         # In blocks, so that a large file is never held in memory.
         for block in iter(lambda: f.read(1 << 20), b""):
           sha.update(block)

@@ -134,6 +134,7 @@ def parse(
   needs_workdir: bool = False,
   strings: Mapping[str, str] | None = None,
   page: str = "",
+  switches: Mapping[str, str] | None = None,
 ) -> tuple[ml_collections.ConfigDict, Any]:
   """Parses a command line to its config, --workdir, and flags of the command's own.
 
@@ -142,9 +143,10 @@ def parse(
     needs_workdir: Whether the command requires --workdir=DIR.
     strings: {name: help} of further flags, which are empty by default.
     page: Config page that is meant where --config is left out; "" for none.
+    switches: {name: help} of flags that take no value and are False by default.
 
   Returns:
-    (config, workdir), or with `strings` (config, {name: value}).
+    (config, workdir), or with `strings` (config, {name: value}), switches included.
 
   Raises:
     UserError: for anything wrong with it, naming the nearest valid key.
@@ -157,6 +159,8 @@ def parse(
     flags.DEFINE_string("workdir", None, _WORKDIR, values)
     for name, help_text in (strings or {}).items():
       flags.DEFINE_string(name, "", help_text, values)
+    for name, help_text in (switches or {}).items():
+      flags.DEFINE_boolean(name, False, help_text, values)
     named = [value for name, value in _flags_of(argv) if name == "config"]
     as_written = _page_alone(named[-1]) if named else ml_collections.ConfigDict()
     check_keys(argv, as_written)
@@ -177,7 +181,8 @@ def parse(
   config.lock()
   paths.expand_config(config)
   if strings:
-    return config, {name: paths.expand(str(values[name].value)) for name in strings}
+    given = {name: paths.expand(str(values[name].value)) for name in strings}
+    return config, given | {name: values[name].value for name in switches or {}}
   return config, paths.expand(values.workdir) if values.workdir else None
 
 
@@ -206,6 +211,7 @@ def run(
   needs_workdir: bool = False,
   strings: Mapping[str, str] | None = None,
   page: str = "",
+  switches: Mapping[str, str] | None = None,
 ) -> None:
   """Entry point of a command: parses sys.argv, calls `main(config[, workdir][, **strings])`.
 
@@ -215,9 +221,9 @@ def run(
   program = pathlib.Path(sys.argv[0]).stem
   with one_line(program):
     sys.argv[1:] = decoded(sys.argv[1:])
-    if _told(program, main, needs_workdir, strings or {}, page):
+    if _told(program, main, needs_workdir, {**(strings or {}), **(switches or {})}, page):
       return
-    config, given = parse(sys.argv, needs_workdir, strings, page)
+    config, given = parse(sys.argv, needs_workdir, strings, page, switches)
     cache_folders.check()
     if program != "plan":  # which plans for chips that are not here
       check_devices()

@@ -6,12 +6,14 @@ are checked where the names are defined.
 
 from collections.abc import Iterable, Mapping
 import math
+import re
 
 import ml_collections
 
 from melody_jax.errors import UserError, check_choice, check_range
 
 PRESETS = ("paper", "nano", "tiny")  # sizes of every model's training
+BEST_MODES = ("min", "max")  # which values of a metric are better
 DTYPES = ("float32", "bfloat16")  # of computation; parameters are float32
 
 # Dotted key -> (smallest, largest) number.
@@ -30,6 +32,7 @@ TRAINING_RANGES: Ranges = {
   "train.eval_batches": (1, math.inf),
   "train.save_every": (1, math.inf),
   "train.keep": (1, math.inf),
+  "train.keep_every": (0, math.inf),  # 0: none for good
   "train.ema_decay": (0, 0.999999),  # at 1 the average would stay as it was born
   "optimizer.learning_rate": (0, math.inf),
   "optimizer.warmup_steps": (0, math.inf),
@@ -149,6 +152,39 @@ def check_training(config: ml_collections.ConfigDict) -> None:
   rows, parts = config.train.batch_size, config.train.accumulate
   if rows % parts:
     raise UserError(f"config.train.accumulate {parts} must divide config.train.batch_size {rows}")
+  profile_steps(config.train.profile)
+  _check_checkpoints(config.train)
+
+
+def profile_steps(text: str) -> tuple[int, int] | None:
+  """First and last step of "100:105"; None for "".
+
+  Raises:
+    UserError: for anything else.
+  """
+  if not text:
+    return None
+  match = re.fullmatch(r"(\d+):(\d+)", text)
+  if not match or not 1 <= int(match[1]) <= int(match[2]):
+    raise UserError(
+      f"config.train.profile is {text!r}: it takes the first and the last step to record, as in"
+      " 100:105"
+    )
+  return int(match[1]), int(match[2])
+
+
+def _check_checkpoints(train: ml_collections.ConfigDict) -> None:
+  check_choice("config.train.best_mode", train.best_mode, BEST_MODES)
+  if train.best_metric and not train.eval_every:
+    raise UserError(
+      f"config.train.best_metric={train.best_metric} is measured by evaluations, and"
+      " config.train.eval_every is 0: there would be none"
+    )
+  if train.keep_every % train.save_every:
+    raise UserError(
+      f"config.train.keep_every {train.keep_every} must be a multiple of config.train.save_every"
+      f" {train.save_every}: only saved steps can be kept"
+    )
 
 
 def check_preset(preset: str, known: Iterable[str] = PRESETS) -> None:
@@ -191,9 +227,11 @@ def data_config() -> ml_collections.ConfigDict:
   """Which datasets are read: keys of training and of fits."""
   c = ml_collections.ConfigDict()
   c.source = "array"  # "array" needs no TensorFlow; "seqio" reads TFDS datasets
-  c.path = ""  # array: directories, comma-separated; seqio: mixture or task name
+  # array: directories, comma-separated; seqio: TFDS datasets, or registered tasks and mixtures
+  c.path = ""
   c.weights = ""  # array: comma-separated sampling weights; empty: by hours
   c.tfds_dir = ""  # seqio: where the TFDS datasets were built
+  c.modules = ""  # seqio: Python modules, comma-separated, that register tasks of your own
   c.split = "train"  # what is trained or fitted on
   c.eval_split = "validation"  # what evaluations and reports are about
   return c
@@ -232,13 +270,18 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.train.eval_batches = 8  # batches of the validation split that an evaluation reads
   c.train.save_every = 500  # steps between checkpoints
   c.train.keep = 2  # checkpoints kept; the one before the last survives a torn file
+  c.train.keep_every = 0  # steps between checkpoints that are kept for good; 0: none
+  c.train.best_metric = ""  # validation metric whose best checkpoint is kept as well, as "loss"
+  c.train.best_mode = "min"  # or "max": which of its values are better
   c.train.ema_decay = 0.0  # average of the parameters, which evaluation and export take; 0: none
+  c.train.profile = ""  # "100:105" records these steps to <workdir>/profile
   c.train.media = False  # audio and spectrograms to TensorBoard at evaluation
 
   c.optimizer = _optimizer_config()
 
   c.export = ml_collections.ConfigDict()
   c.export.bundle = ""  # melody_jax.export writes <bundle>/<task>.safetensors
+  c.export.checkpoint = "last"  # or "best", by train.best_metric
   c.export.dtype = "float16"  # floating parameters in it; or "float32", twice the size
 
   c.mesh = ml_collections.ConfigDict()

@@ -19,6 +19,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from melody_jax.errors import UserError
+
 HALF_PI = math.pi / 2
 
 VelocityFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -88,7 +90,12 @@ def chunk_angles(rng: jax.Array, batch: int, length: int, chunks: int) -> jax.Ar
     batch: Number B of rows.
     length: Number L of frames.
     chunks: Number M of chunks in a row.
+
+  Raises:
+    UserError: if there are fewer frames than chunks; some chunks would then have no frame.
   """
+  if not 1 <= chunks <= length:
+    raise UserError(f"{length} frames cannot be cut into {chunks} chunks: each needs one at least")
   part_rng, place_rng = jax.random.split(rng)
   count = batch * chunks
   # Every part of the range once a batch: the loss depends on the angle more than on anything else

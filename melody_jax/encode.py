@@ -7,16 +7,17 @@ The source is an array dataset, or a TFDS dataset (`--config.tfds=NAME --config.
 Shards are written one by one and a finished shard is not encoded again, so the command resumes.
 Every shard states the digests of the source and of the models; one that was made from others is
 stale and is encoded anew.
-Several hosts (`melody_jax.multihost`) take every n-th shard each; the devices of a host take
-windows of several records at a time.
+A shard holds records that follow each other in the source, and several hosts
+(`melody_jax.multihost`) take shards that follow each other: so a source that can only be read from
+its beginning to its end is read once. The devices of a host take windows of several records at a
+time.
 """
 
 from collections.abc import Callable, Iterable
 import dataclasses
 import itertools
 import math
-import pathlib
-import shutil
+import os
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from melody_jax.input_pipeline.array_dataset import (
   has_split,
 )
 from melody_jax.output_files import check_new_folder
+from melody_jax.places import buckets
 from melody_jax.places.bundles import locate
 from melody_jax.progress import print_progress
 
@@ -120,7 +122,7 @@ def _tfds_records(config, split: str) -> tuple[int, Callable[[Iterable[int]], An
 
 def _source(config) -> tuple[str, str]:
   """Digest of the source's contents, and its place."""
-  place = str(pathlib.Path(config.source).resolve())
+  place = config.source if buckets.in_bucket(config.source) else os.path.realpath(config.source)
   if not config.tfds:
     return array_dataset.digest(config.source), place
   from melody_jax.input_pipeline.tfds_records import digest
@@ -134,8 +136,9 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
   Raises:
     UserError: saying what lies there and what to do.
   """
-  out = pathlib.Path(config.out)
-  if out.exists() and out.samefile(config.source):
+  out = buckets.path_of(config.out)
+  # For the system a bucket is no path, and does not exist.
+  if os.path.exists(out) and os.path.samefile(out, config.source):
     raise UserError(f"config.out {out} is the source itself: encode into another directory")
   check_new_folder(out)
   for split, shards in array_dataset.shards_of(out).items():
@@ -152,6 +155,11 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
           f"{shard.parent} was encoded from another state of the source or by other models: name"
           f" {split} in config.splits, too, or delete it"
         )
+
+
+def part_of(count: int, index: int, parts: int) -> range:
+  """Part number `index` of `count` things that are cut into `parts`, equal to one, in order."""
+  return range(index * count // parts, (index + 1) * count // parts)
 
 
 def encode_split(
@@ -176,27 +184,34 @@ def encode_split(
     # Of another number of shards none is written over, and a mixture would be refused later on.
     for old in array_dataset.shards_of(config.out).get(split, []):
       if not old.name.endswith(f"-of-{n_shards:05d}"):
-        shutil.rmtree(old)
-  for shard in range(jax.process_index(), n_shards, jax.process_count()):
-    target = pathlib.Path(config.out) / split / f"shard-{shard:05d}-of-{n_shards:05d}"
-    if target.exists() and _is_current(target, features, made_from):
+        buckets.remove_folder(old)
+  for shard in part_of(n_shards, jax.process_index(), jax.process_count()):
+    target = buckets.path_of(config.out) / split / f"shard-{shard:05d}-of-{n_shards:05d}"
+    # Its index is written last: in a bucket a folder has files as soon as the first is there.
+    if _is_current(target, features, made_from):
       continue
-    writer = ShardWriter(target.parent, shard, n_shards, features, made_from, origin)
-    indices = range(shard, count, n_shards)
+    indices = part_of(count, shard, n_shards)
     progress = tqdm(
       read(indices), total=len(indices), desc=f"{split} {shard + 1}/{n_shards}", mininterval=10
     )
-    records = iter(progress)
-    # Two clips a device: enough to keep all busy, few enough for the memory.
-    while group := list(itertools.islice(records, 2 * jax.local_device_count())):
-      clips = [audio for _, audio in group]
-      encoded = {name: encoding.encode(clips) for name, encoding in encoders.items()}
-      for i, (record, _) in enumerate(group):
-        writer.write(record, {name: frames[i] for name, frames in encoded.items()})
-    writer.close()
+    with buckets.writable(target.parent) as folder:
+      writer = ShardWriter(folder, shard, n_shards, features, made_from, origin)
+      # Two clips a device: enough to keep all busy, few enough for the memory.
+      _encode_records(iter(progress), encoders, writer, 2 * jax.local_device_count())
+      buckets.upload(writer.close(), target, last="index.json")
 
 
-def _is_current(shard: pathlib.Path, features: dict[str, Feature], made_from) -> bool:
+def _encode_records(
+  records, encoders: dict[str, Encoding], writer: ShardWriter, at_once: int
+) -> None:
+  while group := list(itertools.islice(records, at_once)):
+    clips = [audio for _, audio in group]
+    encoded = {name: encoding.encode(clips) for name, encoding in encoders.items()}
+    for i, (record, _) in enumerate(group):
+      writer.write(record, {name: frames[i] for name, frames in encoded.items()})
+
+
+def _is_current(shard: Any, features: dict[str, Feature], made_from) -> bool:
   index = array_dataset.read_index(shard)
   # As JSON has them: tuples are lists there.
   layout = {k: {**dataclasses.asdict(f), "shape": list(f.shape)} for k, f in features.items()}
@@ -233,14 +248,18 @@ def main(config) -> None:
     check_choice("config.features", name, FEATURES)
   check_ranges(config, RANGES)
   check_numbers(config)
-  if "://" not in config.source and not pathlib.Path(config.source).is_dir():
+  if not config.tfds:
+    buckets.refuse(config.source, "array datasets")
+  if not buckets.path_of(config.source).is_dir():
     raise UserError(f"no dataset directory {config.source} (config.source): check the path")
   splits = _splits_of(config, wanted)
   if names != ["audio"]:
     config.bundle = str(locate(config.bundle))
   # Late: --help and a wrong command line must not wait for JAX.
+  from melody_jax.generation import programs
   from melody_jax.multihost.session import session
 
+  programs.use_compilation_cache()
   with session(config.distributed):
     encoders = {name: FEATURES[name](config) for name in names}
     digest, origin = _source(config)

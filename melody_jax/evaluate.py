@@ -16,7 +16,6 @@ from collections.abc import Callable
 import dataclasses
 import importlib
 import math
-import pathlib
 import time
 from typing import Any
 
@@ -27,6 +26,7 @@ from melody_jax.config import check_numbers, check_ranges
 from melody_jax.errors import UserError, check_choice
 from melody_jax.evaluation.clips import existing_split
 from melody_jax.evaluation.finding import Finding, check_out, write
+from melody_jax.places import buckets
 from melody_jax.places.bundles import locate
 from melody_jax.progress import print_progress
 
@@ -124,8 +124,11 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
   if _reads_bundle(config):
     config.bundle = str(locate(config.bundle))
     # Told now: the first page may compute for minutes before it asks for a model.
-    if not pathlib.Path(config.bundle).is_dir():
+    if not buckets.path_of(config.bundle).is_dir():
       raise UserError(f"no bundle directory {config.bundle!r} (config.bundle): check the path")
+  from melody_jax.generation import programs
+
+  programs.use_compilation_cache()
   failures = []
   asked = tuple(EVALUATIONS) if config.what == "all" else (config.what,)
   check_out(config.out, asked)

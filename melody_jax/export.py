@@ -1,4 +1,4 @@
-r"""Copies a run's latest parameters into a bundle, for sampling, encoding and later stages.
+r"""Copies a run's latest or best parameters into a bundle, for sampling, encoding and later stages.
 
     python -m melody_jax.export --config=configs/<model>.py:<preset> --workdir=DIR \
         --config.export.bundle=checkpoints/nano
@@ -11,6 +11,7 @@ from melody_jax.config import check_training
 from melody_jax.errors import UserError, check_choice
 from melody_jax.output_files import write_files
 
+CHECKPOINTS = ("last", "best")
 FILE_DTYPES = ("float16", "float32")  # what numpy writes of them
 
 
@@ -25,6 +26,7 @@ def export(config, workdir: str) -> None:
   """
   check_training(config)
   check_choice("config.export.dtype", config.export.dtype, FILE_DTYPES)
+  check_choice("config.export.checkpoint", config.export.checkpoint, CHECKPOINTS)
   if not config.export.bundle:
     raise UserError("--config.export.bundle=DIR is missing: where to write the model's file")
   # Late: --help and a wrong command line must not wait for JAX.
@@ -35,7 +37,8 @@ def export(config, workdir: str) -> None:
 
   bundle.check_writable(config.export.bundle, config.task)
   run_record.check_same_model(workdir, config)
-  params, step = load_params(workdir)
+  best = (config.train.best_metric, config.train.best_mode)
+  params, step = load_params(workdir, best if config.export.checkpoint == "best" else None)
   task = make_task(config)
   _check_shapes(task, params, workdir)
   metadata = {

@@ -65,8 +65,10 @@ def fit(config: ml_collections.ConfigDict) -> None:
   check_ranges(config, RANGES)
   check_numbers(config)
   from melody_jax import bundle
+  from melody_jax.generation import programs
 
   bundle.check_writable(config.bundle, MODELS[config.what])
+  programs.use_compilation_cache()
   module, name = FITS[config.what].split(":")
   getattr(importlib.import_module(module), name)(config)
 

@@ -16,6 +16,7 @@ import stat
 import tempfile
 
 from melody_jax.errors import UserError
+from melody_jax.places import buckets
 from melody_jax.provenance import MARK
 
 _REASONS = {
@@ -75,9 +76,9 @@ def check_new_folder(folder: str | os.PathLike) -> None:
   Raises:
     UserError: if a file is in the way, or the nearest directory above it is read-only.
   """
+  if buckets.in_bucket(folder):
+    return  # it has no directories to look at
   folder = pathlib.Path(folder)
-  if "://" in str(folder):
-    return  # a bucket has no directories to look at
   try:
     nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     os.stat(nearest)
@@ -182,7 +183,8 @@ def check_outputs(
   """
   read = {_identity(pathlib.Path(p)): p for p in inputs if str(p)}
   written = set()
-  for path in map(pathlib.Path, outputs):
+  # A bucket is taken as it is: what lies there cannot be told from a name, nor a permission.
+  for path in (pathlib.Path(p) for p in outputs if not buckets.in_bucket(p)):
     check_writable(path, None, size)
     name = _identity(path)
     if name in read:
@@ -260,7 +262,9 @@ def _claim_one(path: pathlib.Path, advice: str) -> Iterator[None]:
 def write_files(contents: dict[pathlib.Path, bytes]) -> None:
   """Writes all files, or none of them where one fails.
 
-  Every file is written under a temporary name in its directory; renaming comes last.
+  Every file is written under a temporary name in its directory; renaming comes last. Buckets
+  (gs://...) rename nothing: there the files are written one after another, each whole or not at
+  all.
 
   Args:
     contents: {path: bytes}.
@@ -269,6 +273,9 @@ def write_files(contents: dict[pathlib.Path, bytes]) -> None:
     UserError: if a directory is in the way, the disk is full, a directory is read-only, or the
       system fails otherwise.
   """
+  if any(map(buckets.in_bucket, contents)):
+    buckets.write_all(contents)
+    return
   temporary: dict[pathlib.Path, pathlib.Path] = {}
   path = pathlib.Path()
   try:

@@ -4,13 +4,17 @@
     python -m melody_jax.plan --config=configs/sample.py --preset=paper --topology=v5e:2x2 \
         --config.count=16 --config.steps=20 --config.dtype=bfloat16 --out=plan.json
 
+    python -m melody_jax.plan --config=configs/lm.py:paper --topology=v5e:16x16 --slices=4
+    python -m melody_jax.plan --config=configs/lm.py:paper --topology=v5e:16x16 --search
+
 The config says what is planned. Either is compiled for the named TPU slice (v4, v5e, v5p, v6e;
 needs the libtpu wheel, no TPU), or for virtual CPU devices (cpu:8). Exits with status 1 where it
-does not fit.
+does not fit. With --slices=N a training step runs on N such slices.
 
 A training config: the very train step; memory by use, FLOPs, bytes, collectives, a roofline of the
 step time and the bound of MFU that follows, per device. Where it does not fit, the nearest setting
-that does is named.
+that does is named. With --search meshes, recomputation and parts of a batch are tried, each
+compiled; printed is the best by its bound, with the flags that set it.
 
 configs/sample.py: the sampler's program, at the sizes of a preset and with weights that need not
 exist, for one chip of the slice (chips of a slice sample side by side; `config.count` is the batch
@@ -37,7 +41,9 @@ from melody_jax.progress import print_progress
 EXIT_DOES_NOT_FIT = 1
 
 
-def show_step_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
+def show_step_plan(
+  config: ml_collections.ConfigDict, topology: str, slices: int = 1
+) -> dict[str, Any]:
   """Prints the plan of a training step, and of the nearest setting that fits where it does not.
 
   Returns:
@@ -45,7 +51,7 @@ def show_step_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str
   """
   from melody_jax.planning.topology import open_topology
 
-  slice_ = open_topology(topology)  # before anything else asks JAX for its devices
+  slice_ = open_topology(topology, slices)  # before anything else asks JAX for its devices
   from melody_jax.planning import train_plan
 
   found = train_plan.plan_step(config, slice_)
@@ -62,6 +68,28 @@ def show_step_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str
     else:
       print("no setting tried fits: take a larger slice, or a smaller model")
   return values
+
+
+def show_search(
+  config: ml_collections.ConfigDict, topology: str, slices: int = 1
+) -> dict[str, Any]:
+  """Prints the settings that were tried for a training step, and the best one's plan.
+
+  Returns:
+    The best plan's values; "tried" holds those of all settings, the best first.
+  """
+  from melody_jax.planning.topology import open_topology
+
+  slice_ = open_topology(topology, slices)  # before anything else asks JAX for its devices
+  from melody_jax.planning import search, train_plan
+
+  plans = search.search(config, slice_, print_progress)
+  print("\n".join([*map(search.row, plans), "", *train_plan.lines(plans[0])]))
+  if plans[0].fits:
+    print(f"best: {search.flags(plans[0].settings)}")
+  else:
+    print("no setting tried fits: take a larger slice, or a smaller batch")
+  return dataclasses.asdict(plans[0]) | {"tried": [dataclasses.asdict(plan) for plan in plans]}
 
 
 def show_sampler_plan(
@@ -82,7 +110,20 @@ def show_sampler_plan(
   return dataclasses.asdict(found)
 
 
-def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str) -> None:
+def _number_of_slices(text: str) -> int:
+  if text and not text.isdecimal():
+    raise UserError(f"--slices={text}: a number of slices, as in --slices=4")
+  return int(text or 1)
+
+
+def main(
+  config: ml_collections.ConfigDict,
+  topology: str,
+  preset: str,
+  out: str,
+  slices: str = "",
+  search: bool = False,
+) -> None:
   """The command.
 
   Raises:
@@ -104,16 +145,20 @@ def main(config: ml_collections.ConfigDict, topology: str, preset: str, out: str
       f"--preset={preset} goes with configs/sample.py: a training config names its own, as in"
       f" configs/{config.task}.py:{preset}"
     )
+  n_slices = _number_of_slices(slices)
+  if samples and not trains and n_slices > 1:
+    raise UserError(f"--slices={slices} goes with a training config: each chip samples by itself")
+  if search and not trains:
+    raise UserError("--search goes with a training config: the sampler has no mesh to choose")
   if not out:
     check_stdout("the plan")
   else:
     check_writable(out, (".json",))
     check_outputs([out])
-  values = (
-    show_step_plan(config, topology)
-    if trains
-    else show_sampler_plan(config, topology, preset or "nano")
-  )
+  if trains:
+    values = (show_search if search else show_step_plan)(config, topology, n_slices)
+  else:
+    values = show_sampler_plan(config, topology, preset or "nano")
   if out:
     values["versions"] = provenance.versions()
     write_files({pathlib.Path(out): json.dumps(values, indent=2).encode()})
@@ -129,5 +174,7 @@ if __name__ == "__main__":
       "topology": "Slice, for example v5e:16x16.",
       "preset": "Sizes of the sampler: paper, nano (default) or tiny.",
       "out": "JSON to write.",
+      "slices": "Number of such slices that train as one; 1 by default.",
     },
+    switches={"search": "Try meshes, recomputation and parts of a batch; print the best."},
   )

@@ -7,6 +7,7 @@ replicated without anyone noticing.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -49,8 +50,13 @@ def make_mesh(
       devices that are left.
     devices: Devices of the mesh; None means all of this run.
 
+  Several TPU slices (or hosts of GPUs without a common NVLink) are joined by a network that is
+  slower by far than the links inside one. They are laid along data, whose devices talk once a step,
+  and what data cannot hold along fsdp; tensor stays inside a slice.
+
   Raises:
-    UserError: if the product of the sizes is not the number of devices.
+    UserError: if the product of the sizes is not the number of devices, or the slices do not divide
+      data x fsdp.
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = [config[axis] for axis in MESH_AXES]
@@ -66,8 +72,30 @@ def make_mesh(
       f"config.mesh {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices,"
       f" this run has {len(devices)}: set one size to -1"
     )
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices > 1:
+    return Mesh(_over_slices(sizes, slices, devices), MESH_AXES)
   # This puts neighbours on the last mesh axes, which talk most, beside each other on the torus.
-  return Mesh(mesh_utils.create_device_mesh(sizes, devices), MESH_AXES)
+  # An axis may be cut where the sizes ask for it, as tensor 2 of a torus of 4 x 4 does.
+  layout = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  return Mesh(layout, MESH_AXES)
+
+
+def _over_slices(sizes: list[int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
+  """Devices of several slices as an array of the mesh's sizes."""
+  data, fsdp, _ = sizes
+  outer = [math.gcd(data, slices), 1, 1]
+  outer[1] = slices // outer[0]
+  if fsdp % outer[1]:
+    # Devices of other kinds have no torus: any order of them is a mesh.
+    if devices[0].platform != "tpu":
+      return np.asarray(devices).reshape(sizes)
+    raise UserError(
+      f"config.mesh {dict(zip(MESH_AXES, sizes))} cannot be laid over {slices} slices: make data a"
+      f" multiple of {slices}, so that tensor and fsdp stay inside a slice"
+    )
+  inner = [size // n for size, n in zip(sizes, outer, strict=True)]
+  return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

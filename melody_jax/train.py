@@ -1,10 +1,15 @@
 """Trains one model.
 
 python -m melody_jax.train --config=configs/<model>.py:<preset> --workdir=DIR --config.data.path=DIR
+
+Compiled programs are kept, so that the same command starts faster the next time: in
+$JAX_COMPILATION_CACHE_DIR, in <workdir>/programs where the workdir is a bucket, and otherwise in
+the user's cache directory.
 """
 
 from melody_jax import cli
 from melody_jax.config import check_training
+from melody_jax.places import buckets
 
 
 def main(config, workdir: str) -> None:
@@ -17,9 +22,13 @@ def main(config, workdir: str) -> None:
   """
   check_training(config)
   # Late: a wrong command line is told before JAX is loaded.
+  from melody_jax.generation import programs
   from melody_jax.multihost import session
   from melody_jax.training import loop
 
+  # A machine that was taken away comes back with an empty disk, and the bucket is still there.
+  cache = buckets.path_of(workdir) / "programs" if buckets.in_bucket(workdir) else None
+  programs.use_compilation_cache(cache)
   with session.session(config.distributed):
     step = int(loop.train(config, workdir).step)
   if step < config.train.steps:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from melody_jax import diffusion
+from melody_jax.errors import UserError
 from melody_jax.generation import schedules
 
 SHAPE = (2, 12, 3)
@@ -58,6 +59,18 @@ def test_nine_frames_have_four_chunks_and_angles_are_stratified():
   # One angle in each of the 24 equal parts of [0, pi/2].
   parts = np.sort([int(a / diffusion.HALF_PI * 24) for row in delta for a in np.unique(row)])
   np.testing.assert_array_equal(parts, np.arange(24))
+
+
+@pytest.mark.parametrize(("length", "chunks"), [(3, 4), (1, 2), (5, 0)])
+def test_chunks_without_a_frame_are_refused(length, chunks):
+  with pytest.raises(UserError, match=f"{length} frames cannot be cut into {chunks} chunks"):
+    diffusion.chunk_angles(jax.random.key(0), 2, length, chunks)
+
+
+@pytest.mark.parametrize(("length", "chunks"), [(4, 4), (5, 4), (7, 5), (9, 4), (10, 8), (250, 4)])
+def test_every_window_has_as_many_chunks_as_asked_for(length, chunks):
+  delta = np.asarray(diffusion.chunk_angles(jax.random.key(3), 2, length, chunks))
+  assert all(len(np.unique(row)) == chunks for row in delta)
 
 
 def _gaussian_velocity(mean, std):

@@ -9,6 +9,7 @@ from typing import Any
 
 from melody_jax.errors import UserError
 from melody_jax.output_files import check_new_folder, check_outputs, write_files
+from melody_jax.places import buckets
 from melody_jax.provenance import MARK
 
 SUFFIXES = (".json", ".md", ".csv", ".html")  # of all files that a finding may have
@@ -75,8 +76,8 @@ def _plain(value: Any) -> Any:
   return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _paths(out: str, what: str, suffixes: Iterable[str] = SUFFIXES) -> list[pathlib.Path]:
-  return [pathlib.Path(out) / f"{what}{suffix}" for suffix in suffixes]
+def _paths(out: str, what: str, suffixes: Iterable[str] = SUFFIXES) -> list[Any]:
+  return [buckets.path_of(out) / f"{what}{suffix}" for suffix in suffixes]
 
 
 def check_out(out: str, names: Iterable[str]) -> None:
@@ -91,11 +92,11 @@ def check_out(out: str, names: Iterable[str]) -> None:
       melody_jax did not write.
   """
   check_new_folder(out)
-  if pathlib.Path(out).is_dir():
+  if not buckets.in_bucket(out) and pathlib.Path(out).is_dir():
     check_outputs([path for name in names for path in _paths(out, name)])
 
 
-def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.Path]:
+def write(finding: Finding, out: str, context: dict[str, Any]) -> list[Any]:
   """Writes `<out>/<what>.json`, `<out>/<what>.md` and what else there is, all or none of them.
 
   Args:
@@ -109,7 +110,7 @@ def write(finding: Finding, out: str, context: dict[str, Any]) -> list[pathlib.P
   Raises:
     UserError: if the directory cannot be made or written.
   """
-  folder = pathlib.Path(out)
+  folder = buckets.path_of(out)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

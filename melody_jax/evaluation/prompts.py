@@ -7,7 +7,6 @@ so its verdict shows that the chain carries the style; the tagger had no part in
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import pathlib
 from typing import Any
 
 import ml_collections
@@ -24,6 +23,7 @@ from melody_jax.generation.request import Request, Settings
 from melody_jax.metrics.audio_checks import AudioChecks, check_audio
 from melody_jax.metrics.retrieval import RankTest, rank_test, ranks_of_classes
 from melody_jax.output_files import check_outputs, write_files
+from melody_jax.places import buckets
 from melody_jax.progress import Progress, print_progress
 
 
@@ -290,14 +290,14 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     names = {name: tagger.tags for name, tagger in taggers.items()}
     scores["musicnn"] = tag_scores(probabilities, names, table)
   if c.keep_audio:
-    _keep(clips, c.seeds, pathlib.Path(config.out) / "clips", melody.sample_rate)
+    _keep(clips, c.seeds, buckets.path_of(config.out) / "clips", melody.sample_rate)
   finding = judge(clips, melody.sample_rate, table, c.seeds, scores, c.permutations, config.seed)
   if absent:
     finding = dataclasses.replace(finding, markdown=f"{finding.markdown}\n\n{absent}")
   return with_raw_levels(finding, raw)
 
 
-def _keep(clips_IxS: np.ndarray, seeds: Sequence[int], folder: pathlib.Path, rate: int) -> None:
+def _keep(clips_IxS: np.ndarray, seeds: Sequence[int], folder: Any, rate: int) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   names = [
     folder / f"{i // len(seeds):02d}-{seeds[i % len(seeds)]}.flac" for i in range(len(clips_IxS))

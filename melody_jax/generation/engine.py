@@ -93,12 +93,10 @@ class Engine:
         f" {dpd.config.latent_dim}; export both from the same recipe"
       )
     self.networks = Networks(lm, dpd, self.codec.config)
-    # A window moves by a chunk, and must end up on a frame.
-    if self.networks.frames % self.networks.chunks:
-      raise UserError(
-        f"{self._directory}: a window of {self.networks.frames} frames is not {dpd.config.chunks}"
-        " equal chunks; choose chunks of the DPD that divide it"
-      )
+    try:
+      self.networks.check_chunks()
+    except UserError as error:
+      raise UserError(f"{self._directory}: {error}") from error
     self._params["float32"] |= jax.device_put({"lm": lm_params, "dpd": dpd_params})
 
   def run(self, inputs: window_program.Window, settings: Settings) -> window_program.Made:

@@ -14,9 +14,15 @@ from melody_jax.host import cache_folders
 GIB = 2**30
 
 
-def use_compilation_cache() -> None:
-  """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR or the user's cache directory."""
-  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
+  """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR or the user's cache directory.
+
+  Args:
+    directory: Directory or bucket (gs://...) to use instead of the user's cache directory.
+  """
+  if directory is not None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+  elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     # The second run of the command need not compile.
     cache = cache_folders.user_cache()
     # Without a folder that can be written every run compiles; that costs time, nothing else.

@@ -24,6 +24,7 @@ import numpy as np
 from melody_jax import diffusion
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.encoders.codec import decode_latents
+from melody_jax.errors import UserError
 from melody_jax.generation import token_sampler
 from melody_jax.generation.options import MAX_STEPS
 from melody_jax.generation.request import Settings
@@ -73,6 +74,19 @@ class Networks:
   def chunk_frames(self) -> int:
     """Frames of a chunk, by which windows move."""
     return self.frames // self.chunks
+
+  def check_chunks(self) -> None:
+    """Refuses a window that is not a whole number of chunks, by which it could not move on.
+
+    Raises:
+      UserError: naming both numbers.
+    """
+    # A window moves by a chunk, and must end up on a frame.
+    if self.frames % self.chunks:
+      raise UserError(
+        f"a window of {self.frames} frames is not {self.chunks} equal chunks; choose chunks of the"
+        " DPD that divide it"
+      )
 
   def token_of(self, frame: int) -> int:
     """The semantic token that a frame lies in."""

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from melody_jax.errors import UserError
+from melody_jax.places import buckets
 
 _INDEX = "index.json"
 _RECORDS = "records.jsonl"
@@ -171,16 +172,16 @@ class ShardWriter:
 def read_index(shard: str | os.PathLike) -> dict[str, Any]:
   """The index of a shard: "features", "lengths", "made_from", "origin"; {} where it is damaged."""
   try:
-    index = json.loads((pathlib.Path(shard) / _INDEX).read_text(encoding="utf-8"))
+    index = json.loads((buckets.path_of(shard) / _INDEX).read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return {}
   return index if isinstance(index, dict) else {}
 
 
-def shards_of(root: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
-  """The finished shards below a directory, {split: directories in order}."""
-  found: dict[str, list[pathlib.Path]] = {}
-  for path in sorted(pathlib.Path(root).glob(f"[!.]*/{_SHARDS}")):
+def shards_of(root: str | os.PathLike) -> dict[str, list[Any]]:
+  """The shards below a directory, {split: directories in order}; in a bucket, half ones too."""
+  found: dict[str, list[Any]] = {}
+  for path in sorted(buckets.path_of(root).glob(f"[!.]*/{_SHARDS}")):
     found.setdefault(path.parent.name, []).append(path)
   return found
 
@@ -267,6 +268,7 @@ class ArrayDataset:
   """
 
   def __init__(self, root: str | os.PathLike, split: str):
+    buckets.refuse(root, "array datasets")
     where = pathlib.Path(root) / split
     paths = sorted(where.glob("shard-*-of-*"))
     if not paths:

@@ -1,6 +1,7 @@
 """Makes the input source that a training config names."""
 
 from collections.abc import Iterable, Iterator
+import itertools
 import math
 from typing import Any, Protocol
 
@@ -18,11 +19,15 @@ from melody_jax.progress import print_progress
 from melody_jax.task import Inputs, Tokenize
 from melody_jax.text import Tokenizer
 
+_CAPTIONS_LOOKED_AT = 100_000
+
 
 class Source(Protocol, Iterator[dict[str, np.ndarray]]):
   """Endless batches with a position that can be saved and restored.
 
-  A batch is {feature: array [rows of this host, *shape]}, in numpy on the host.
+  A batch is {feature: array [rows of this host, *shape]}, in numpy on the host. Two sources of the
+  same settings yield the same batches; after `set_state` a source goes on as the one did whose
+  state it got. `tests/input_pipeline/test_source.py` holds every source to this.
   """
 
   @property
@@ -33,9 +38,14 @@ class Source(Protocol, Iterator[dict[str, np.ndarray]]):
   def models(self) -> dict[str, str]:
     """Digests of the models that encoded the data, {feature: digest}; {} for plain audio."""
 
-  def get_state(self) -> dict[str, Any]: ...
+  def get_state(self) -> dict[str, Any]:
+    """Position: values that JSON can hold. What they mean only the source itself knows.
 
-  def set_state(self, state: dict[str, Any]) -> None: ...
+    A reader that wants the first batches again keeps the state that a new source has.
+    """
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a position that `get_state` of a source of these settings returned."""
 
 
 def make_source(
@@ -65,7 +75,7 @@ def make_source(
   weights = _weights(config.data.weights)
   if not listed(config.data.path):
     raise UserError(
-      "config.data.path is empty: name an array dataset (or a seqio mixture with"
+      "config.data.path is empty: name an array dataset (or TFDS datasets or a seqio mixture with"
       " config.data.source=seqio); README, 'Train', makes one"
     )
   if config.data.source == "array":
@@ -90,6 +100,7 @@ def make_source(
     # A host without data would leave all others waiting in the first step.
     session.every_host_has_data(source.windows, f"windows of split {split}")
     return source
+  _weights(config.data.weights)  # told before TensorFlow is loaded
   from melody_jax.input_pipeline.seqio_source import SeqioSource
 
   seqio_source = SeqioSource(config, features, split, shuffle, host, tokenize)
@@ -101,7 +112,9 @@ def make_source(
 def _tell_unheard(tokenize: Tokenize | None, captions: Iterable[str], split: str) -> None:
   """Says once, on one host, what of the captions the text tower will not hear."""
   if isinstance(tokenize, Tokenizer) and jax.process_index() == 0:
-    unheard_captions.tell(captions, tokenize, f"split {split!r}")
+    # The first ones tell: of millions a start would take minutes.
+    first = itertools.islice(captions, _CAPTIONS_LOOKED_AT)
+    unheard_captions.tell(first, tokenize, f"split {split!r}")
 
 
 def _chosen(

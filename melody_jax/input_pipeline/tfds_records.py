@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import Feature
+from melody_jax.places import buckets
 
 Reader = Callable[[Iterable[int]], Iterator[tuple[dict[str, Any], np.ndarray]]]
 BUILD = "build.json"
@@ -38,28 +38,28 @@ class TfdsDataset:
   made_from: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _version_directories(root: pathlib.Path, name: str) -> list[pathlib.Path]:
+def _version_directories(root: Any, name: str) -> list[Any]:
   found = [path.parent for path in (root / name).rglob("dataset_info.json")]
   # A name without a variant means "all" tracks before "free" ones, and the newest version.
   versions = sorted(found, key=lambda path: path.name, reverse=True)
   return sorted(versions, key=lambda path: path.parent.name != "all")
 
 
-def find_directory(root: str | os.PathLike, name: str) -> pathlib.Path:
-  """Finds the directory of a dataset.
+def find_directory(root: str | os.PathLike, name: str) -> Any:
+  """Finds the directory of a dataset: a path.
 
   Args:
-    root: Directory in which the datasets were built.
+    root: Directory in which the datasets were built, perhaps of a bucket.
     name: Name of the dataset: "recorded", or "recorded/free" for a variant.
 
   Raises:
     UserError: The dataset was not built there.
   """
-  root = pathlib.Path(root)
-  directories = _version_directories(root, name)
+  place = buckets.path_of(root)
+  directories = _version_directories(place, name)
   if directories:
     return directories[0]
-  built = sorted({p.parent.relative_to(root).parts[0] for p in root.rglob("dataset_info.json")})
+  built = sorted({p.parent.relative_to(place).parts[0] for p in place.rglob("dataset_info.json")})
   raise UserError(
     f"no TFDS dataset {name!r} below {root}: it holds {', '.join(built) or 'none'};"
     f" build one with python -m data.{name.split('/')[0]}"
@@ -69,7 +69,7 @@ def find_directory(root: str | os.PathLike, name: str) -> pathlib.Path:
 def read_build(directory: str | os.PathLike) -> dict[str, Any]:
   """What a builder noted beside its dataset, "made_from" and "origin"; {} where it did not."""
   try:
-    return json.loads((pathlib.Path(directory) / BUILD).read_text())
+    return json.loads((buckets.path_of(directory) / BUILD).read_text())
   except (OSError, ValueError):
     return {}
 
@@ -138,6 +138,41 @@ def _record(example: dict[str, Any], features: dict[str, Feature]) -> dict[str, 
   return record
 
 
+class _SplitReader:
+  """Reads chosen records of a split; calls for records one after another share one pass."""
+
+  def __init__(self, dataset: TfdsDataset, split: str):
+    self._dataset, self._split = dataset, split
+    self._next = 0  # the record that the pass under way gives next
+    self._pass: Iterator[dict[str, Any]] | None = None
+
+  def _begin(self, first: int) -> None:
+    count = self._dataset.builder.info.splits[self._split].num_examples
+    # One file after another: only then are records first, first + 1, ... those that follow.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    examples = self._dataset.builder.as_dataset(
+      split=tfds.core.ReadInstruction(self._split, from_=first, to=count, unit="abs"),
+      shuffle_files=False,
+      read_config=config,
+    )
+    self._pass, self._next = iter(tfds.as_numpy(examples)), first
+
+  def __call__(self, indices: Iterable[int]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    wanted = set(indices)
+    if not wanted:
+      return
+    if self._pass is None or self._next != min(wanted):
+      self._begin(min(wanted))
+    assert self._pass is not None
+    last = max(wanted)
+    while self._next <= last:
+      example = next(self._pass)
+      self._next += 1
+      if self._next - 1 in wanted:
+        audio = example["audio"].astype(np.float32) / 32768.0
+        yield _record(example, self._dataset.features), audio
+
+
 def open_split(source: str | os.PathLike, name: str, split: str) -> tuple[int, Reader]:
   """Opens a split of an audio dataset for reading chosen records.
 
@@ -148,7 +183,9 @@ def open_split(source: str | os.PathLike, name: str, split: str) -> tuple[int, R
 
   Returns:
     (number of records, read). `read(indices)` yields (record, audio) in the order of the disk, not
-    of `indices`: the record as in an array dataset, the audio float32 [samples] in [-1, 1].
+    of `indices`: the record as in an array dataset, the audio float32 [samples] in [-1, 1]. TFDS
+    records can only be read one after another: what lies between chosen ones is read and dropped,
+    and a call that begins where the one before it ended goes on with its pass.
 
   Raises:
     UserError: The dataset or the split is missing, or the dataset is damaged.
@@ -156,12 +193,5 @@ def open_split(source: str | os.PathLike, name: str, split: str) -> tuple[int, R
   dataset = open_dataset(source, name)
   check_split(dataset, split)
 
-  def read(indices: Iterable[int]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    wanted = set(indices)
-    # TFDS records cannot be read by number: all are read, and the others dropped.
-    examples = dataset.builder.as_dataset(split=split, shuffle_files=False)
-    for i, example in enumerate(tfds.as_numpy(examples)):
-      if i in wanted:
-        yield _record(example, dataset.features), example["audio"].astype(np.float32) / 32768.0
-
-  return dataset.builder.info.splits[split].num_examples, read
+  count = dataset.builder.info.splits[split].num_examples
+  return count, _SplitReader(dataset, split)

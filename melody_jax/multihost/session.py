@@ -124,6 +124,17 @@ def initialize(settings: Mapping[str, Any] | None = None) -> Membership:
   return plan
 
 
+def _compile_alike() -> None:
+  """Lets all processes compile their programs where they could not all load them.
+
+  On CPUs each process has its own key in the cache of compiled programs, and process 0 alone writes
+  there: it would load a step that the others compile, whose collectives come in another order, and
+  all would wait for each other for ever.
+  """
+  if jax.default_backend() == "cpu":
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 def _first_line(error: BaseException) -> str:
   return first_line(str(error), type(error).__name__)
 
@@ -298,6 +309,7 @@ def session(settings: Mapping[str, Any] | None = None) -> Iterator[Membership]:
     yield plan
     return
   try:
+    _compile_alike()
     yield plan
     # JAX's own barrier at exit gives a slower process only five minutes.
     barrier("end", _END_TIMEOUT)

@@ -7,25 +7,28 @@ import pathlib
 import re
 import shutil
 import tempfile
+from typing import Any
 import zipfile
 
 from melody_jax.errors import UserError
 from melody_jax.host.cache_folders import own_cache
+from melody_jax.places import buckets
 from melody_jax.places.paths import CHECKOUT, PACKAGE, expand
 from melody_jax.progress import print_progress
 
 SHIPPED = "checkpoints/nano"  # in the checkout; a wheel goes without its 58 MB
 
 
-def locate(bundle: str | os.PathLike) -> pathlib.Path:
+def locate(bundle: str | os.PathLike) -> Any:
   """The directory of a bundle.
 
   Args:
-    bundle: A directory; a .zip file of the models' files; or the address of one (http, https),
-      perhaps with "#sha256=..." at its end. An address is fetched once.
+    bundle: A directory, perhaps of a bucket (gs://...); a .zip file of the models' files; or the
+      address of one (http, https), perhaps with "#sha256=..." at its end. An address is fetched
+      once.
 
   Returns:
-    The directory. It may not exist where the text is just a path: what reads it says so.
+    The directory, a path. It may not exist where the text is just a path: what reads it says so.
 
   Raises:
     UserError: if the archive cannot be had or is damaged, or the shipped checkpoint is not here.
@@ -33,6 +36,8 @@ def locate(bundle: str | os.PathLike) -> pathlib.Path:
   text = os.fspath(bundle)
   if re.match(r"https?://", text):
     return _fetched(text)
+  if buckets.in_bucket(text):
+    return buckets.path_of(text)
   path = pathlib.Path(expand(text))
   if path.suffix.lower() == ".zip" and path.is_file():
     with open(path, "rb") as f:

@@ -184,6 +184,26 @@ class Program:
       found[kind]["bytes"] += times * size
     return dict(found)
 
+  def between_slices(self, slices: int) -> dict[str, float]:
+    """What each device sends to other slices, as {"count", "bytes"}.
+
+    The TPU compiler writes it as sends to the host, each with its kind of transfer.
+
+    Args:
+      slices: Number of slices n. A sum over them costs 2 (n - 1) / n of its bytes, as on a ring;
+        what all others get is sent n - 1 times.
+    """
+    shares = {"ALL_REDUCE": 2 * (slices - 1) / slices, "ALL_GATHER": slices - 1}
+    total = {"count": 0.0, "bytes": 0.0}
+    for _, instruction, times in self.walk(into_fusions=True):
+      kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
+      array = _ARRAY.search(instruction.shape)
+      if instruction.opcode != "send" or not kind or not array:
+        continue
+      total["count"] += times
+      total["bytes"] += times * shape_bytes(array.group(0)) * shares.get(kind[1], 1)
+    return total
+
   def hbm_bytes(self) -> float:
     """Bytes read from and written to HBM: operands and results of all instructions.
 

@@ -24,14 +24,15 @@ from melody_jax.generation import window as window_program
 from melody_jax.generation.request import Settings
 from melody_jax.generation.token_sampler import Reads
 from melody_jax.generation.window import Networks
+from melody_jax.host.chips import GIB
 from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
 from melody_jax.models.layers import config_from
-from melody_jax.planning.flops import matmul_flops
-from melody_jax.planning.topology import GIB, Topology
+from melody_jax.planning.topology import Topology
 from melody_jax.planning.train_plan import HBM_SHARE, needed_bytes
 from melody_jax.sharding import MESH_AXES
+from melody_jax.training.flops import matmul_flops
 
 
 @dataclasses.dataclass
@@ -96,12 +97,17 @@ def networks_of(lm: Any, dpd: Any, vae: Any, dtype: str) -> Networks:
     dpd: `config.model` of the DPD.
     vae: `config.model` of the VAE.
     dtype: Dtype of computation.
+
+  Raises:
+    UserError: if a window is not a whole number of chunks; such models cannot sample.
   """
-  return Networks(
+  networks = Networks(
     lm_model.SemanticLM(config_from(lm_model.LMConfig, lm)),
     dpd_model.DPD(config_from(dpd_model.DPDConfig, dpd)),
     config_from(vae_model.VAEConfig, vae),
   ).in_dtype(dtype)
+  networks.check_chunks()
+  return networks
 
 
 def abstract_params(networks: Networks, dtype: str) -> dict[str, Any]:

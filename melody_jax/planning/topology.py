@@ -10,49 +10,10 @@ from jax.sharding import Mesh
 import ml_collections
 
 from melody_jax import sharding
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, check_range
+from melody_jax.host.chips import CHIPS, CPU, Chip
 
-GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """What one chip can do, as its maker states it.
-
-  Attributes:
-    name: Name in a topology, for example "v5e".
-    hbm_bytes: Size of its memory (HBM) in bytes.
-    flops: Matmul operations per second in bfloat16.
-    hbm_bandwidth: Bytes per second from and to its memory.
-    ici_bandwidth: Bytes per second to all of its neighbours together.
-    dimensions: Number of dimensions of a slice's torus.
-    megacore: Whether its two cores act as one device, as on all slices that are rented today.
-  """
-
-  name: str
-  hbm_bytes: int
-  flops: float
-  hbm_bandwidth: float
-  ici_bandwidth: float
-  dimensions: int
-  megacore: bool = False
-
-
-# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}: peak compute, HBM capacity and bandwidth,
-# interchip interconnect bandwidth (bits there, bytes here).
-CHIPS = {
-  chip.name: chip
-  for chip in (
-    Chip("v4", 32 * GIB, 275e12, 1.228e12, 300e9, 3, megacore=True),
-    Chip("v5e", 16 * GIB, 197e12, 0.819e12, 200e9, 2),
-    Chip("v5p", 95 * GIB, 459e12, 2.765e12, 600e9, 3, megacore=True),
-    Chip("v6e", 32 * GIB, 918e12, 1.640e12, 448e9, 2),
-  )
-}
-# These numbers describe no real CPU. They serve tests, and a look at memory and collectives without
-# libtpu.
-CPU = Chip("cpu", 16 * GIB, 1e11, 2e10, 1e10, 1)
-
+MOST_SLICES = 64  # more than any run of this program needs, and less than takes hours
 
 # Without the first three, libtpu asks the cloud's metadata server, waits, and complains. The last
 # one lets several processes load it at once, which is safe here as no TPU is used.
@@ -66,17 +27,19 @@ LIBTPU_ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice of chips.
+  """A slice of chips, or several alike.
 
   Attributes:
-    name: Name of the slice, for example "v5e:16x16".
-    chip: Kind of its chips.
+    name: Name of the slices, for example "v5e:16x16" or "2 x v5e:16x16".
+    chip: Kind of their chips.
     devices: Devices that XLA compiles for.
+    slices: Number of slices.
   """
 
   name: str
   chip: Chip
   devices: list[jax.Device]
+  slices: int = 1
 
   def mesh(self, sizes: ml_collections.ConfigDict) -> Mesh:
     """Lays the mesh of a run (`config.mesh`) over these devices."""
@@ -107,14 +70,21 @@ def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
   return chip, shape
 
 
-def open_topology(name: str) -> Topology:
-  """Finds the devices of a slice. Call it before anything else touches JAX's devices.
+def open_topology(name: str, slices: int = 1) -> Topology:
+  """Finds the devices of slices. Call it before anything else touches JAX's devices.
+
+  Args:
+    name: Name of a slice, as `parse` takes it.
+    slices: Number of such slices, joined by the network of the data centre.
 
   Raises:
     UserError: if the name is unknown, no such slice exists, or libtpu is missing for a TPU.
   """
   chip, shape = parse(name)
+  check_range("--slices", slices, 1, MOST_SLICES)
   if chip is CPU:
+    if slices > 1:
+      raise UserError(f"--slices={slices} takes a TPU: {name} has no slices")
     # Virtual devices: their number can be set only until JAX has made its devices.
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", shape[0])
@@ -127,7 +97,11 @@ def open_topology(name: str) -> Topology:
     os.environ.setdefault(variable, value)
   try:
     cores = {"chip_config_name": "megacore"} if chip.megacore else {}
-    description = topologies.get_topology_desc(platform="tpu", topology_name=name, **cores)
+    # Without the number libtpu describes devices that know of no slices.
+    number = {"num_slices": slices} if slices > 1 else {}
+    description = topologies.get_topology_desc(
+      platform="tpu", topology_name=name, **cores, **number
+    )
   except Exception as error:  # XLA raises its own kinds
     text = " ".join(str(error).split())[:200]
     if "libtpu" in text.lower() or "plugin" in text.lower():
@@ -136,4 +110,5 @@ def open_topology(name: str) -> Topology:
         f" constraints.txt -e '.[plan]' ({text})"
       ) from error
     raise UserError(f"no slice {name}: {text}") from error
-  return Topology(name, chip, list(description.devices))
+  shown = f"{slices} x {name}" if slices > 1 else name
+  return Topology(shown, chip, list(description.devices), slices)

@@ -13,10 +13,11 @@ import numpy as np
 
 from melody_jax import sharding
 from melody_jax.errors import UserError
-from melody_jax.planning.flops import matmul_flops, useful_flops
+from melody_jax.host.chips import GIB
 from melody_jax.planning.hlo import Program
-from melody_jax.planning.topology import GIB, Topology
+from melody_jax.planning.topology import Topology
 from melody_jax.task import Task, make_task
+from melody_jax.training.flops import matmul_flops, useful_flops
 from melody_jax.training.state import TrainState, abstract_state, make_init, shardings_of_state
 from melody_jax.training.step import compile_train_step, make_train_step
 
@@ -49,7 +50,10 @@ class TrainPlan:
     compute_seconds: Time of the matmuls alone, at the chip's peak.
     hbm_seconds: Time of the memory traffic alone, at the chip's peak.
     ici_seconds: Time of the collectives alone, at the chip's peak.
-    step_seconds: The largest of these three times; no step can be faster.
+    slices: Number of slices.
+    between_slices: {"count", "bytes"} that a device sends to other slices.
+    dcn_seconds: Time of these alone, over the network of the data centre.
+    step_seconds: The largest of these times; no step can be faster.
     mfu_bound: Model FLOPs utilisation, at most: model_flops / step_seconds / the chip's peak.
     binding: The resource that sets step_seconds.
     compile_seconds: Time of the compilation on this machine.
@@ -77,6 +81,9 @@ class TrainPlan:
   compute_seconds: float = 0.0
   hbm_seconds: float = 0.0
   ici_seconds: float = 0.0
+  slices: int = 1
+  between_slices: dict[str, float] = dataclasses.field(default_factory=dict)
+  dcn_seconds: float = 0.0
   step_seconds: float = 0.0
   mfu_bound: float = 0.0
   binding: str = "memory"
@@ -137,6 +144,10 @@ def _measure(plan: TrainPlan, compiled: Any, topology: Topology) -> None:
   times = {
     "compute": plan.compute_seconds, "hbm": plan.hbm_seconds, "interconnect": plan.ici_seconds
   }  # fmt: skip
+  if topology.slices > 1:
+    plan.between_slices = program.between_slices(topology.slices)
+    plan.dcn_seconds = plan.between_slices["bytes"] / chip.dcn_bandwidth
+    times["network between slices"] = plan.dcn_seconds
   plan.step_seconds = max(times.values())
   plan.binding = max(times, key=lambda name: times[name])
   if plan.step_seconds:
@@ -203,7 +214,8 @@ def _without_program(
     parameters=sum(int(np.prod(leaf.shape)) for leaf in leaves),
     parameter_bytes=_shard_bytes(state.params), optimizer_bytes=_shard_bytes(state.opt_state),
     ema_bytes=_shard_bytes(state.ema) if state.ema is not None else 0.0,
-    activation_bytes=0.0, peak_bytes=0.0, hbm_bytes=float(topology.chip.hbm_bytes),
+    slices=topology.slices, activation_bytes=0.0, peak_bytes=0.0,
+    hbm_bytes=float(topology.chip.hbm_bytes),
   )  # fmt: skip
 
 
@@ -252,6 +264,16 @@ def nearest_fit(
   return None
 
 
+def _between_slices(plan: TrainPlan) -> list[str]:
+  if plan.slices == 1:
+    return []
+  count, moved = plan.between_slices.get("count", 0), plan.between_slices.get("bytes", 0.0)
+  return [
+    f"between {plan.slices} slices: {int(count)} sends, {moved / 2**20:.1f} MiB:"
+    f" {plan.dcn_seconds * 1e3:.2f} ms"
+  ]
+
+
 def lines(plan: TrainPlan) -> list[str]:
   """A report for people."""
   collectives = [
@@ -274,6 +296,7 @@ def lines(plan: TrainPlan) -> list[str]:
     f"  bytes from HBM       {plan.bytes_accessed / GIB:8.3f} GiB",
     "collectives:" if collectives else "collectives: none",
     *collectives,
+    *_between_slices(plan),
     *(["custom calls:", *kernels] if kernels else []),
     f"at the chip's peaks: compute {plan.compute_seconds * 1e3:.2f} ms, HBM"
     f" {plan.hbm_seconds * 1e3:.2f} ms, interconnect {plan.ici_seconds * 1e3:.2f} ms",

@@ -26,6 +26,8 @@ class DPDTask(BaseTask):
     check_range("config.conditioning.drop", config.conditioning.drop, 0, 1)
     self.frames = round(config.window_seconds * config.latent_rate)
     self.tokens = round(self.frames / self.model_config.frames_per_token)
+    # Known here, before data are read: with fewer frames some chunks would have none.
+    check_range("config.model.chunks", self.model_config.chunks, 1, self.frames)
 
   def input_features(self) -> dict[str, WindowFeature]:
     return {

@@ -5,7 +5,9 @@ that. Damage by a disk or a kill is found when a checkpoint is restored: its nam
 moved to `<workdir>/checkpoints.damaged`, and the checkpoint before it is used.
 """
 
+from collections.abc import Callable
 import logging
+import math
 import os
 import sys
 from typing import Any
@@ -13,17 +15,19 @@ from typing import Any
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
+import ml_collections
 import orbax.checkpoint as ocp
 
 from melody_jax.errors import UserError
 from melody_jax.parameter_rules import name_of
+from melody_jax.places import buckets
 
 
 def _directory_of(workdir: str | os.PathLike) -> epath.Path:
   """Directory of a run's checkpoints: an absolute path, or one in a bucket (gs://...)."""
   # Orbax refuses relative paths; resolve() would damage a bucket's name.
   directory = epath.Path(workdir) / "checkpoints"
-  return directory if "://" in str(directory) else directory.resolve()
+  return directory if buckets.in_bucket(directory) else directory.resolve()
 
 
 def _one_line(error: Exception) -> str:
@@ -35,22 +39,30 @@ class Checkpointer:
 
   Args:
     workdir: Directory of the run.
-    save_every: Steps between two checkpoints.
-    keep: Number of checkpoints that are kept.
+    settings: `config.train`: save_every, keep, keep_every, best_metric and best_mode.
 
   Raises:
     UserError: if the directory cannot be made or written.
   """
 
-  def __init__(self, workdir: str | os.PathLike, save_every: int, keep: int):
-    self._save_every = save_every
-    self._keep = keep
+  def __init__(self, workdir: str | os.PathLike, settings: ml_collections.ConfigDict):
+    self._settings = settings
     self._directory = _directory_of(workdir)
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
+    settings, policies = self._settings, ocp.checkpoint_managers
+    kept: list[Any] = [policies.LatestN(settings.keep)]
+    if settings.keep_every:
+      kept.append(policies.EveryNSteps(settings.keep_every))
+    if settings.best_metric:
+      rank = _rank_by(settings.best_metric, settings.best_mode)
+      kept.append(policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False))
     options = ocp.CheckpointManagerOptions(
-      save_interval_steps=self._save_every, max_to_keep=self._keep
+      save_interval_steps=settings.save_every,
+      preservation_policy=policies.AnyPreservationPolicy(kept),
+      # Asks Orbax to store the metrics beside a checkpoint.
+      best_fn=_rank_by(settings.best_metric, settings.best_mode) if settings.best_metric else None,
     )
     try:
       return ocp.CheckpointManager(self._directory, options=options)
@@ -60,18 +72,31 @@ class Checkpointer:
         " another --workdir"
       ) from error
 
-  def save(self, step: int, state: Any, source_state: dict[str, Any], force: bool = False) -> None:
-    """Saves if `step` is due, as Orbax decides, or if forced. Writing goes on in the background.
+  def save(
+    self,
+    step: int,
+    state: Any,
+    source_state: dict[str, Any],
+    force: bool = False,
+    metrics: dict[str, float] | None = None,
+  ) -> None:
+    """Saves if `step` is due, as Orbax decides, if forced, or if it is the best one so far.
+
+    Writing goes on in the background.
 
     Args:
       step: Number of the step.
       state: The state, a pytree of arrays.
       source_state: Position in the data, values that JSON can hold.
       force: Saves whatever Orbax thinks.
+      metrics: Validation means of this step; None where it was not evaluated.
 
     Raises:
-      UserError: if this checkpoint, or the one before it, cannot be written.
+      UserError: if this checkpoint, or the one before it, cannot be written, or if the metrics lack
+        that of `best_metric`.
     """
+    measured = self._measured(metrics)
+    force = force or self._is_best(measured)
     # The last step may have been due anyway; Orbax raises where a step is saved twice.
     if force and step in self._manager.all_steps():
       return
@@ -79,9 +104,27 @@ class Checkpointer:
       state=ocp.args.StandardSave(state), source=ocp.args.JsonSave(source_state)
     )
     try:
-      self._manager.save(step, args=args, force=force)
+      self._manager.save(step, args=args, force=force, metrics=measured)
     except (OSError, ValueError, RuntimeError) as error:
       raise self._failure(error) from error
+
+  def _measured(self, metrics: dict[str, float] | None) -> dict[str, float] | None:
+    """The metric by which checkpoints are ranked, {name: value}; None where there is none."""
+    name = self._settings.best_metric
+    if metrics is None or not name:
+      return None
+    if name not in metrics:
+      raise UserError(
+        f"config.train.best_metric is {name!r}; the evaluation has {', '.join(sorted(metrics))}"
+      )
+    return {name: metrics[name]}
+
+  def _is_best(self, measured: dict[str, float] | None) -> bool:
+    if measured is None:
+      return False
+    rank = _rank_by(self._settings.best_metric, self._settings.best_mode)
+    known = [self._manager.metrics(step) for step in self._manager.all_steps()]
+    return all(rank(measured) > rank(other) for other in known if other)
 
   def _failure(self, error: Exception) -> UserError:
     # The other writes under way fail as well, and asyncio would print a traceback for each of them
@@ -193,18 +236,44 @@ class Checkpointer:
       self._manager.close()
 
 
-def load_params(workdir: str | os.PathLike) -> tuple[Any, int]:
-  """Loads the parameters of a run's last checkpoint.
+def _rank_by(metric: str, mode: str) -> Callable[[Any], float]:
+  """Rank of a checkpoint by its metrics: a number that is higher for better ones."""
+
+  def rank(metrics: Any) -> float:
+    # One that has another metric (the setting was changed), or NaN, is worse than all others.
+    value = (metrics or {}).get(metric, math.nan)
+    if math.isnan(value):
+      return -math.inf
+    return value if mode == "max" else -value
+
+  return rank
+
+
+def _best_step(manager: ocp.CheckpointManager, workdir: Any, metric: str, mode: str) -> int:
+  rank = _rank_by(metric, mode)
+  ranks = {step: rank(manager.metrics(step)) for step in manager.all_steps()}
+  step = max(ranks, key=lambda step: ranks[step], default=None)
+  if not metric or step is None or ranks[step] == -math.inf:
+    raise UserError(
+      f"no checkpoint under {workdir} was measured by config.train.best_metric={metric!r}: train"
+      " with it, or export the last one (config.export.checkpoint=last)"
+    )
+  return step
+
+
+def load_params(workdir: str | os.PathLike, best: tuple[str, str] | None = None) -> tuple[Any, int]:
+  """Loads the parameters of a run's last or best checkpoint.
 
   Args:
     workdir: Directory of the run.
+    best: (metric, "min" or "max") of the run's `train.best_metric`; None takes the last.
 
   Returns:
     (nested dict of numpy arrays, step). The parameters are the averaged ones where the run has
     them.
 
   Raises:
-    UserError: if the run has no checkpoint.
+    UserError: if the run has no checkpoint, or none with that metric.
   """
   directory = _directory_of(workdir)
   if not directory.is_dir():
@@ -213,6 +282,8 @@ def load_params(workdir: str | os.PathLike) -> tuple[Any, int]:
     step = manager.latest_step()
     if step is None:
       raise UserError(f"no finished checkpoint under {workdir}: let the run save one first")
+    if best is not None:
+      step = _best_step(manager, workdir, *best)
   place = directory / str(step) / "state"
   # The run may have had other devices and another mesh. One device of this machine takes it all.
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 import ml_collections
 
 from melody_jax import sharding
@@ -21,8 +22,10 @@ from melody_jax.multihost.preemption import PreemptionNotice
 from melody_jax.task import Task, make_task
 from melody_jax.training import run_record
 from melody_jax.training.checkpoint import Checkpointer
+from melody_jax.training.flops import useful_flops
 from melody_jax.training.initial_params import with_params_of, with_public_params
-from melody_jax.training.metric_logger import MetricLogger
+from melody_jax.training.metric_logger import SOUNDS, MetricLogger
+from melody_jax.training.profile_window import ProfileWindow
 from melody_jax.training.state import (
   TrainState,
   abstract_state,
@@ -39,19 +42,27 @@ def _to_device(batch, row_sharding):
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(row_sharding, x), batch)
 
 
+def _shapes(tree: Any) -> Any:
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
 class _Evaluation:
   """Computes mean metrics over a fixed set of validation batches."""
 
   def __init__(self, config, task, mesh, part):
     self._source = make_source(config, task, config.data.eval_split, part=part)
+    self._first = self._source.get_state()
     self._prepare = task.prepare
-    self._step = jax.jit(sharding.under_mesh(mesh, make_eval_step(task)))
+    # Whole on every device: a host can read no array that spans several hosts.
+    self._step = jax.jit(
+      sharding.under_mesh(mesh, make_eval_step(task)), out_shardings=sharding.replicated(mesh)
+    )
     self._batches = config.train.eval_batches
     self._rows = sharding.batch_sharding(mesh)
 
   def __call__(self, state: TrainState) -> tuple[dict[str, float], Any]:
     # The same batches every time, so that two evaluations differ by the model alone.
-    self._source.set_state({"position": 0})
+    self._source.set_state(self._first)
     total: dict[str, float] = {}
     batch = None
     for i in range(self._batches):
@@ -59,6 +70,19 @@ class _Evaluation:
       for name, value in jax.device_get(self._step(state, batch, i)).items():
         total[name] = total.get(name, 0.0) + float(value) / self._batches
     return total, batch
+
+
+def compile_media(task: Task, mesh: Mesh) -> Any:
+  """`task.media` under jit: what is written of it, whole on every device."""
+
+  def media(params, batch, rng):
+    # Rows are cut off before they are gathered: a batch of sound is large, and few are kept.
+    return {
+      name: value[:SOUNDS] if name.startswith("audio/") else value
+      for name, value in task.media(params, batch, rng).items()
+    }
+
+  return jax.jit(sharding.under_mesh(mesh, media), out_shardings=sharding.replicated(mesh))
 
 
 class _FinitenessWatch:
@@ -114,7 +138,7 @@ class _Run:
     part = sharding.batch_part_of_host(self.mesh, config.train.batch_size)
     source = make_source(config, self.task, config.data.split, part=part)
     self.models = source.models
-    self.checkpointer = Checkpointer(workdir, config.train.save_every, config.train.keep)
+    self.checkpointer = Checkpointer(workdir, config.train)
     init, optimizers, boxed = make_init(config, self.task)
     shardings = shardings_of_state(self.mesh, init, boxed)
     # Restored by shapes alone, before any state is made: both together may not fit the memory.
@@ -137,8 +161,8 @@ class _Run:
     self.evaluate = None
     if config.train.eval_every:
       self.evaluate = _Evaluation(config, self.task, self.mesh, part)
-    # Compiled when first called, so a run without media pays nothing.
-    self.media = jax.jit(sharding.under_mesh(self.mesh, self.task.media))
+    self.media = compile_media(self.task, self.mesh)
+    self.profile = ProfileWindow(config.train.profile, workdir)
     self.logger = MetricLogger(workdir, config)
 
   def _check_same_models(self, before: dict[str, str]) -> None:
@@ -150,8 +174,8 @@ class _Run:
         f" {self.workdir} began: what it has learnt does not fit them; give another --workdir"
       )
 
-  def evaluation(self, step: int) -> None:
-    """Logs validation metrics, sound and pictures."""
+  def evaluation(self, step: int) -> dict[str, float]:
+    """Logs validation metrics, sound and pictures; returns the metrics."""
     assert self.evaluate is not None
     # Steps run ahead of the host: those still under way are training, not evaluation.
     jax.block_until_ready(self.state)
@@ -161,19 +185,29 @@ class _Run:
       params = self.state.params if self.state.ema is None else self.state.ema
       self.logger.media(step, self.media(params, batch, jax.random.key(0)))
     self.logger.evaluation(step, metrics, time.monotonic() - began)
+    return metrics
 
-  def save(self, step: int, force: bool) -> None:
+  def save(self, step: int, force: bool, metrics: dict[str, float] | None) -> None:
     position = self.source.get_state()
     if self.models:  # plain audio has none
       position = {**position, "models": self.models}
-    self.checkpointer.save(step, self.state, position, force=force)
+    self.checkpointer.save(step, self.state, position, force, metrics)
 
   def step(self, step: int, log: bool) -> None:
     """Takes step number `step` (counted from 1), and reports it if `log` is true."""
     # Read before the batch, so that a message can name the batch that failed.
     position = self.source.get_state()
-    batch = _to_device(next(self.source), self.rows)
+    self.profile.before(step)
+    began = time.monotonic()
+    batch = next(self.source)
+    self.logger.waited(time.monotonic() - began)
+    batch = _to_device(batch, self.rows)
+    # Counted once, by who prints it: it takes a trace of the loss.
+    if self.logger.wants_flops:
+      self.logger.flops = useful_flops(self.task, *_shapes((self.state.params, batch)))
     self.state, metrics = self.train_step(self.state, batch)
+    if self.profile.after(step, self.state):
+      self.logger.profiled(step)
     self.watch.add(step, position, metrics.pop("finite"))
     if log:
       self.watch.check()
@@ -182,6 +216,7 @@ class _Run:
       self.logger.train(step, values, time.monotonic())
 
   def close(self) -> None:
+    self.profile.close()
     self.source.close()
     self.checkpointer.close()
     self.logger.close()
@@ -220,10 +255,10 @@ def _train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Tra
       while True:
         # Not right after a start: that state has just been read, or is random.
         if step > start:
-          preempted = notice.reached(step)
+          preempted, metrics = notice.reached(step), None
           if run.evaluate and not preempted and (step % every == 0 or step == last):
-            run.evaluation(step)
-          run.save(step, force=preempted or step == last)
+            metrics = run.evaluation(step)
+          run.save(step, preempted or step == last, metrics)
           if preempted:
             run.logger.preempted(step)
             break

@@ -1,5 +1,6 @@
 """Progress of a training run: one line on the terminal, the rest to TensorBoard."""
 
+import contextlib
 import os
 import sys
 import time
@@ -10,7 +11,11 @@ import jax
 import ml_collections
 import numpy as np
 
+from melody_jax.host.chips import peak_flops
+from melody_jax.places import buckets
 from melody_jax.training import run_record
+
+SOUNDS = 4  # of a batch that are kept: TensorBoard holds every one of every evaluation
 
 
 def _clock(seconds: float) -> str:
@@ -29,10 +34,16 @@ class MetricLogger:
 
   def __init__(self, workdir: str | os.PathLike, config: ml_collections.ConfigDict):
     self._config = config
+    self._workdir = workdir
     self._writer = None
     self._speaks = jax.process_index() == 0
     # (step, time) of the last line: the printed speed is that since then, not since the start.
     self._last: tuple[int, float] | None = None
+    self._waited = 0.0  # seconds since then that the loop waited for batches
+    self._began: float | None = time.monotonic()
+    # Matmul operations of a step over all devices, without what is computed twice.
+    self.flops: float | None = None
+    self._peak = peak_flops(jax.devices()[0].device_kind)
     if self._speaks:
       directory = epath.Path(workdir)  # a bucket's name as well as a directory
       run_record.write(workdir, config)
@@ -40,13 +51,43 @@ class MetricLogger:
         # Optional: a run without it still trains and prints.
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(directory / "tensorboard"))
+        # In a bucket nothing can be appended to: the files grow here and are copied there.
+        self._folder = contextlib.ExitStack()
+        self._local = self._folder.enter_context(buckets.writable(directory / "tensorboard"))
+        self._writer = SummaryWriter(str(self._local))
       except ImportError:
         self._print("tensorboardX is not installed: scalars go to this terminal only")
 
   def _print(self, line: str) -> None:
     if self._speaks:
       print(line, file=sys.stderr, flush=True)
+
+  @property
+  def wants_flops(self) -> bool:
+    """Whether `flops` is still to be set here: by the first host, which prints."""
+    return self._speaks and self.flops is None
+
+  def waited(self, seconds: float) -> None:
+    """Notes that the loop waited so long for a batch."""
+    self._waited += seconds
+
+  def profiled(self, step: int) -> None:
+    """Prints where the profile is that ended with `step`."""
+    self._print(f"step {step}: profile written to {epath.Path(self._workdir) / 'profile'}")
+
+  def _utilisation(self, rate: float) -> tuple[str, dict[str, float]]:
+    """What the steps achieve of the devices, as text and as scalars.
+
+    MFU (model FLOPs utilisation) is against the peak in bfloat16, whatever a run computes in. Where
+    the peak is unknown, as of a CPU, the speed alone is told.
+    """
+    if self.flops is None:
+      return "", {}
+    achieved = rate * self.flops / jax.device_count()
+    if self._peak is None:
+      return f", {achieved / 1e12:.3g} TFLOP/s a device", {"tflops_per_device": achieved / 1e12}
+    mfu = achieved / self._peak
+    return f", MFU {100 * mfu:.1f} %", {"mfu": mfu, "tflops_per_device": achieved / 1e12}
 
   def started(self, step: int) -> None:
     """Notes the step at which the run begins, and prints it."""
@@ -57,7 +98,11 @@ class MetricLogger:
     )
 
   def train(self, step: int, metrics: dict[str, float], now: float) -> None:
-    """Prints one progress line: step, metrics, seconds of audio per second, time left.
+    """Prints one progress line: step, metrics, speed, share of waiting for data, time left.
+
+    The speed is told in seconds of audio per second and as MFU. The share is that of the time since
+    the last line in which the loop waited for a batch; devices may still have been at work then, so
+    it is the most that faster input could save.
 
     Args:
       step: Number of the step.
@@ -66,14 +111,22 @@ class MetricLogger:
     """
     before, then = self._last or (step, now)
     rate = (step - before) / max(now - then, 1e-9)
-    self._last = (step, now)
+    waiting = min(self._waited / max(now - then, 1e-9), 1.0)
+    self._last, self._waited = (step, now), 0.0
+    if self._began is not None:
+      # Until here programs were compiled, or loaded from the cache.
+      self._print(f"first step done {now - self._began:.1f} s after the start")
+      self._began = None
+    work, scalars = self._utilisation(rate)
     audio = rate * self._config.train.batch_size * self._config.window_seconds
     left = (self._config.train.steps - step) / max(rate, 1e-9)
     shown = " ".join(f"{k} {v:.4g}" for k, v in metrics.items())
     self._print(
-      f"step {step}/{self._config.train.steps} {shown} | {audio:.1f} audio-s/s, ETA {_clock(left)}"
+      f"step {step}/{self._config.train.steps} {shown} | {audio:.1f} audio-s/s{work},"
+      f" input {100 * waiting:.0f} %, ETA {_clock(left)}"
     )
-    self._scalars(step, metrics | {"audio_seconds_per_second": audio}, "train")
+    scalars |= {"audio_seconds_per_second": audio, "input_wait_share": waiting}
+    self._scalars(step, metrics | scalars, "train")
 
   def evaluation(self, step: int, metrics: dict[str, float], seconds: float) -> None:
     """One line of validation means.
@@ -86,6 +139,8 @@ class MetricLogger:
     """
     self._print(f"step {step} validation " + " ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     self._scalars(step, metrics, "validation")
+    if self._writer:
+      self._bring_away()
     if self._last:
       before, then = self._last
       self._last = (before, then + seconds)
@@ -102,13 +157,17 @@ class MetricLogger:
       self._writer.flush()
 
   def media(self, step: int, media: dict[str, Any]) -> None:
-    """Writes sound ("audio/...", [B, T]) and pictures ("image/...", [H, W]) to TensorBoard."""
+    """Writes sound ("audio/...", [B, T]) and pictures ("image/...", [H, W]) to TensorBoard.
+
+    Args:
+      step: Steps taken so far.
+      media: {name: array}; of several hosts, each array whole on every device.
+    """
     if not self._writer:
       return
     for name, value in jax.device_get(media).items():
       if name.startswith("audio/"):
-        # Four sounds: TensorBoard keeps every one of every evaluation.
-        for i, row in enumerate(np.clip(value[:4], -1, 1)):
+        for i, row in enumerate(np.clip(value[:SOUNDS], -1, 1)):
           self._writer.add_audio(f"{name}/{i}", row[:, None], step, self._config.sample_rate)
       else:
         # Each picture in its own range: log spectrograms have no common one.
@@ -118,3 +177,8 @@ class MetricLogger:
   def close(self) -> None:
     if self._writer:
       self._writer.close()
+      self._bring_away()
+      self._folder.close()
+
+  def _bring_away(self) -> None:
+    buckets.upload(self._local, epath.Path(self._workdir) / "tensorboard")

@@ -1,6 +1,7 @@
 """seqio over a TFDS dataset built from a tiny folder: content, seeds, resume, hosts, mixtures."""
 
 import csv
+import shutil
 
 import ml_collections
 import numpy as np
@@ -9,13 +10,18 @@ import soundfile
 
 pytest.importorskip("seqio", reason="TFDS and seqio need the [data] extra")
 
+import tensorflow_datasets as tfds
+
 from data.music_folder.corpus import FolderCorpus
 from data.tfds_builder import build_tfds, build_tfds_from_arrays
+from melody_jax import encode
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline import tfds_records
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.input_pipeline.seqio_source import SeqioSource
 from melody_jax.input_pipeline.tfds_records import open_split
 from melody_jax.task import WindowFeature
+from tests.configs import load_config
 
 SAMPLES = 2400  # a window of 0.1 s keeps batches small
 AUDIO = {"audio": WindowFeature((SAMPLES,), "float32")}
@@ -95,6 +101,39 @@ def test_rows_are_windows_of_the_audio_with_a_caption_of_their_record(tfds_dir):
     audio = records["".join(map(chr, ids[:2]))]
     starts = np.flatnonzero(np.isclose(audio[: 1 - SAMPLES], row[0], atol=1e-6))
     assert any(np.allclose(audio[s : s + SAMPLES], row, atol=1e-6) for s in starts)
+
+
+def test_encoding_reads_each_record_of_tfds_once_however_many_shards(
+  tfds_dir, tmp_path, monkeypatch
+):
+  passes, decoded = [], []
+  honest = tfds.core.DatasetBuilder.as_dataset
+  monkeypatch.setattr(
+    tfds.core.DatasetBuilder, "as_dataset",
+    lambda self, **options: passes.append(options) or honest(self, **options),
+  )  # fmt: skip
+  record = tfds_records._record
+  monkeypatch.setattr(
+    tfds_records, "_record", lambda *args: decoded.append(record(*args)["id"]) or record(*args)
+  )
+  settings = load_config("encode")
+  settings.update(
+    source=tfds_dir, tfds="music_folder", out=str(tmp_path), features="audio", splits="train",
+    shards=3,
+  )  # fmt: skip
+  encode.main(settings)
+  dataset = ArrayDataset(tmp_path, "train")
+  ids = [dataset.record(i)["id"] for i in range(5)]
+  assert len(passes) == 1 and decoded == ids and len(set(ids)) == 5
+  whole = [dataset.read(i, "audio") for i in range(5)]
+  # One shard that is missing costs one pass, from its first record to its last.
+  (lost,) = tmp_path.glob("train/shard-00001-*")
+  shutil.rmtree(lost)
+  encode.main(settings)
+  assert len(passes) == 2 and decoded[5:] == ids[1:3]
+  dataset = ArrayDataset(tmp_path, "train")
+  for i in range(5):
+    np.testing.assert_array_equal(dataset.read(i, "audio"), whole[i])
 
 
 def test_encoded_features_of_a_window_are_aligned(tfds_dir):

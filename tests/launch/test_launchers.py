@@ -2,17 +2,22 @@
 
 import importlib.util
 import os
+import re
 import shlex
 import subprocess
 import sys
 
 import pytest
 
+from melody_jax import cli
+from melody_jax.config import check_training
 from melody_jax.multihost import session
+from melody_jax.places import config_pages
 from tests.conftest import REPOSITORY
+from tests.training.processes import environment
 
 LAUNCH = REPOSITORY / "launch"
-SCRIPTS = ["local.sh", "gpu_slurm.sh", "tpu_gcloud.sh", "tpu_xpk.sh", "sweep.sh"]
+SCRIPTS = ["local.sh", "gpu_slurm.sh", "tpu_gcloud.sh", "tpu_xpk.sh", "sweep.sh"]  # launchers
 TRAIN = ["--config=configs/lm.py:tiny", "--workdir=my runs/lm", "--config.data.path=D"]
 TPU = {"NAME": "melody", "PROJECT": "p", "ZONE": "us-east5-a", "TYPE": "v6e-16"}
 XPK = {"PROJECT": "p", "ZONE": "us-east5-a", "CLUSTER": "c", "TYPE": "v6e-16", "IMAGE": "host/p/i"}
@@ -242,6 +247,43 @@ def test_xpk():
   assert "exec python -m melody_jax.train" in command and shlex.split(command)[-3:] == TRAIN
 
 
+def compiler_flags(words):
+  (command,) = [w.removeprefix("--command=") for w in words if w.startswith("--command=")]
+  words = shlex.split(command)
+  (flags,) = [w.split("=", 1)[1] for w in words if w.startswith("LIBTPU_INIT_ARGS=")]
+  return flags
+
+
+def test_tpus_get_the_flags_of_their_compiler():
+  (gcloud,) = commands("tpu_gcloud.sh", "run", *TRAIN, **TPU)
+  (xpk,) = commands("tpu_xpk.sh", "run", *TRAIN, **XPK)
+  flags = compiler_flags(gcloud)
+  assert flags == compiler_flags(xpk) and len(flags.split()) >= 5
+  assert all(re.fullmatch(r"--xla_\w+=\w+", flag) for flag in flags.split())
+  (own,) = commands("tpu_gcloud.sh", "run", *TRAIN, **TPU, LIBTPU_INIT_ARGS="--xla_mine=1")
+  assert compiler_flags(own) == "--xla_mine=1"
+  (none,) = commands("tpu_gcloud.sh", "run", *TRAIN, **TPU, LIBTPU_INIT_ARGS="")
+  assert compiler_flags(none) == ""
+
+
+def test_the_tpu_compiler_knows_the_flags():
+  pytest.importorskip("libtpu", reason="needs the [plan] extra")
+  (run,) = commands("tpu_gcloud.sh", "run", *TRAIN, **TPU)
+  code = (
+    "from melody_jax.planning.topology import open_topology; import jax, jax.numpy as jnp\n"
+    "from jax.sharding import SingleDeviceSharding\n"
+    "here = SingleDeviceSharding(open_topology('v5e:2x2').devices[0])\n"
+    "x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=here)\n"
+    "jax.jit(jnp.sin).lower(x).compile()\n"
+  )
+  env = environment(1) | {"LIBTPU_INIT_ARGS": compiler_flags(run)}
+  done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  env["LIBTPU_INIT_ARGS"] += " --xla_no_such_flag=true"
+  done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+  assert done.returncode != 0 and "xla_no_such_flag" in done.stderr
+
+
 def test_exit_status_of_a_restart_is_the_one_that_the_program_uses():
 
   assert f"--restart-on-exit-codes={session.EXIT_TRY_AGAIN} " in (
@@ -343,6 +385,54 @@ def test_nano_refuses_two_datasets_of_one_name(tmp_path):
   assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
   assert "AUDIO names two datasets 'music'" in done.stderr and "rename" in done.stderr
   assert launch("nano.sh", "--dry_run", "encode", AUDIO="a/music,b/others").returncode == 0
+
+
+def modules(found):
+  """(module, arguments) of printed commands, on pods or here."""
+  for words in found:
+    inner = [w.removeprefix("--command=") for w in words if w.startswith("--command=")]
+    words = shlex.split(inner[0]) if inner else words
+    yield words[words.index("-m") + 1].removeprefix("melody_jax."), words[words.index("-m") + 2 :]
+
+
+PAPER = {"RUNS": "gs://b/paper", "PROJECT": "p", "ZONE": "z", "IMAGE": "host/p/i"}
+
+
+def test_the_paper_recipe_is_made_of_commands_that_parse():
+  found = commands("paper.sh", "all", **PAPER, AUDIO="/data/a,/data/b")
+  stages = list(modules(found))
+  assert [m for m, _ in stages if m != "fit"] == [
+    *("train", "export") * 3, "encode", "encode", *("train", "export") * 2, "evaluate"
+  ]  # fmt: skip
+  for words, (module, arguments) in zip(found, stages, strict=True):
+    config, workdir = cli.parse(
+      ["x", *arguments], needs_workdir=module in ("train", "export"), page="evaluate"
+    )
+    if module != "train":
+      continue
+    check_training(config)
+    assert workdir == f"gs://b/paper/{config.task}"
+    page = config_pages.load(config.task, "paper")
+    # The table says what the page says, so that neither is believed alone.
+    for key in ("batch_size", "steps"):
+      assert config.train[key] == page.train[key]
+    (chips,) = [w.split("-")[-1] for w in words if w.startswith("--tpu-type=")]
+    assert config.train.batch_size % (int(chips) // config.mesh.tensor) == 0
+  encoded = [c for m, c in stages if m == "train"][-1]
+  assert "--config.data.path=/data/encoded/a,/data/encoded/b" in encoded
+
+
+def test_the_paper_recipe_refuses_what_cannot_work():
+  for arguments, settings, message in (
+    (["all"], PAPER, "one at a time"),
+    (["train_lm"], {}, "RUNS is not set"),
+    (["no_stage"], PAPER, "no stage 'no_stage'"),
+    (["train_lm"], PAPER | {"ENCODED": "gs://b/encoded"}, "mount the bucket"),
+  ):
+    done = launch("paper.sh", *arguments, **settings)
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+  assert launch("paper.sh", "list").stdout.count("\n") == 17
 
 
 PROMPTS = [

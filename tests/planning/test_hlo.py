@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from melody_jax.planning import hlo
-from melody_jax.planning.flops import matmul_flops
+from melody_jax.training.flops import matmul_flops
 
 # The shape of what XLA prints for TPUs, shortened.
 TEXT = """HloModule jit_step, is_scheduled=true
@@ -148,3 +148,19 @@ def test_convolutions_by_hand():
     jax.grad(lambda x, k: jnp.sum(jnp.square(forward(x, k))), argnums=(0, 1)), x, kernel
   )
   np.testing.assert_allclose(all_three, 3 * 2 * 2 * 50 * 10 * 3 * 6, rtol=0.05)
+
+
+def test_what_crosses_slices_is_counted_by_its_kind():
+  text = """
+ENTRY %main (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0} parameter(0)
+  %t = token[] after-all()
+  %send.1 = (f32[8,128]{1,0}, u32[], token[]) send(%p, %t), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send.2 = (f32[2,128]{1,0}, u32[], token[]) send(%p, %t), frontend_attributes={_xla_megascale_transfer_type="ALL_GATHER"}
+  %send.3 = (f32[4]{0}, u32[], token[]) send(%p, %t), frontend_attributes={_xla_megascale_transfer_type="ONE_TO_ONE"}
+  %send.4 = (f32[4]{0}, u32[], token[]) send(%p, %t), is_host_transfer=true
+  ROOT %r = f32[8,128]{1,0} copy(%p)
+}
+"""  # noqa: E501
+  found = hlo.Program(text).between_slices(4)
+  assert found == {"count": 3, "bytes": 4096 * 1.5 + 1024 * 3 + 16}

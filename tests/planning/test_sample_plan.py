@@ -26,6 +26,13 @@ def test_parameters_have_the_shapes_of_the_models(networks):
   assert "encoder" not in params["vae"]
 
 
+def test_a_window_that_is_no_whole_number_of_chunks_is_refused():
+  models = [load_config(model, "tiny").model for model in ("lm", "dpd", "vae")]
+  models[1].chunks = 7
+  with pytest.raises(UserError, match="a window of 500 frames is not 7 equal chunks"):
+    sample_plan.networks_of(*models, "float32")
+
+
 def test_stages_count_their_passes(networks):
   params = sample_plan.abstract_params(networks, "float32")
 

@@ -34,8 +34,19 @@ PLANS = {
   "two cores": (
     "--config=configs/lm.py:tiny", "--topology=v4:2x2x1", "--config.train.batch_size=4"
   ),
+  "two slices": (
+    "--config=configs/lm.py:tiny", "--topology=v5e:2x2", "--slices=2", "--out=WHERE/slices.json",
+    "--config.train.batch_size=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2",
+  ),
+  "search": (
+    "--config=configs/lm.py:tiny", "--topology=cpu:8", "--search", "--out=WHERE/search.json",
+    "--config.train.batch_size=1",
+  ),
+  "no slices": ("--config=configs/lm.py:tiny", "--topology=cpu:8", "--slices=2"),
+  "no number": ("--config=configs/lm.py:tiny", "--topology=v5e:2x2", "--slices=two"),
+  "search for a sampler": ("--config=configs/sample.py", "--topology=cpu:8", "--search"),
 }  # fmt: skip
-NEEDS_LIBTPU = ("tpu", "two cores")
+NEEDS_LIBTPU = ("tpu", "two cores", "two slices")
 COMMANDS = """
 import contextlib, io, json, os, sys
 from melody_jax import cli, plan
@@ -47,7 +58,8 @@ for name, arguments in plans.items():
   status, out, err = 0, io.StringIO(), io.StringIO()
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
     try:
-      cli.run(plan.main, strings={"topology": "", "preset": "", "out": ""})
+      cli.run(plan.main, strings={"topology": "", "preset": "", "out": "", "slices": ""},
+              switches={"search": ""})
     except SystemExit as end:
       status = end.code
   found[name] = [status, out.getvalue(), err.getvalue()]
@@ -104,9 +116,39 @@ def test_a_chip_of_two_cores_is_one_device(planned):
   assert "v4:2x2x1: 4 devices" in said
 
 
+def test_two_slices_talk_over_the_network_and_tensor_stays_inside(planned):
+  pytest.importorskip("libtpu", reason="needs the [plan] extra")
+  (status, said, error), where = planned[0]["two slices"], planned[1]
+  assert status == 0, error
+  found = json.loads((where / "slices.json").read_text())
+  assert found["slices"] == 2 and found["devices"] == 8
+  # The gradients cross once a step: of two slices each sends its share of them, whole.
+  share = found["parameter_bytes"]
+  assert 0.5 * share < found["between_slices"]["bytes"] < 4 * share
+  assert found["dcn_seconds"] == pytest.approx(found["between_slices"]["bytes"] / 3.125e9)
+  assert "2 x v5e:2x2" in said and "between 2 slices" in said
+
+
+def test_a_search_compiles_what_can_be_laid_out_and_names_the_best(planned):
+  (status, said, error), where = planned[0]["search"], planned[1]
+  assert status == 0, error
+  found = json.loads((where / "search.json").read_text())
+  # One row divides over tensor 8 alone; then there are the ways to recompute.
+  assert found["mesh"] == {"data": 1, "fsdp": 1, "tensor": 8}
+  kinds = [plan["settings"]["model.remat"] for plan in found["tried"]]
+  assert sorted(kinds) == ["dots", "full", "none"]
+  bounds = [plan["mfu_bound"] for plan in found["tried"]]
+  assert bounds == sorted(bounds, reverse=True) and found["mfu_bound"] == bounds[0] > 0
+  assert f"--config.model.remat={kinds[0]}" in said.splitlines()[-1]
+  assert said.splitlines()[-1].startswith("best: --config.train.accumulate=1")
+
+
 @pytest.mark.parametrize(
   ("name", "message"),
   [
+    ("no slices", "--slices=2 takes a TPU"),
+    ("no number", "--slices=two: a number of slices"),
+    ("search for a sampler", "--search goes with a training config"),
     ("no topology", "--topology=NAME is missing"),
     ("no such chip", "topology 'v9:2x2'"),
     ("two dimensions", "v4 has 3 dimension"),

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from melody_jax.planning.flops import matmul_flops, useful_flops
 from melody_jax.task import TASKS, BaseTask, make_task
+from melody_jax.training.flops import matmul_flops, useful_flops
 from tests.configs import load_config
 
 

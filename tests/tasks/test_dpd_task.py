@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melody_jax.errors import UserError
 from melody_jax.task import make_task
 from melody_jax.training.state import make_init
 from melody_jax.training.step import make_train_step
@@ -31,6 +32,13 @@ def tiny():
   }
   state = jax.jit(init)(jax.random.key(0))
   return config, task, state, batch, jax.jit(make_train_step(config, task, optimizer))
+
+
+def test_a_window_of_fewer_frames_than_chunks_is_refused():
+  config = load_config("dpd", "tiny")
+  config.window_seconds = 0.06  # three frames
+  with pytest.raises(UserError, match=r"config.model.chunks.* 3"):
+    make_task(config)
 
 
 def test_features_follow_the_window(tiny):

@@ -14,6 +14,7 @@ import numpy as np
 
 from melody_jax import sharding
 from melody_jax.task import make_task
+from melody_jax.training.loop import compile_media
 from melody_jax.training.state import make_init, sharded_init, shardings_of_state
 from melody_jax.training.step import compile_train_step, make_train_step
 from tests.configs import load_config, waveform_vae
@@ -56,8 +57,11 @@ def step_on(config, task, devices, sizes, batch):
   before = jax.device_get(state.params)
   step = compile_train_step(make_train_step(config, task, optimizers), mesh, shardings)
   rows = sharding.batch_sharding(mesh)
-  state, metrics = step(state, {k: jax.device_put(v, rows) for k, v in batch.items()})
+  batch = {k: jax.device_put(v, rows) for k, v in batch.items()}
+  state, metrics = step(state, batch)
   split = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+  media = compile_media(task, mesh)(state.params, batch, jax.random.key(0))
+  assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(media)), "a host cannot read it"
   return jax.device_get((state.params, metrics)), before, split
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -28,6 +29,26 @@ def start(arguments: list[str], devices: int = 1, **kwargs) -> subprocess.Popen:
     [sys.executable, *arguments], cwd=REPOSITORY, env=environment(devices) | kwargs.pop("env", {}),
     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs,
   )  # fmt: skip
+
+
+def free_port() -> int:
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    return s.getsockname()[1]
+
+
+def pair(arguments: list[str]) -> list[subprocess.Popen]:
+  """Both processes of a run over a coordinator on this machine."""
+  address = f"localhost:{free_port()}"
+  environments = [
+    {
+      "MELODY_COORDINATOR": address,
+      "MELODY_NUM_PROCESSES": "2",
+      "MELODY_PROCESS_ID": str(i),
+    }
+    for i in range(2)
+  ]
+  return [start(arguments, devices=4, env=env) for env in environments]
 
 
 def write_token_dataset(root: pathlib.Path, records: int = 6) -> pathlib.Path:

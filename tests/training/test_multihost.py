@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import time
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from melody_jax.training.checkpoint import load_params
-from tests.training.processes import start, train_arguments, write_token_dataset
+from tests.training.processes import pair, start, train_arguments, write_token_dataset
 
 STEPS = 6
 
@@ -18,26 +17,6 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
   return write_token_dataset(tmp_path_factory.mktemp("tokens"))
-
-
-def free_port() -> int:
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    return s.getsockname()[1]
-
-
-def pair(arguments):
-  """Both processes of a run over a coordinator on this machine."""
-  address = f"localhost:{free_port()}"
-  environments = [
-    {
-      "MELODY_COORDINATOR": address,
-      "MELODY_NUM_PROCESSES": "2",
-      "MELODY_PROCESS_ID": str(i),
-    }
-    for i in range(2)
-  ]
-  return [start(arguments, devices=4, env=env) for env in environments]
 
 
 def arguments_of(data, workdir, *more):

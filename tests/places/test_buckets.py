@@ -1,0 +1,138 @@
+"""Workdir, bundle, encoded data and findings in a bucket. The bucket is one in memory."""
+
+import json
+
+from etils import epath
+from etils.epath import backend, gpath
+from fsspec.implementations.memory import MemoryFileSystem
+import jax
+import numpy as np
+import pytest
+
+from melody_jax import bundle, encode
+from melody_jax.errors import UserError
+from melody_jax.evaluation.finding import Finding, write
+from melody_jax.export import export
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.places import buckets
+from melody_jax.places.bundles import locate
+from melody_jax.training import loop
+from melody_jax.training.metric_logger import MetricLogger
+from melody_jax.training.profile_window import ProfileWindow
+from tests.configs import load_config
+from tests.training.processes import write_token_dataset
+
+
+class Bucket(MemoryFileSystem):
+  """gs:// without Google: what epath reaches through fsspec, here in memory."""
+
+  protocol = "gs"
+  store, pseudo_dirs, written = {}, [""], []
+  cachable = False
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(str(path).removeprefix("gs:/"))
+
+  def _open(self, path, mode="rb", **options):
+    if "w" in mode:
+      self.written.append(path)
+    return super()._open(path, mode, **options)
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # its own gs:// would be taken
+  monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda name: Bucket())
+  Bucket.store.clear()
+  Bucket.written.clear()
+  # A path that went through pathlib makes a folder "gs:" here.
+  (tmp_path / "here").mkdir()
+  monkeypatch.chdir(tmp_path / "here")
+  yield Bucket
+  assert not list((tmp_path / "here").iterdir()), "something was written beside the bucket"
+
+
+def test_a_bundle_is_written_read_and_updated(bucket, tmp_path):
+  path = bundle.path_of("gs://b/models", "lm")
+  params, metadata = {"w": {"kernel": np.ones((2, 3), np.float32)}}, {"model_config": {"width": 3}}
+  bundle.save(path, params, metadata, "float16")
+  bundle.update(path, {"rvq": {"codebooks": np.zeros((1, 2), np.float32)}}, {"step": 4})
+  read, found = bundle.load(path)
+  assert found["step"] == 4 and found["model_config"] == {"width": 3}
+  np.testing.assert_array_equal(read["w"]["kernel"], params["w"]["kernel"])
+  # Copied, not saved again: safetensors orders the metadata of a file as it likes.
+  local = bundle.path_of(tmp_path / "models", "lm")
+  local.parent.mkdir()
+  local.write_bytes(path.read_bytes())
+  assert bundle.path_of(locate("gs://b/models"), "lm").is_file()
+  assert bundle.digest("gs://b/models") == bundle.digest(tmp_path / "models")
+  with pytest.raises(UserError, match="no checkpoint at gs://b/none/lm.safetensors"):
+    bundle.load(bundle.path_of("gs://b/none", "lm"))
+
+
+def test_a_run_is_exported_to_a_bucket(bucket, tmp_path):
+  config = load_config("lm", "tiny")
+  config.data.path = str(write_token_dataset(tmp_path / "data", records=2))
+  config.train.update(steps=1, eval_every=0, batch_size=2)
+  loop.train(config, tmp_path / "run")
+  config.export.bundle = "gs://b/exported"
+  export(config, str(tmp_path / "run"))
+  assert bundle.load("gs://b/exported/lm.safetensors")[1]["step"] == 1
+
+
+def test_encoding_writes_whole_shards_and_goes_on(bucket, tmp_path):
+  writer = ShardWriter(tmp_path / "source" / "train", 0, 1, {"audio": Feature(24_000, "int16")})
+  for i in range(4):
+    writer.write({"id": str(i)}, {"audio": np.full(100 + i, i)})
+  writer.close()
+  config = load_config("encode")
+  config.update(source=str(tmp_path / "source"), out="gs://b/encoded", features="audio", shards=2)
+  config.splits = "train"
+  encode.main(config)
+  names = [path.split("/")[-1] for path in bucket.written]
+  assert names == 2 * ["audio.npy", "records.jsonl", "index.json"]
+  shards = sorted(path.name for path in epath.Path("gs://b/encoded/train").iterdir())
+  assert shards == ["shard-00000-of-00002", "shard-00001-of-00002"]
+  # A shard without its index was cut off in the middle: it alone is written again.
+  epath.Path("gs://b/encoded/train/shard-00001-of-00002/index.json").unlink()
+  bucket.written.clear()
+  encode.main(config)
+  assert len(bucket.written) == 3 and all("shard-00001" in path for path in bucket.written)
+  with pytest.raises(UserError, match="array datasets cannot lie in a bucket"):
+    ArrayDataset("gs://b/encoded", "train")
+  # Brought to a disk, they are what they were.
+  for path in bucket.written + [name.replace("00001-of", "00000-of") for name in bucket.written]:
+    target = tmp_path / "copy" / path.split("/encoded/")[1]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(epath.Path("gs:/" + path).read_bytes())
+  dataset = ArrayDataset(tmp_path / "copy", "train")
+  assert [dataset.length(i, "audio") for i in range(4)] == [100, 101, 102, 103]
+
+
+def test_findings_logs_and_profiles_land_in_the_bucket(bucket):
+  paths = write(Finding("codec", {"snr": 1.0}, "| a |"), "gs://b/findings", {"seed": 0})
+  assert [str(path) for path in paths] == ["gs://b/findings/codec.json", "gs://b/findings/codec.md"]
+  assert json.loads(epath.Path("gs://b/findings/codec.json").read_text())["snr"] == 1.0
+  config = load_config("lm", "tiny")
+  logger = MetricLogger("gs://b/run", config)
+  logger.evaluation(3, {"loss": 2.0}, 1.0)
+  # There from the first evaluation on; its scalars too, as soon as TensorBoard's thread wrote them.
+  (events,) = epath.Path("gs://b/run/tensorboard").iterdir()
+  logger.train(4, {"loss": 1.0}, 2.0)
+  logger.close()
+  assert b"validation/loss" in events.read_bytes() and b"train/loss" in events.read_bytes()
+  assert json.loads(epath.Path("gs://b/run/config.json").read_text())["task"] == "lm"
+  window = ProfileWindow("1:1", "gs://b/run")
+  window.before(1)
+  assert window.after(1, jax.jit(lambda x: x + 1)(1.0))
+  assert any("/b/run/profile/" in path and "xplane.pb" in path for path in bucket.store)
+
+
+def test_a_bucket_that_cannot_be_written_is_one_line(bucket, monkeypatch):
+  def refuse(*args, **options):
+    raise RuntimeError("403 Forbidden\nno such account")
+
+  monkeypatch.setattr(bucket, "_open", refuse)
+  with pytest.raises(UserError, match="cannot write gs://b/x: 403 Forbidden no such account"):
+    buckets.write_all({"gs://b/x": b"1"})
