@@ -5,6 +5,7 @@
 #   launch/nano.sh train_lm            one stage
 #   launch/nano.sh --dry_run all       print the commands, run nothing
 #   launch/nano.sh list                list the stages
+#   launch/nano.sh status              where each stage stands: step, loss, held-out loss, time left
 #
 # A finished stage leaves a mark in $ROOT/done and is skipped the next time; FORCE=1 runs it again.
 # A stage that was interrupted goes on where it stopped; encode runs always and redoes what older
@@ -206,6 +207,7 @@ for argument in "$@"; do
     --dry_run) ;;
     -h | --help) usage ;;
     list) printf '%s\n' "${STAGES[@]}" ;;
+    status) "$PYTHON" launch/status.py "$ROOT" "${STAGES[@]}" ;;
     all)
       check_audio
       for name in "${STAGES[@]}"; do stage "$name"; done

@@ -39,6 +39,7 @@ class MetricLogger:
     self._speaks = jax.process_index() == 0
     # (step, time) of the last line: the printed speed is that since then, not since the start.
     self._last: tuple[int, float] | None = None
+    self._progress: dict[str, Any] = {"task": config.task}
     self._waited = 0.0  # seconds since then that the loop waited for batches
     self._began: float | None = time.monotonic()
     # Matmul operations of a step over all devices, without what is computed twice.
@@ -127,6 +128,14 @@ class MetricLogger:
     )
     scalars |= {"audio_seconds_per_second": audio, "input_wait_share": waiting}
     self._scalars(step, metrics | scalars, "train")
+    self._note(step, train=metrics, eta_seconds=left)
+
+  def _note(self, step: int, **values: Any) -> None:
+    """Keeps where the run is for `launch/nano.sh status`."""
+    if self._speaks:
+      self._progress |= {"step": step, "steps": self._config.train.steps, "time": time.time()}
+      self._progress |= values
+      run_record.write_progress(self._workdir, self._progress)
 
   def evaluation(self, step: int, metrics: dict[str, float], seconds: float) -> None:
     """One line of validation means.
@@ -139,6 +148,7 @@ class MetricLogger:
     """
     self._print(f"step {step} validation " + " ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     self._scalars(step, metrics, "validation")
+    self._note(step, validation=metrics, validation_step=step)
     if self._writer:
       self._bring_away()
     if self._last:

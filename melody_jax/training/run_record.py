@@ -14,6 +14,7 @@ from melody_jax.errors import UserError
 from melody_jax.output_files import claim, write_error
 
 _FILE = "config.json"
+_PROGRESS = "progress.json"
 _SECTIONS = {"task", "model", "train", "data"}  # what the config of every run has
 # They change how a model computes, not what its parameters mean.
 _FREE_KEYS = ("dtype", "remat", "attention", "dropout")
@@ -67,6 +68,25 @@ def write(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None
   directory = epath.Path(workdir)
   directory.mkdir(parents=True, exist_ok=True)
   (directory / _FILE).write_text(config.to_json_best_effort(indent=2))
+
+
+def write_progress(workdir: str | os.PathLike, progress: dict[str, Any]) -> None:
+  """Writes where a run is, as `launch/status.py` reads it. Trouble with it never ends a run.
+
+  Args:
+    workdir: Directory of the run.
+    progress: "task", "step", "steps", "time" in seconds since 1970, "eta_seconds", and the last
+      figures: "train", "validation" and "validation_step".
+  """
+  path = epath.Path(workdir) / _PROGRESS
+  with contextlib.suppress(OSError):
+    new = path.with_name(f".{_PROGRESS}.new")
+    new.write_text(json.dumps({k: _plain(v) for k, v in progress.items()}))
+    new.replace(path)  # whoever reads meanwhile sees the old one, whole
+
+
+def _plain(value: Any) -> Any:
+  return {k: float(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def check_same_model(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
