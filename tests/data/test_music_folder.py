@@ -13,6 +13,7 @@ from data import build
 from data.music_folder import __main__ as command
 from data.music_folder.captions_file import read_captions
 from data.music_folder.corpus import FolderCorpus
+from melody_jax.command_line import flags
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from tests.data.conftest import tone
