@@ -34,7 +34,11 @@ from benchmarks.measure import (
   measure_musicgen,
   measure_sampler,
 )
-from melody_jax.errors import UserError
+from melody_jax.command_line import flags
+from melody_jax.command_line.flags import Parser, at_least_one
+from melody_jax.config import DTYPES
+from melody_jax.errors import check_range
+from melody_jax.output_files import check_new_folder
 from melody_jax.places.paths import expand
 from melody_jax.provenance import versions
 
@@ -45,7 +49,10 @@ def numbers(kind: type) -> Any:
   """Makes a parser of lists such as "1,4,16" into positive numbers of a type."""
 
   def parse(text: str) -> list[Any]:
-    values = [kind(part) for part in text.split(",") if part]
+    try:
+      values = [kind(part) for part in text.split(",") if part]
+    except ValueError:
+      values = []
     if not values or min(values) <= 0:
       raise argparse.ArgumentTypeError(f"{text!r}: one or more positive numbers, comma-separated")
     return values
@@ -53,9 +60,9 @@ def numbers(kind: type) -> Any:
   return parse
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
   """The command's options."""
-  p = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+  p = Parser(__doc__.split("\n")[0] if __doc__ else None)
   p.add_argument("--preset", default="nano", choices=("tiny", "nano", "paper"))
   p.add_argument(
     "--checkpoint", default="", type=expand, help="bundle to measure; default: random weights"
@@ -64,7 +71,10 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--steps", type=numbers(int), default=[5, 10, 20])
   p.add_argument("--seconds", type=numbers(float), default=[10.0, 30.0])
   p.add_argument(
-    "--dtype", default="", help="dtype of computation and weights; default: the configs'"
+    "--dtype",
+    default="",
+    choices=("", *DTYPES),
+    help="dtype of computation and weights; default: the configs'",
   )
   p.add_argument(
     "--guidance_scale", type=float, default=2.0, help="guidance scale of the DPD; 1 is none"
@@ -80,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument(
     "--musicgen_seconds", type=float, default=0.0, help="default: the first of --seconds"
   )
-  p.add_argument("--repeats", type=int, default=3, help="warm calls at most")
+  p.add_argument("--repeats", type=at_least_one, default=3, help="warm calls at most")
   p.add_argument("--budget", type=float, default=20.0, help="seconds of warm calls of a program")
   p.add_argument(
     "--profile", default="", type=expand, help="directory for profiler traces of every stage"
@@ -244,13 +254,14 @@ def main() -> None:
   unknown = set(filter(None, arguments.baselines.split(","))) - set(BASELINES)
   if unknown:
     p.error(f"--baselines: {', '.join(sorted(unknown))}; known: {', '.join(BASELINES)}")
+  check_range("--guidance_scale", arguments.guidance_scale, 0, 100)
+  check_range("--budget", arguments.budget, 0, float("inf"), "seconds")
+  for folder in filter(None, (arguments.out, arguments.profile)):
+    check_new_folder(folder)  # now, not after the measurement
   # A cold time must hold a compilation, not a program read from a cache.
   jax.config.update("jax_enable_compilation_cache", False)
-  try:
-    run(arguments, Device(), musicgen.SMALL)
-  except UserError as e:
-    sys.exit(str(e))
+  run(arguments, Device(), musicgen.SMALL)
 
 
 if __name__ == "__main__":
-  main()
+  flags.run(main)

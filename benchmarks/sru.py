@@ -15,20 +15,15 @@ from collections.abc import Callable
 import functools
 import time
 
-from absl import app, flags
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.device import hardware_name
+from melody_jax.command_line.flags import Parser, at_least_one
+from melody_jax.command_line.flags import run as run_command
 from melody_jax.kernels import sru
-
-FLAGS = flags.FLAGS
-flags.DEFINE_integer("rows", 66, "Rows R: batch times segments.")
-flags.DEFINE_integer("steps", 32, "Steps K of the recurrence.")
-flags.DEFINE_integer("hidden", 96, "Hidden units H of one direction.")
-flags.DEFINE_integer("repeats", 30, "Calls that are timed.")
 
 Form = Callable[..., jax.Array]
 
@@ -128,10 +123,15 @@ def measure(function: Callable[[], jax.Array], repeats: int) -> tuple[float, flo
   return float(np.median(wall)), float(np.median(processor))
 
 
-def main(argv) -> None:
+def main() -> None:
   """Prints the table of all forms."""
-  del argv
-  k, rows, hidden = FLAGS.steps, FLAGS.rows, FLAGS.hidden
+  p = Parser(__doc__.split("\n")[0] if __doc__ else None)
+  p.add_argument("--rows", type=at_least_one, default=66, help="rows R: batch times segments")
+  p.add_argument("--steps", type=at_least_one, default=32, help="steps K of the recurrence")
+  p.add_argument("--hidden", type=at_least_one, default=96, help="units H of one direction")
+  p.add_argument("--repeats", type=at_least_one, default=30, help="calls that are timed")
+  arguments = p.parse_args()
+  k, rows, hidden = arguments.steps, arguments.rows, arguments.hidden
   keys = jax.random.split(jax.random.key(0), 6)
   arrays = [jax.random.normal(key, (k, rows, 2 * hidden)) for key in keys[:4]]
   arrays += [jax.random.normal(key, (2, 2 * hidden)) for key in keys[4:]]
@@ -145,10 +145,10 @@ def main(argv) -> None:
     # A form that computes something else must not win.
     np.testing.assert_allclose(run(*arrays), want, atol=1e-5)
     gradient = jax.jit(jax.grad(lambda *a, f=form: jnp.sum(jnp.square(f(*a)))))
-    figures = [measure(functools.partial(f, *arrays), FLAGS.repeats) for f in (run, gradient)]
+    figures = [measure(functools.partial(f, *arrays), arguments.repeats) for f in (run, gradient)]
     cells = [f"{1e3 * wall:8.2f} ({1e3 * used:6.2f})" for wall, used in figures]
     print(f"{name:30s} {cells[0]:>18s} {cells[1]:>20s} {compile_seconds:11.2f}", flush=True)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  run_command(main)

@@ -16,26 +16,18 @@ import json
 import pathlib
 import time
 
-from absl import app, flags
 import numpy as np
 
 from benchmarks.device import hardware_name
 from benchmarks.memory import ResidentMemory
 from melody_jax import Melody, Request, Settings, audio_io
+from melody_jax.command_line.flags import Parser, at_least_one, run
+from melody_jax.errors import check_range
 from melody_jax.generation.leveller import StreamLeveller
+from melody_jax.generation.options import SOLVERS
 from melody_jax.generation.programs import use_compilation_cache
-from melody_jax.output_files import write_files
+from melody_jax.output_files import check_writable, write_files
 from melody_jax.places.paths import expand
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("checkpoint", "checkpoints/nano", "Bundle directory.")
-flags.DEFINE_string("prompt", "slow bossa nova with nylon guitar", "Style, as a text.")
-flags.DEFINE_float("seconds", 3600.0, "Seconds of music to make.")
-flags.DEFINE_integer("steps", 4, "Denoising steps.")
-flags.DEFINE_string("solver", "ab2", "Solver: ddim or ab2.")
-flags.DEFINE_float("guidance_scale", 2.0, "Guidance scale; 1 is none.")
-flags.DEFINE_integer("seed", 0, "Seed.")
-flags.DEFINE_string("out", "", "JSON file to write.")
 
 MAX_GROWTH, MAX_DRIFT = 0.05, 3.0
 
@@ -80,16 +72,35 @@ def measure(stream, seconds: float, sample_rate: int) -> list[dict[str, float]]:
   return minutes
 
 
-def main(argv) -> None:
+def parser() -> Parser:
+  """The command's options."""
+  p = Parser(__doc__.split("\n")[0] if __doc__ else None)
+  p.add_argument("--checkpoint", default="checkpoints/nano", type=expand, help="bundle")
+  p.add_argument("--prompt", default="slow bossa nova with nylon guitar", help="style, as a text")
+  p.add_argument("--seconds", type=float, default=3600.0, help="music to make")
+  p.add_argument("--steps", type=at_least_one, default=4, help="denoising steps")
+  p.add_argument("--solver", default="ab2", choices=SOLVERS)
+  p.add_argument("--guidance_scale", type=float, default=2.0, help="1 is none")
+  p.add_argument("--seed", type=int, default=0)
+  p.add_argument("--out", default="", type=expand, help="JSON file to write")
+  return p
+
+
+def main() -> None:
   """Measures, prints, and exits with status 1 where memory or loudness drift too far."""
-  del argv
+  arguments = parser().parse_args()
+  check_range("--seconds", arguments.seconds, 1, float("inf"))
+  if arguments.out:
+    check_writable(arguments.out, (".json",))
   use_compilation_cache()
-  melody = Melody.load(FLAGS.checkpoint)
-  settings = Settings(steps=FLAGS.steps, solver=FLAGS.solver, guidance_scale=FLAGS.guidance_scale)
+  melody = Melody.load(arguments.checkpoint)
+  settings = Settings(
+    steps=arguments.steps, solver=arguments.solver, guidance_scale=arguments.guidance_scale
+  )
   first = {}
   # The second stream finds the program in memory: its time is what a running server needs.
   for kind in ("compiling", "compiled"):
-    stream = melody.stream(Request(FLAGS.prompt, seed=FLAGS.seed), settings)
+    stream = melody.stream(Request(arguments.prompt, seed=arguments.seed), settings)
     began = time.monotonic()
     next(stream)
     first[kind] = time.monotonic() - began
@@ -97,7 +108,7 @@ def main(argv) -> None:
     f"{hardware_name()}: first chunk after {first['compiling']:.2f} s with compiling or loading,"
     f" {first['compiled']:.2f} s once compiled"
   )
-  minutes = measure(stream, FLAGS.seconds, melody.sample_rate)
+  minutes = measure(stream, arguments.seconds, melody.sample_rate)
 
   def growth(key: str) -> float:
     return max(m[key] for m in minutes) / minutes[0][key] - 1.0
@@ -108,9 +119,9 @@ def main(argv) -> None:
   report = {
     "device": hardware_name(),
     "checkpoint_sha256": melody.digest,
-    "steps": FLAGS.steps,
-    "solver": FLAGS.solver,
-    "guidance_scale": FLAGS.guidance_scale,
+    "steps": arguments.steps,
+    "solver": arguments.solver,
+    "guidance_scale": arguments.guidance_scale,
     "first_chunk_seconds": first["compiled"],
     "chunk_seconds": stream.chunk_seconds,
     "peak_memory_growth": growth("peak_mib"),
@@ -122,12 +133,12 @@ def main(argv) -> None:
     "minutes": minutes,
   }
   print(json.dumps({k: v for k, v in report.items() if k != "minutes"}, indent=1))
-  if FLAGS.out:
-    write_files({pathlib.Path(expand(FLAGS.out)): json.dumps(report, indent=1).encode()})
+  if arguments.out:
+    write_files({pathlib.Path(arguments.out): json.dumps(report, indent=1).encode()})
   grown = max(report["peak_memory_growth"], report["held_memory_growth"])
   if grown > MAX_GROWTH or report["written_drift_db"] > MAX_DRIFT:
     raise SystemExit(1)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  run(main)

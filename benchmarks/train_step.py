@@ -23,8 +23,12 @@ import numpy as np
 
 from benchmarks.device import hardware_name, matmul_peak, seconds_per_call
 from melody_jax import sharding
+from melody_jax.command_line.flags import Parser, at_least_one, run
+from melody_jax.config import DTYPES
+from melody_jax.errors import check_choice
 from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
+from melody_jax.output_files import check_writable
 from melody_jax.places.config_pages import load
 from melody_jax.places.paths import expand
 from melody_jax.task import TASKS, make_task
@@ -137,14 +141,22 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
   """Measures the models, prints a table, and writes JSON where asked."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+  parser = Parser(__doc__.split("\n")[0] if __doc__ else None)
   parser.add_argument("--models", default=",".join(TASKS))
   parser.add_argument("--preset", default="nano", choices=("tiny", "nano", "paper"))
-  parser.add_argument("--batch", type=int, default=0, help="rows, in one part; else the config's")
-  parser.add_argument("--dtype", default="", help="dtype of computation; default: the config's")
-  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument(
+    "--batch", type=at_least_one, default=0, help="rows, in one part; else the config's"
+  )
+  parser.add_argument(
+    "--dtype", default="", choices=("", *DTYPES), help="of computation; default: the config's"
+  )
+  parser.add_argument("--repeats", type=at_least_one, default=5)
   parser.add_argument("--out", default="", type=expand, help="JSON to write")
   arguments = parser.parse_args()
+  for name in arguments.models.split(","):
+    check_choice("--models", name, TASKS)
+  if arguments.out:
+    check_writable(arguments.out, (".json",))
   print(f"{hardware_name()}; jax {jax.__version__}; peak: measured GFLOP/s of a device")
   print(
     "model    M param  batch   GFLOP   floor s    step s  audio-s/s  GFLOP/s     peak  of peak"
@@ -168,4 +180,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  run(main)

@@ -12,20 +12,19 @@ from concurrent.futures.process import BrokenProcessPool
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from data.rebuild import array_origin, check_place, fingerprint, replaced
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
-from melody_jax.command_line.endings import check_text, decoded, one_line
+from melody_jax.command_line.flags import Parser, at_least_one
 from melody_jax.command_line.signals import end_children
-from melody_jax.errors import UserError, nearest
+from melody_jax.errors import UserError
 from melody_jax.host import cache_folders
 from melody_jax.input_pipeline.array_dataset import ShardWriter
 from melody_jax.places.paths import argument
 from melody_jax.progress import bar
-from melody_jax.provenance import VERSION
 
 # Number of tracks done by all processes of a build, in each of them; None in a build of one.
 _done: Any = None
@@ -171,40 +170,16 @@ def data_dir(given: str) -> pathlib.Path:
   return argument(given)
 
 
-class Parser(argparse.ArgumentParser):
-  """A parser that ends in one line, as all commands do, and knows --version."""
-
-  def __init__(self, description: str):
-    super().__init__(description=description, allow_abbrev=False)
-    self.add_argument("--version", action="version", version=f"melody_jax {VERSION}")
-
-  def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-    """Parses; a flag that does not exist is told before one that is missing."""
-    known = [flag for action in self._actions for flag in action.option_strings]
-    for written in sys.argv[1:] if args is None else args:
-      flag = written.partition("=")[0]
-      if flag.startswith("--") and flag not in known:
-        raise UserError(f"no flag {flag}{nearest(flag, known) or ': --help lists the flags'}")
-    return super().parse_args(args, namespace)
-
-  def error(self, message: str) -> NoReturn:
-    """Raises UserError."""
-    raise UserError(f"{message}; --help lists the flags")
-
-
-def at_least_one(text: str) -> int:
-  """A whole number of 1 or more, for flags that count something.
+def check_name(name: str, to_tfds: bool) -> None:
+  """Refuses a name of a dataset that would lie elsewhere, or that TFDS cannot make a class of.
 
   Raises:
-    argparse.ArgumentTypeError: saying what the flag takes.
+    UserError: saying what a name is made of.
   """
-  try:
-    number = int(text)
-  except ValueError:
-    number = 0
-  if number < 1:
-    raise argparse.ArgumentTypeError(f"{text!r} is given; it takes a whole number, 1 or more")
-  return number
+  if to_tfds and not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    raise UserError(f"--name={name}: use lower-case letters, digits and underscores")
+  if not re.fullmatch(r"[^\W_][\w. -]*", name):  # in any language
+    raise UserError(f"--name={name}: use letters, digits, underscores and hyphens")
 
 
 def common_arguments(description: str) -> argparse.ArgumentParser:
@@ -293,13 +268,3 @@ def _announce(where: pathlib.Path, ledger: Ledger) -> None:
 
 def _length(seconds: float) -> str:
   return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-
-
-def run(main: Callable[[], None]) -> NoReturn:
-  """Entry point of a builder; errors end it as they end every command (`cli.run`)."""
-  path = pathlib.Path(sys.argv[0])
-  with one_line(path.parent.name if path.stem == "__main__" else path.stem):
-    sys.argv[1:] = decoded(sys.argv[1:])
-    check_text(sys.argv[1:])
-    main()
-  raise SystemExit(0)

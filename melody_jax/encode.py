@@ -140,6 +140,13 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
   # For the system a bucket is no path, and does not exist.
   if os.path.exists(out) and os.path.samefile(out, config.source):
     raise UserError(f"config.out {out} is the source itself: encode into another directory")
+  source = pathlib.Path(config.source).resolve()
+  # A split of the one would be taken for a split of the other.
+  if source in out.resolve().parents or out.resolve() in source.parents:
+    raise UserError(
+      f"config.out {out} and config.source {config.source} lie one inside the other: encode into"
+      " a directory beside it"
+    )
   check_new_folder(out)
   for split, shards in array_dataset.shards_of(out).items():
     for shard in shards:
@@ -228,11 +235,16 @@ def _splits_of(config, wanted: list[str]) -> list[str]:
     return wanted  # TFDS says itself which splits a dataset has
   found = [name for name in wanted if has_split(config.source, name)]
   if not found:
-    raise UserError(
-      f"{config.source} has no split {' or '.join(wanted)} (config.source): name the directory of"
-      " an array dataset"
-    )
+    missing = f"{config.source} has no split {' or '.join(wanted)} (config.splits)"
+    raise UserError(f"{missing}: {_what_is_there(config)}")
   return found
+
+
+def _what_is_there(config) -> str:
+  splits = sorted(array_dataset.shards_of(config.source))
+  if splits:
+    return f"it has {', '.join(splits)}"
+  return "it is no array dataset, name the directory of one"
 
 
 def main(config) -> None:

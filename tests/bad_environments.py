@@ -151,13 +151,19 @@ def start(
     variables.pop(name, None)
     if value is not None:
       variables[name] = value.format(full=full)
+
+  def prepare() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this runs behind "&"
+    if environment.prepare is not None:
+      environment.prepare()
+
   process = subprocess.Popen(
     [sys.executable, *(part.format(**places) for part in command.split(" "))],
     cwd=new,
     env=variables,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
-    preexec_fn=environment.prepare,
+    preexec_fn=prepare,
     start_new_session=True,
   )
   if environment.interrupted:

@@ -133,6 +133,24 @@ ROWS = [
     " --config.features=audio",
     "{tmp}/none",
   ),
+  (
+    "encode --config=configs/encode.py --config.source={data} --config.out={data}/train/x"
+    " --config.features=audio",
+    "lie one inside the other",
+  ),
+  (
+    "encode --config=configs/encode.py --config.source={data} --config.out={tmp}/x"
+    " --config.features=audio --config.splits=nope",
+    "has no split nope (config.splits): it has train",
+  ),
+  (
+    "train --config=configs/vae.py:tiny --workdir=README.md --config.data.path={data}",
+    "--workdir README.md is a file",
+  ),
+  (
+    "evaluate --config=configs/evaluate.py:codec --config.bundle={tmp} --config.data=a=",
+    "no dataset directory ''",
+  ),
   ("evaluate --config=configs/evaluate.py:codec --config.bundle={tmp}/none", "no bundle directory"),
   (
     "evaluate --config=configs/evaluate.py:codec --config.bundle={tmp} --config.data={data}",

@@ -3,9 +3,8 @@
 python -m data.encoded --source=DIR --name=NAME
 """
 
-import re
-
-from data.build import Parser, data_dir, default_data_dir, run
+from data.build import check_name, data_dir, default_data_dir
+from melody_jax.command_line.flags import Parser, run
 from melody_jax.errors import UserError
 from melody_jax.places.paths import argument
 
@@ -23,8 +22,7 @@ def main() -> None:
   )
   arguments = parser.parse_args()
   # TFDS makes a class of this name; checked here, where the error can still say what to do.
-  if not re.fullmatch(r"[a-z][a-z0-9_]*", arguments.name):
-    raise UserError(f"--name={arguments.name}: use lower-case letters, digits and underscores")
+  check_name(arguments.name, to_tfds=True)
   splits = sorted(path.name for path in arguments.source.glob("*") if any(path.glob("shard-*")))
   if not splits:
     raise UserError(

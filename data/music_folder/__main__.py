@@ -5,8 +5,9 @@ python -m data.music_folder --folder=DIR [--captions=FILE]
 
 import pathlib
 
-from data.build import build, common_arguments, run
+from data.build import build, check_name, common_arguments
 from data.music_folder.corpus import FolderCorpus
+from melody_jax.command_line.flags import run
 from melody_jax.errors import UserError
 from melody_jax.places.paths import argument
 from melody_jax.progress import print_progress
@@ -52,6 +53,7 @@ def main() -> None:
     "--licence", default="own", help="licence of files whose captions row has none"
   )
   arguments = parser.parse_args()
+  check_name(arguments.name, to_tfds=arguments.format != "arrays")
   build(
     lambda: FolderCorpus(
       arguments.folder,

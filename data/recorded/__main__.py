@@ -3,8 +3,9 @@
 python -m data.recorded [--data_dir=DIR] [--format=arrays] [--jobs=2]
 """
 
-from data.build import build, common_arguments, run
+from data.build import build, common_arguments
 from data.recorded.corpus import RecordedCorpus
+from melody_jax.command_line.flags import run
 from melody_jax.places.paths import argument
 
 

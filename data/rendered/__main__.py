@@ -5,10 +5,11 @@ python -m data.rendered [--data_dir=DIR] [--format=arrays] [--jobs=2]
 
 import pathlib
 
-from data.build import at_least_one, build, common_arguments, run
+from data.build import build, common_arguments
 from data.debian import fetch_packages
 from data.files import find_files
 from data.rendered.corpus import MIDI_PACKAGE, RenderedCorpus
+from melody_jax.command_line.flags import at_least_one, run
 from melody_jax.places.paths import argument
 
 

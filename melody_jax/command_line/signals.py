@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 EXIT_SIGNAL = 128  # plus the number of the signal: what a shell says of a program that it ended
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated (SIGTERM)"}
 
+_CONSOLE = "melody-jax"  # script that pip installs
 # Seconds that the main thread has to notice the signal, then to clean up after it.
 _NOTICE, _CLEAN_UP = 2.0, 10.0
 # The same once the signal came again: somebody is waiting.
@@ -41,10 +42,16 @@ def end_quietly_while_importing() -> None:
 
 
 def _module_that_runs() -> str:
-  """The module of `python -m melody_jax.<command>` or `python -m data.<builder>`, else empty."""
+  """The module that runs: a command, a builder or a benchmark, else empty.
+
+  `melody-jax sample` counts as the module melody_jax.sample.
+  """
   argv = sys.orig_argv
+  console = next((i for i, a in enumerate(argv[:3]) if os.path.basename(a) == _CONSOLE), None)
+  if console is not None:
+    return ".".join(["melody_jax", *argv[console + 1 : console + 2]])
   module = argv[argv.index("-m") + 1] if "-m" in argv[:-1] else ""
-  return module if module.split(".")[0] in ("melody_jax", "data") else ""
+  return module if module.split(".")[0] in ("melody_jax", "data", "benchmarks") else ""
 
 
 def end(program: str, number: int) -> NoReturn:

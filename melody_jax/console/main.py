@@ -9,8 +9,8 @@ What follows the command is what `python -m melody_jax.COMMAND` and `python -m d
 import difflib
 import runpy
 import sys
-from typing import NoReturn
 
+from melody_jax.command_line.endings import fail, one_line
 from melody_jax.errors import UserError
 from melody_jax.places.paths import CHECKOUT, PACKAGE
 from melody_jax.provenance import VERSION
@@ -96,24 +96,12 @@ def _chosen(what: str, arguments: list[str], known: dict[str, str]) -> tuple[str
   return name, arguments[1:]
 
 
-def _fail(message: str) -> NoReturn:
-  print(f"melody-jax: error: {message}", file=sys.stderr)
-  raise SystemExit(2)
-
-
 def main() -> None:
   """The console command; sys.argv has the command and its arguments."""
-  arguments = sys.argv[1:]
-  if arguments[:1] in (["--help"], ["-h"], ["help"]) or arguments[:2] == ["build", "--help"]:
-    print(usage())
+  with one_line("melody-jax"):
+    module, rest = _chosen_module()
+  if not module:
     return
-  if arguments[:1] == ["--version"]:
-    print(f"melody-jax {VERSION}")
-    return
-  try:
-    module, rest = module_of(arguments)
-  except UserError as error:
-    _fail(str(error))
   # As `python -m` does it: the command reads sys.argv, and builders' processes find the module.
   sys.argv = [module, *rest]
   try:
@@ -122,7 +110,19 @@ def main() -> None:
     extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
     if extra is None:
       raise
-    _fail(f"{module} needs {error.name}: pip install 'melody_jax[{extra}]'")
+    fail("melody-jax", f"{module} needs {error.name}: pip install 'melody_jax[{extra}]'")
+
+
+def _chosen_module() -> tuple[str, list[str]]:
+  """Module and its arguments; ("", []) where the page of help or the version was all."""
+  arguments = sys.argv[1:]
+  if arguments[:1] in (["--help"], ["-h"], ["help"]) or arguments[:2] == ["build", "--help"]:
+    print(usage())
+    return "", []
+  if arguments[:1] == ["--version"]:
+    print(f"melody-jax {VERSION}")
+    return "", []
+  return module_of(arguments)
 
 
 if __name__ == "__main__":

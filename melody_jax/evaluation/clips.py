@@ -71,7 +71,7 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
     # rpartition, because an item without "=" is then all path and has no name.
     name, _, path = item.rpartition("=")
     where = pathlib.Path(path)
-    if not where.is_dir():
+    if not path or not where.is_dir():
       raise UserError(
         f"no dataset directory {path!r} (config.data): name array datasets, comma-separated"
       )

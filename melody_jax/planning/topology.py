@@ -64,8 +64,8 @@ def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
   if len(shape) != chip.dimensions or not math.prod(shape):
     example = f"{chip.name}:{'x'.join(['4'] * chip.dimensions)}"
     raise UserError(
-      f"topology {name!r}: a slice of {chip.name} has {chip.dimensions} dimension(s), as in"
-      f" {example}"
+      f"topology {name!r}: a slice of {chip.name} has {chip.dimensions} dimension(s) of 1 or more,"
+      f" as in {example}"
     )
   return chip, shape
 

@@ -55,6 +55,8 @@ def claimed(workdir: str | os.PathLike) -> Iterator[None]:
     yield
     return
   folder = pathlib.Path(workdir)
+  if folder.exists() and not folder.is_dir():
+    raise UserError(f"--workdir {folder} is a file: name a directory")
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -13,6 +13,7 @@ from data import build
 from data.music_folder import __main__ as command
 from data.music_folder.captions_file import read_captions
 from data.music_folder.corpus import FolderCorpus
+from melody_jax.command_line import flags
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from tests.data.conftest import tone
@@ -114,13 +115,15 @@ def test_malformed_jsonl_missing_folder_and_empty_folder(tmp_path, sounds):
     FolderCorpus(sounds, tmp_path / "c.csv")
 
 
-def run(monkeypatch, folder, out, *flags):
+def run(monkeypatch, folder, out, *more):
   """Runs the command in this process; returns its exit status."""
-  arguments = [f"--folder={folder}", f"--data_dir={out}", "--format=arrays", *flags]
+  arguments = [f"--folder={folder}", f"--data_dir={out}", "--format=arrays", *more]
   monkeypatch.setattr(sys, "argv", ["music_folder", *arguments])
-  with pytest.raises(SystemExit) as exit_:
-    build.run(command.main)
-  return exit_.value.code
+  try:
+    flags.run(command.main)
+  except SystemExit as exit_:
+    return exit_.code
+  return 0
 
 
 def test_what_was_found_and_what_was_not_is_printed_and_reported(tmp_path, monkeypatch, capsys):
@@ -144,6 +147,20 @@ def test_what_was_found_and_what_was_not_is_printed_and_reported(tmp_path, monke
   (note,) = report["notes"]
   assert note["track"] == "music_folder/inverted.wav" and "channels cancel" in note["note"]
   assert note["note"] in printed
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "/x", ".hidden"])
+def test_a_name_that_would_lie_elsewhere_is_refused(name, sounds, tmp_path, monkeypatch, capsys):
+  assert run(monkeypatch, sounds, tmp_path, f"--name={name}") == 2
+  assert f"--name={name}: use letters" in the_error(capsys)
+  assert not list(tmp_path.iterdir())
+
+
+def test_names_of_datasets():
+  for name in ("a", "Musik für mich", "my-music_2", "音楽"):
+    build.check_name(name, to_tfds=False)
+  with pytest.raises(UserError, match="lower-case"):
+    build.check_name("My-Music", to_tfds=True)
 
 
 def the_error(capsys) -> str:
