@@ -140,6 +140,7 @@ class _Run:
     # Compiled when first called, so a run without media pays nothing.
     self.media = jax.jit(sharding.under_mesh(self.mesh, self.task.media))
     self.logger = MetricLogger(workdir, config)
+    self.validation: dict[str, float] = {}  # means of the last evaluation
 
   def _check_same_models(self, before: dict[str, str]) -> None:
     """Raises UserError where other models encoded the data than when the run began."""
@@ -157,6 +158,7 @@ class _Run:
     jax.block_until_ready(self.state)
     began = time.monotonic()
     metrics, batch = self.evaluate(self.state)
+    self.validation = metrics
     if self.config.train.media:
       params = self.state.params if self.state.ema is None else self.state.ema
       self.logger.media(step, self.media(params, batch, jax.random.key(0)))
@@ -206,6 +208,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Trai
   run = _Run(config, workdir)
   last, every = config.train.steps, config.train.eval_every
   start = step = int(run.state.step)
+  is_new = False  # whether this call reached the last step first
   run.logger.started(step)
   try:
     with PreemptionNotice() as notice:
@@ -220,10 +223,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Trai
             run.logger.preempted(step)
             break
         if step >= last:
+          # Also where the run was killed between its last checkpoint and its result.
+          is_new = step == last and not run_record.has_result(workdir, last)
+          if is_new and run.evaluate and step == start:
+            run.evaluation(step)
           break
         step += 1
         run.step(step, log=step % config.train.log_every == 0 or step in (start + 1, last))
   finally:
     # Also after an error: a checkpoint that is being written has to be finished.
     run.close()
+  # Behind the checkpoint: who reads the result finds the model too.
+  if step == last and is_new and jax.process_index() == 0:
+    run_record.write_result(workdir, last, run.validation)
   return run.state

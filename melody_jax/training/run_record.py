@@ -1,4 +1,4 @@
-"""What a run notes about itself beside its checkpoints: its config, in config.json."""
+"""What a run notes about itself beside its checkpoints: config.json, and result.json at its end."""
 
 import json
 import os
@@ -7,17 +7,19 @@ from typing import Any
 from etils import epath
 import ml_collections
 
+from melody_jax import provenance
 from melody_jax.errors import UserError
 
 _FILE = "config.json"
+_RESULT = "result.json"
 _SECTIONS = {"task", "model", "train", "data"}  # what the config of every run has
 # They change how a model computes, not what its parameters mean.
 _FREE_KEYS = ("dtype", "remat", "attention", "dropout")
 
 
-def _read(workdir: str | os.PathLike) -> Any:
+def _read(workdir: str | os.PathLike, name: str = _FILE) -> Any:
   try:
-    return json.loads((epath.Path(workdir) / _FILE).read_text())
+    return json.loads((epath.Path(workdir) / name).read_text())
   except (OSError, ValueError):
     return None
 
@@ -42,6 +44,27 @@ def write(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None
   directory = epath.Path(workdir)
   directory.mkdir(parents=True, exist_ok=True)
   (directory / _FILE).write_text(config.to_json_best_effort(indent=2))
+
+
+def write_result(workdir: str | os.PathLike, step: int, metrics: dict[str, float]) -> None:
+  """Notes that a run reached its last step, and how it did: a sweep passes it over from then on.
+
+  Args:
+    workdir: Directory of the run.
+    step: The last step.
+    metrics: Validation means at that step; none where the run does not validate.
+  """
+  result = {"step": step, "metrics": metrics, "versions": provenance.versions()}
+  directory = epath.Path(workdir)
+  partial = directory / f".{_RESULT}.tmp-{os.getpid()}"
+  partial.write_text(json.dumps(result, indent=2) + "\n")
+  partial.replace(directory / _RESULT)  # whole or not at all
+
+
+def has_result(workdir: str | os.PathLike, step: int) -> bool:
+  """Whether a run has noted its result at this step: it may since have been made longer."""
+  found = _read(workdir, _RESULT)
+  return isinstance(found, dict) and found.get("step") == step
 
 
 def check_same_model(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
