@@ -1,6 +1,8 @@
 """Expands a sweep into runs, one per line: name, module and arguments, quoted for a shell.
 
-    python launch/sweep.py NAME DIR [--config.key=value ...]
+    python launch/sweep.py NAME DIR [--config.key=value ...]            all runs
+    python launch/sweep.py pending NAME DIR [--config.key=value ...]    those not finished
+    python launch/sweep.py gather NAME DIR                              a table and a plot
     python launch/sweep.py list
 
 A sweep is a file configs/sweeps/NAME.py with
@@ -8,15 +10,23 @@ A sweep is a file configs/sweeps/NAME.py with
     CONFIG = "configs/lm.py:nano"         base config, with its argument
     MODULE = "melody_jax.train"           module that runs it
     OUTPUT = "--workdir"                  argument that says where a run writes
+    RESULT = "result.json"                file that a finished run leaves there
+    METRICS = {"loss": ("metrics", "loss")}   what `gather` takes from it: {title: keys}
     get_sweep() -> list[dict[str, Any]]   one dict per run: {config key: value}
+
+Runs that differ by `seed` alone are one row of the table: their mean and spread.
 """
 
+import csv
 import difflib
 import importlib.util
+import io
+import json
 import os
 import pathlib
 import re
 import shlex
+import statistics
 import sys
 from types import ModuleType
 from typing import Any
@@ -25,6 +35,7 @@ import ml_collections
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SWEEPS = ROOT / "configs" / "sweeps"
+_COMMAND = "command.json"  # beside a run's result: module and arguments that were to make it
 
 
 class SweepError(Exception):
@@ -55,9 +66,8 @@ def load(name: str) -> ModuleType:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise SweepError(f"no sweep {name!r}: {', '.join(names())}{hint}")
   sweep = _module(SWEEPS / f"{name}.py")
-  missing = [
-    part for part in ("CONFIG", "MODULE", "OUTPUT", "get_sweep") if not hasattr(sweep, part)
-  ]
+  parts = ("CONFIG", "MODULE", "OUTPUT", "RESULT", "METRICS", "get_sweep")
+  missing = [part for part in parts if not hasattr(sweep, part)]
   if missing:
     raise SweepError(f"{SWEEPS / name}.py lacks {', '.join(missing)}: see the head of sweep.py")
   return sweep
@@ -139,6 +149,153 @@ def expand(sweep: ModuleType, directory: str, more: list[str]) -> list[list[str]
   return runs
 
 
+def _where(words: list[str], sweep: ModuleType) -> pathlib.Path | None:
+  """Directory of a run, or None where it is in a bucket."""
+  (found,) = (w.split("=", 1)[1] for w in words if w.startswith(f"{sweep.OUTPUT}="))
+  return None if "://" in found else pathlib.Path(found).expanduser()
+
+
+def _read(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return None
+
+
+def is_finished(words: list[str], sweep: ModuleType) -> bool:
+  """Whether a run has left its result, made by this very command.
+
+  A run in a bucket never counts as finished: it is started again, and a training run then ends at
+  once.
+
+  Raises:
+    SweepError: if another command made the result.
+  """
+  where = _where(words, sweep)
+  if where is None or _read(where / sweep.RESULT) is None:
+    return False
+  made_by = _read(where / _COMMAND)
+  if made_by is not None and made_by != words[1:]:
+    before, now = (set(map(str, w)) for w in (made_by, words[1:]))
+    differing = ", ".join(sorted(before ^ now))
+    raise SweepError(f"{where} was finished by another command ({differing}): give another DIR")
+  return made_by is not None
+
+
+def pending(sweep: ModuleType, directory: str, more: list[str]) -> list[list[str]]:
+  """The runs of `expand` that are not finished; each notes its command in its directory.
+
+  Raises:
+    SweepError: as `expand`, or if a finished run was made by another command.
+  """
+  left = [words for words in expand(sweep, directory, more) if not is_finished(words, sweep)]
+  for words in left:
+    where = _where(words, sweep)
+    if where is not None:
+      where.mkdir(parents=True, exist_ok=True)
+      (where / _COMMAND).write_text(json.dumps(words[1:], indent=2) + "\n", encoding="utf-8")
+  return left
+
+
+def _number(result: Any, keys: tuple[str, ...]) -> float | None:
+  for key in keys:
+    result = result.get(key) if isinstance(result, dict) else None
+  return float(result) if isinstance(result, int | float) else None
+
+
+def rows_of(sweep: ModuleType, directory: str) -> tuple[list[dict[str, Any]], list[str]]:
+  """Results of a sweep.
+
+  Args:
+    sweep: The sweep.
+    directory: Directory that its runs were started in.
+
+  Returns:
+    (one row a setting: its keys, "runs", and "TITLE" and "TITLE spread" of every metric, the mean
+    and standard deviation over seeds; names of the runs without a result).
+  """
+  groups: dict[str, dict[str, Any]] = {}
+  missing = []
+  for run in sweep.get_sweep():
+    settings = {key: value for key, value in run.items() if key != "seed"}
+    row = groups.setdefault(json.dumps(settings), {**settings, "results": []})
+    result = _read(
+      pathlib.Path(directory).expanduser() / sweep.__name__ / run_name(run) / sweep.RESULT
+    )
+    if result is None:
+      missing.append(run_name(run))
+    else:
+      row["results"].append(result)
+  for row in groups.values():
+    results = row.pop("results")
+    row["runs"] = len(results)
+    for title, keys in sweep.METRICS.items():
+      values = [v for v in (_number(result, keys) for result in results) if v is not None]
+      row[title] = statistics.fmean(values) if values else None
+      # Of one run there is no spread, which is not the same as none at all.
+      row[f"{title} spread"] = statistics.stdev(values) if len(values) > 1 else None
+  return list(groups.values()), missing
+
+
+def _shown(value: Any) -> str:
+  return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plot(sweep: ModuleType, rows: list[dict[str, Any]]) -> bytes:
+  """One panel a metric, a bar a setting with its spread."""
+  from matplotlib.figure import Figure
+
+  titles = list(sweep.METRICS)
+  settings = [key for key in rows[0] if "." in key]
+  # What all runs share tells nothing.
+  telling = [key for key in settings if len({str(row[key]) for row in rows}) > 1] or settings
+  names = [", ".join(f"{k.rsplit('.', 1)[-1]} {_shown(row[k])}" for k in telling) for row in rows]
+  size = (4.5 * len(titles) + 2, 0.4 * len(rows) + 1.5)
+  figure = Figure(figsize=size, dpi=110, layout="constrained")
+  for i, title in enumerate(titles):
+    axes = figure.add_subplot(1, len(titles), i + 1)
+    for y, row in enumerate(rows):
+      if row[title] is not None:
+        axes.errorbar(
+          row[title], y, xerr=row[f"{title} spread"] or 0, fmt="o", color="#1d4ed8", capsize=3
+        )
+    axes.set(title=title, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
+    axes.set_yticklabels(names if i == 0 else [], fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png")
+  return buffer.getvalue()
+
+
+def gather(sweep: ModuleType, directory: str) -> list[str]:
+  """Writes results.md, .csv and .png into the directory of a sweep, and prints the table.
+
+  Returns:
+    Names of the runs without a result.
+
+  Raises:
+    SweepError: if no run has one.
+  """
+  rows, missing = rows_of(sweep, directory)
+  if not any(row["runs"] for row in rows):
+    raise SweepError(f"{directory}/{sweep.__name__} has no finished run")
+  columns = list(rows[0])
+  lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+  lines += [f"| {' | '.join(_shown(row[c]) for c in columns)} |" for row in rows]
+  lines += ["", f"Without a result: {', '.join(missing)}."] if missing else []
+  text = "\n".join(lines)
+  buffer = io.StringIO()
+  writer = csv.DictWriter(buffer, columns)
+  writer.writeheader()
+  writer.writerows(rows)
+  folder = pathlib.Path(directory).expanduser() / sweep.__name__
+  (folder / "results.md").write_text(text + "\n", encoding="utf-8")
+  (folder / "results.csv").write_text(buffer.getvalue(), encoding="utf-8")
+  (folder / "results.png").write_bytes(_plot(sweep, rows))
+  print(text)
+  return missing
+
+
 def main(arguments: list[str]) -> None:
   """Prints what the command line asks for."""
   if {"--help", "-h"} & set(arguments):
@@ -153,9 +310,15 @@ def main(arguments: list[str]) -> None:
     for name in names():
       print(f"{name:20} {(load(name).__doc__ or '').splitlines()[0]}")
     return
+  verb = arguments.pop(0) if arguments and arguments[0] in ("pending", "gather") else ""
   if len(arguments) < 2:
     raise SweepError("a sweep and a directory are needed")
-  for words in expand(load(arguments[0]), arguments[1], arguments[2:]):
+  if verb == "gather":
+    if missing := gather(load(arguments[0]), arguments[1]):
+      raise SweepError(f"{len(missing)} runs have no result: {', '.join(missing)}")
+    return
+  runs = (pending if verb else expand)(load(arguments[0]), arguments[1], arguments[2:])
+  for words in runs:
     print(shlex.join(words))
 
 

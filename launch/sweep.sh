@@ -2,11 +2,14 @@
 # Runs a sweep of configs/sweeps: each run in its own directory.
 #
 #   launch/sweep.sh lm_learning_rate runs/sweeps --config.data.path=DATASET
+#   launch/sweep.sh gather NAME DIR             results.md, .csv and .png of the finished runs
 #   launch/sweep.sh list                        list the sweeps
 #   launch/sweep.sh --dry_run NAME DIR ...      print the commands, run nothing
 #
 # The directory of a run is DIR/<sweep>/<settings of the run>. Further arguments go to every run. A
-# second call goes on where the first one stopped. If a run fails, the others still run.
+# second call goes on where the first one stopped and passes over finished runs. If a run fails, the
+# others still run. After the last one the results are gathered; where jobs were only handed in, call
+# gather when they are done.
 # Settings, from the environment:
 #
 #   JOBS       number of runs at the same time, on this machine         (default 1)
@@ -31,11 +34,13 @@ command -v "$PYTHON" > /dev/null || die "$PYTHON is not installed: make test bui
 if [[ ${ARGUMENTS[0]:-list} == list ]]; then
   exec "$PYTHON" launch/sweep.py list
 fi
+if [[ ${ARGUMENTS[0]} == gather ]]; then exec "$PYTHON" launch/sweep.py "${ARGUMENTS[@]}"; fi
 ((${#ARGUMENTS[@]} >= 2)) || die "a sweep and a directory are needed: see --help"
 [[ ${#gpus[@]} == 0 || $JOBS -le ${#gpus[@]} ]] || die "JOBS is $JOBS, GPUS has ${#gpus[@]}"
 
 # One run per line: its name, its module, its arguments.
-lines=$("$PYTHON" launch/sweep.py "${ARGUMENTS[@]}") || exit 2
+if [[ -z $DRY_RUN ]]; then verb=(pending); else verb=(); fi
+lines=$("$PYTHON" launch/sweep.py ${verb[@]+"${verb[@]}"} "${ARGUMENTS[@]}") || exit 2
 failed=$(mktemp)
 trap 'rm -f "$failed"' EXIT
 # Background processes of a shell ignore an interrupt from the keyboard: pass it on.
@@ -54,6 +59,7 @@ declare -A slot_of=()
 free=()
 for ((i = JOBS - 1; i >= 0; i--)); do free+=("$i"); done
 while IFS= read -r line; do
+  [[ -n $line ]] || continue # all runs are finished
   if ((${#free[@]} == 0)); then
     wait -n -p done || true
     free+=("${slot_of[$done]}")
@@ -70,4 +76,8 @@ while IFS= read -r line; do
   fi
 done <<< "$lines"
 wait
+# Runs here are over now; what other launchers were handed may still wait in a queue.
+if [[ -z $DRY_RUN && $LAUNCHER == launch/local.sh ]]; then
+  "$PYTHON" launch/sweep.py gather "${ARGUMENTS[@]:0:2}" || echo "gather" >> "$failed"
+fi
 [[ ! -s $failed ]] || die "these runs failed: $(paste -sd ';' "$failed")"

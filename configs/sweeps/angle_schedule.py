@@ -11,6 +11,11 @@ from typing import Any
 CONFIG = "configs/evaluate.py:prompts"
 MODULE = "melody_jax.evaluate"
 OUTPUT = "--config.out"
+RESULT = "prompts.json"
+METRICS = {
+  "margin of the right prompt, MuLan": ("tests", "MuLan, centred", "margin"),
+  "margin, musicnn": ("tests", "musicnn", "margin"),
+}
 
 
 def get_sweep() -> list[dict[str, Any]]:

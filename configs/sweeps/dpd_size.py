@@ -2,7 +2,7 @@
 
     launch/sweep.sh dpd_size DIR --config.data.path=ENCODED
 
-The inner sizes keep their ratio to the width. Compare `validation/loss` of the runs in TensorBoard;
+The inner sizes keep their ratio to the width. `gather` compares their validation loss;
 melody_jax.export and melody_jax.evaluate measure them further. Scores: not measured.
 """
 
@@ -11,6 +11,8 @@ from typing import Any
 CONFIG = "configs/dpd.py:nano"
 MODULE = "melody_jax.train"
 OUTPUT = "--workdir"
+RESULT = "result.json"
+METRICS = {"validation loss": ("metrics", "loss")}
 
 
 def get_sweep() -> list[dict[str, Any]]:

@@ -2,8 +2,7 @@
 
     launch/sweep.sh lm_learning_rate DIR --config.data.path=ENCODED
 
-The warm-up grows with the rate. Compare `validation/loss` of the runs in TensorBoard. Scores: not
-measured.
+The warm-up grows with the rate. `gather` compares their validation loss. Scores: not measured.
 """
 
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 CONFIG = "configs/lm.py:nano"
 MODULE = "melody_jax.train"
 OUTPUT = "--workdir"
+RESULT = "result.json"
+METRICS = {"validation loss": ("metrics", "loss")}
 
 
 def get_sweep() -> list[dict[str, Any]]:

@@ -164,6 +164,7 @@ class _Run:
     self.media = compile_media(self.task, self.mesh)
     self.profile = ProfileWindow(config.train.profile, workdir)
     self.logger = MetricLogger(workdir, config)
+    self.validation: dict[str, float] = {}  # means of the last evaluation
 
   def _check_same_models(self, before: dict[str, str]) -> None:
     """Raises UserError where other models encoded the data than when the run began."""
@@ -181,6 +182,7 @@ class _Run:
     jax.block_until_ready(self.state)
     began = time.monotonic()
     metrics, batch = self.evaluate(self.state)
+    self.validation = metrics
     if self.config.train.media:
       params = self.state.params if self.state.ema is None else self.state.ema
       self.logger.media(step, self.media(params, batch, jax.random.key(0)))
@@ -249,6 +251,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Tra
   run = _Run(config, workdir)
   last, every = config.train.steps, config.train.eval_every
   start = step = int(run.state.step)
+  is_new = False  # whether this call reached the last step first
   run.logger.started(step)
   try:
     with PreemptionNotice() as notice:
@@ -263,10 +266,17 @@ def _train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Tra
             run.logger.preempted(step)
             break
         if step >= last:
+          # Also where the run was killed between its last checkpoint and its result.
+          is_new = step == last and not run_record.has_result(workdir, last)
+          if is_new and run.evaluate and step == start:
+            run.evaluation(step)
           break
         step += 1
         run.step(step, log=step % config.train.log_every == 0 or step in (start + 1, last))
   finally:
     # Also after an error: a checkpoint that is being written has to be finished.
     run.close()
+  # Behind the checkpoint: who reads the result finds the model too.
+  if step == last and is_new and jax.process_index() == 0:
+    run_record.write_result(workdir, last, run.validation)
   return run.state

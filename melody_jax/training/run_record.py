@@ -1,4 +1,4 @@
-"""What a run notes about itself beside its checkpoints: its config, in config.json."""
+"""What a run notes about itself beside its checkpoints: config.json, and result.json at its end."""
 
 from collections.abc import Iterator
 import contextlib
@@ -10,19 +10,21 @@ from typing import Any
 from etils import epath
 import ml_collections
 
+from melody_jax import provenance
 from melody_jax.errors import UserError
 from melody_jax.output_files import claim, write_error
 
 _FILE = "config.json"
 _PROGRESS = "progress.json"
+_RESULT = "result.json"
 _SECTIONS = {"task", "model", "train", "data"}  # what the config of every run has
 # They change how a model computes, not what its parameters mean.
 _FREE_KEYS = ("dtype", "remat", "attention", "dropout")
 
 
-def _read(workdir: str | os.PathLike) -> Any:
+def _read(workdir: str | os.PathLike, name: str = _FILE) -> Any:
   try:
-    return json.loads((epath.Path(workdir) / _FILE).read_text())
+    return json.loads((epath.Path(workdir) / name).read_text())
   except (OSError, ValueError):
     return None
 
@@ -89,6 +91,27 @@ def write_progress(workdir: str | os.PathLike, progress: dict[str, Any]) -> None
 
 def _plain(value: Any) -> Any:
   return {k: float(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def write_result(workdir: str | os.PathLike, step: int, metrics: dict[str, float]) -> None:
+  """Notes that a run reached its last step, and how it did: a sweep passes it over from then on.
+
+  Args:
+    workdir: Directory of the run.
+    step: The last step.
+    metrics: Validation means at that step; none where the run does not validate.
+  """
+  result = {"step": step, "metrics": metrics, "versions": provenance.versions()}
+  directory = epath.Path(workdir)
+  partial = directory / f".{_RESULT}.tmp-{os.getpid()}"
+  partial.write_text(json.dumps(result, indent=2) + "\n")
+  partial.replace(directory / _RESULT)  # whole or not at all
+
+
+def has_result(workdir: str | os.PathLike, step: int) -> bool:
+  """Whether a run has noted its result at this step: it may since have been made longer."""
+  found = _read(workdir, _RESULT)
+  return isinstance(found, dict) and found.get("step") == step
 
 
 def check_same_model(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:

@@ -61,6 +61,13 @@ def test_resumed_run_equals_uninterrupted_run(config, tmp_path):
     for a, b in zip(stored, own, strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
   assert json.loads((tmp_path / "resumed" / "config.json").read_text())["task"] == "vae"
+  results = [tmp_path / name / "result.json" for name in ("whole", "resumed")]
+  found = [json.loads(path.read_text()) for path in results]
+  assert found[0] == found[1] and found[0]["step"] == 4 and found[0]["metrics"]
+  # Killed before it could note its result: the same command does so, and takes no step.
+  results[1].unlink()
+  loop.train(config, tmp_path / "resumed")
+  assert json.loads(results[1].read_text()) == found[0]
 
 
 def test_init_from_begins_a_run_and_a_resumed_one_ignores_it(config, tmp_path):

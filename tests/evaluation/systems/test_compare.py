@@ -31,11 +31,11 @@ def test_noise_on_audio_raises_both_distances():
   embed = TaggerEmbedding(tagger)
 
   def vectors(first, noise):
-    clips = [song(first + i, 2.9, 16_000, noise).astype(np.float32) for i in range(8)]
+    clips = [song(first + i, 2.9, 16_000, noise).astype(np.float32) for i in range(6)]
     return np.concatenate([embed(clip) for clip in clips])
 
   reference = vectors(100, 0.0)
-  found = [vectors(0, noise) for noise in (0.0, 0.001, 0.01, 0.03, 0.1)]
+  found = [vectors(0, noise) for noise in (0.003, 0.01, 0.03, 0.1, 0.3)]
   fads = [frechet_distance(fit_gaussian(x), fit_gaussian(reference)) for x in found]
   kads = [kernel_distance(x, reference) for x in found]
   assert fads == sorted(fads) and fads[-1] > 2 * fads[0]
