@@ -140,9 +140,11 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
   # For the system a bucket is no path, and does not exist.
   if os.path.exists(out) and os.path.samefile(out, config.source):
     raise UserError(f"config.out {out} is the source itself: encode into another directory")
-  source = pathlib.Path(config.source).resolve()
-  # A split of the one would be taken for a split of the other.
-  if source in out.resolve().parents or out.resolve() in source.parents:
+  # A split of the one would be taken for a split of the other. A bucket's name has no links.
+  source, target = (
+    p if buckets.in_bucket(p) else p.resolve() for p in (buckets.path_of(config.source), out)
+  )
+  if source in target.parents or target in source.parents:
     raise UserError(
       f"config.out {out} and config.source {config.source} lie one inside the other: encode into"
       " a directory beside it"

@@ -31,6 +31,7 @@ PROGRAM = (
 HERE = "run by a test of this file"
 RECIPE = "run by the slow test of this file, from songs to music"
 CI = "stands in .ci/run or .ci/wheel as printed"
+STATUS = "run by tests/launch/test_status.py"
 DRY = "run with --dry_run: hours"
 PARSED = "its arguments are parsed: hours, or downloads of gigabytes"
 SYSTEM = "changes the system: its packages are compared with what the program asks for"
@@ -62,6 +63,12 @@ TRAIN = (
   "python -m melody_jax.train --config=configs/<vae|wav2vec|mulan|lm|dpd>.py:<nano|tiny|paper>"
   " --workdir=DIR --config.data.path=DATASET"
 )
+SEQIO = [
+  "python -m melody_jax.train --config=configs/lm.py:nano --workdir=RUN"
+  " --config.data.source=seqio --config.data.tfds_dir=DIR --config.data.path=recorded,rendered",
+  "python -m melody_jax.train --config=configs/lm.py:nano --workdir=DIR"
+  " --config.data.source=seqio --config.data.modules=my_tasks --config.data.path=weekend",
+]
 PLAN = "python -m melody_jax.plan --config=configs/lm.py:paper --topology=v5e:16x16 --out=plan.json"
 SCORES = (
   "python -m melody_jax.evaluate --config=configs/evaluate.py:audio --config.generated=DIR"
@@ -78,6 +85,7 @@ RUN = {
   STREAM: RECIPE,
   TRAIN: PARSED,
   PLAN: PARSED,
+  **dict.fromkeys(SEQIO, PARSED),
   SCORES: HERE,
   **dict.fromkeys(OWN_FOLDER, RECIPE),
   **dict.fromkeys(ANYWHERE, CI),
@@ -96,6 +104,7 @@ RUN = {
   "launch/nano.sh --dry_run all": DRY,
   "launch/nano.sh all": DRY,
   "launch/nano.sh train_lm": DRY,
+  "launch/nano.sh status": STATUS,
   "apt-get install mma fluidsynth fluid-soundfont-gm timgm6mb-soundfont": SYSTEM,
   "apt-get install ffmpeg": SYSTEM,
 }
@@ -191,6 +200,13 @@ def test_training_of_every_model_and_size(checkout):
     config, workdir = cli.parse(["train", page, *arguments[1:]], needs_workdir=True)
     assert (config.task, config.preset, config.data.path) == (model, size, "DATASET")
     assert workdir == "DIR"
+
+
+@pytest.mark.parametrize("command", SEQIO)
+def test_training_through_seqio(command, checkout):
+  module, arguments = words_of(command)
+  config, _ = cli.parse([module, *arguments], needs_workdir=True)
+  assert config.data.source == "seqio" and config.data.path in ("recorded,rendered", "weekend")
 
 
 def test_the_scores(with_models, run_module):
