@@ -140,9 +140,8 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
   # For the system a bucket is no path, and does not exist.
   if os.path.exists(out) and os.path.samefile(out, config.source):
     raise UserError(f"config.out {out} is the source itself: encode into another directory")
-  source = pathlib.Path(config.source).resolve()
   # A split of the one would be taken for a split of the other.
-  if source in out.resolve().parents or out.resolve() in source.parents:
+  if _lie_nested(str(config.out), str(config.source)):
     raise UserError(
       f"config.out {out} and config.source {config.source} lie one inside the other: encode into"
       " a directory beside it"
@@ -167,6 +166,12 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
 def part_of(count: int, index: int, parts: int) -> range:
   """Part number `index` of `count` things that are cut into `parts`, equal to one, in order."""
   return range(index * count // parts, (index + 1) * count // parts)
+
+
+def _lie_nested(one: str, other: str) -> bool:
+  """Whether one of two directories lies inside the other; of a bucket by its name alone."""
+  places = [p.rstrip("/") if "://" in p else os.path.realpath(p) for p in (one, other)]
+  return any(a.startswith(f"{b}/") for a, b in (places, places[::-1]))
 
 
 def encode_split(
