@@ -20,6 +20,7 @@ from data.rebuild import array_origin, check_place, fingerprint, replaced
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
 from melody_jax.command_line.flags import Parser, at_least_one
 from melody_jax.command_line.signals import end_children
+from melody_jax.command_line.streams import StdoutError
 from melody_jax.errors import UserError
 from melody_jax.host import cache_folders
 from melody_jax.input_pipeline.array_dataset import ShardWriter
@@ -226,6 +227,8 @@ def build(make_corpus: Callable[[], Corpus], arguments: argparse.Namespace) -> N
   cache_folders.check()
   try:
     _build(make_corpus(), arguments)
+  except StdoutError:
+    raise  # what the build printed, not what it wrote
   except OSError as error:
     where = f" ({error.filename})" if error.filename else ""
     raise UserError(f"the build stopped: {error.strerror or error}{where}") from error

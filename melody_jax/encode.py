@@ -140,11 +140,8 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
   # For the system a bucket is no path, and does not exist.
   if os.path.exists(out) and os.path.samefile(out, config.source):
     raise UserError(f"config.out {out} is the source itself: encode into another directory")
-  # A split of the one would be taken for a split of the other. A bucket's name has no links.
-  source, target = (
-    p if buckets.in_bucket(p) else p.resolve() for p in (buckets.path_of(config.source), out)
-  )
-  if source in target.parents or target in source.parents:
+  # A split of the one would be taken for a split of the other.
+  if _lie_nested(str(config.out), str(config.source)):
     raise UserError(
       f"config.out {out} and config.source {config.source} lie one inside the other: encode into"
       " a directory beside it"
@@ -169,6 +166,12 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
 def part_of(count: int, index: int, parts: int) -> range:
   """Part number `index` of `count` things that are cut into `parts`, equal to one, in order."""
   return range(index * count // parts, (index + 1) * count // parts)
+
+
+def _lie_nested(one: str, other: str) -> bool:
+  """Whether one of two directories lies inside the other; of a bucket by its name alone."""
+  places = [p.rstrip("/") if "://" in p else os.path.realpath(p) for p in (one, other)]
+  return any(a.startswith(f"{b}/") for a, b in (places, places[::-1]))
 
 
 def encode_split(

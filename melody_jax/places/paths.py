@@ -17,24 +17,29 @@ CHECKOUT = PACKAGE.parent  # of an installed wheel: site-packages, where nothing
 PATH_KEYS = frozenset(
   (
     "audio",
+    "audio.notes",
+    "audio.prompts",
     "bundle",
     "checkpoint",
     "conditioning.style_codebooks",
     "data.tfds_dir",
     "export.bundle",
+    "generated",
     "model.music_init",
     "model.text_init",
     "music_prompt",
     "out",
     "prompts",
+    "reference",
     "source",
     "stream.resume",
     "stream.save",
     "train.init_from",
+    "training",
   )
 )
 # Keys that hold several with commas between them, each perhaps with a name: "a=~/x,b=~/y".
-PATH_LIST_KEYS = frozenset(("data", "data.path"))
+PATH_LIST_KEYS = frozenset(("audio.embeddings", "data", "data.path"))
 
 
 def expand(path: str) -> str:

@@ -14,6 +14,7 @@ from data.music_folder import __main__ as command
 from data.music_folder.captions_file import read_captions
 from data.music_folder.corpus import FolderCorpus
 from melody_jax.command_line import flags
+from melody_jax.command_line.streams import StdoutError
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset
 from tests.data.conftest import tone
@@ -164,9 +165,10 @@ def test_names_of_datasets():
 
 
 def the_error(capsys) -> str:
-  """The one line of standard error that is no bar."""
+  """The one line of an error, between bars and warnings."""
   lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
-  (line,) = [line for line in lines if line.strip() and "track/s" not in line]
+  assert not any("Traceback" in line for line in lines)
+  (line,) = [line for line in lines if ": error: " in line]
   return line
 
 
@@ -194,6 +196,15 @@ def test_trouble_of_the_machine_stops_the_build_and_blames_no_file(
   line = the_error(capsys)
   assert line.endswith("No space left on device") and "cannot load music_folder/" in line
   assert not (tmp_path / "arrays/music_folder/report.json").exists()
+
+
+def test_a_full_standard_output_is_not_blamed_on_the_build(sounds, tmp_path, monkeypatch, capsys):
+  def full(*_):
+    raise StdoutError(28, "No space left on device")
+
+  monkeypatch.setattr(build, "_announce", full)
+  assert run(monkeypatch, sounds, tmp_path) == 2
+  assert "cannot write to standard output: No space left" in the_error(capsys)
 
 
 def test_a_folder_of_data_sets_that_cannot_be_made_is_named(sounds, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from tests.configs import load_config
 # Texts of configs that are no paths. A new key belongs here, or into places/paths.py.
 OTHER_TEXTS = frozenset(
   (
+    "audio.level",
     "codec.split", "data.eval_split", "data.modules", "data.source", "data.split", "data.weights",
     "distributed.coordinator", "dtype", "export.checkpoint", "export.dtype", "features",
     "loss.weighting", "mode",

@@ -25,9 +25,34 @@ import sys
 import threading
 import zipfile
 
-import jax
-import jax.export
-import numpy as np
+
+def _end_when_told(program):
+  """Ctrl-C and SIGTERM end the program at once, with one line.
+
+  A thread does that: while the main one compiles, Python calls no handler.
+  """
+  words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated (SIGTERM)"}
+  reading, writing = os.pipe()
+  os.set_blocking(writing, False)
+
+  def end():
+    number = os.read(reading, 1)[0]
+    print(f"{program}: error: {words.get(number, 'ended')}", file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+  for number in words:
+    signal.signal(number, lambda *_: None)
+  signal.set_wakeup_fd(writing)
+  threading.Thread(target=end, daemon=True).start()
+
+
+if __name__ == "__main__":
+  # The imports below take seconds, in which Ctrl-C would print where they are.
+  _end_when_told(os.path.basename(sys.argv[0]))
+
+import jax  # noqa: E402
+import jax.export  # noqa: E402
+import numpy as np  # noqa: E402
 
 
 def reads(meta, begin):
@@ -325,7 +350,6 @@ def main():
     "--overwrite", action="store_true", help="replace files that this program did not write, too"
   )
   options = parser.parse_args()
-  _end_when_told(parser.prog)
   try:
     _run(options)
   except (ValueError, OSError) as e:
@@ -334,26 +358,6 @@ def main():
   except MemoryError:
     print(f"{parser.prog}: error: out of memory: make less at once", file=sys.stderr)
     sys.exit(2)
-
-
-def _end_when_told(program):
-  """Ctrl-C and SIGTERM end the program at once, with one line.
-
-  A thread does that: while the main one compiles, Python calls no handler.
-  """
-  words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated (SIGTERM)"}
-  reading, writing = os.pipe()
-  os.set_blocking(writing, False)
-
-  def end():
-    number = os.read(reading, 1)[0]
-    print(f"{program}: error: {words.get(number, 'ended')}", file=sys.stderr, flush=True)
-    os._exit(128 + number)
-
-  for number in words:
-    signal.signal(number, lambda *_: None)
-  signal.set_wakeup_fd(writing)
-  threading.Thread(target=end, daemon=True).start()
 
 
 def _run(options):

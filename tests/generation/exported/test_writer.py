@@ -1,6 +1,8 @@
 """The exported file gives the same music, in a process that knows nothing of this package."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import wave
@@ -54,6 +56,21 @@ def test_its_command_writes_a_wav(exported):
   subprocess.run(command, cwd=exported, check=True)
   with wave.open(str(exported / "x.wav")) as f:
     assert (f.getframerate(), f.getnchannels(), f.getnframes()) == (24_000, 1, 48_000)
+
+
+def test_an_interrupt_while_it_imports_is_one_line(tmp_path):
+  # In place of JAX, whose import takes seconds.
+  (tmp_path / "jax.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
+  process = subprocess.Popen(
+    [sys.executable, loader.__file__, "x.sampler"],
+    env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+  )  # fmt: skip
+  assert process.stdout.readline() == "here\n"
+  process.send_signal(signal.SIGINT)
+  assert process.communicate(timeout=30)[1] == "loader.py: error: interrupted\n"
+  assert process.returncode == 130
 
 
 GATE = [
