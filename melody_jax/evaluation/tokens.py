@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any
 
 import ml_collections
@@ -94,10 +95,12 @@ def _entry(
     return dataclasses.asdict(use)
   # Windows have equal lengths, so the mean of row means is the mean over tokens.
   conditional, unconditional = (float(part.mean()) for part in scores)
+  # Where one token is all that occurs there is nothing to predict, and no share of it.
+  share = conditional / use.entropy if use.entropy else math.nan
   return dataclasses.asdict(use) | {
     "lm_cross_entropy": conditional,
     "lm_cross_entropy_without_style": unconditional,
-    "per_cent_under_unigram": 100.0 * (1.0 - conditional / use.entropy),
+    "per_cent_under_unigram": 100.0 * (1.0 - share),
   }
 
 

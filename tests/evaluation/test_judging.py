@@ -37,6 +37,16 @@ def test_a_model_that_halves_the_entropy_is_fifty_per_cent_under():
   assert "per_cent_under_unigram" not in without.values
 
 
+def test_a_tokeniser_that_knows_one_token_has_no_share():
+  same, style = np.zeros((3, 8), int), np.zeros((3, 3), int)
+
+  def score(style, semantic):
+    return np.full(len(semantic), 0.5), np.full(len(semantic), 0.5)
+
+  finding = evaluate_tokens({"a": (same, style)}, 1024, score, 4)
+  assert finding.values["used"] == 1 and np.isnan(finding.values["per_cent_under_unigram"])
+
+
 def test_relevance_is_by_caption():
   clips = [_clip(0, "Jazz", "piano trio"), _clip(1, "jazz."), _clip(2, "rock")]
   np.testing.assert_array_equal(
