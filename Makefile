@@ -1,6 +1,6 @@
 # make sample PROMPT="..."   music from text, in a .venv of its own
-# make test                  the test suite but for its slow tests (MARKERS= runs them too; parity
-#                            tests are skipped where torch is missing)
+# make test                  the test suite but for its slow and long tests (MARKERS= runs them too;
+#                            parity tests are skipped where torch is missing)
 # make lint                  ruff and mypy
 #
 # Each target makes .venv with plain python3 and pip on its first call and reuses it after that.
@@ -14,8 +14,8 @@ OUT ?= out/sample.wav
 ARGS ?=
 # Test files run side by side, each in one process: fixtures of a module are compiled once.
 WORKERS ?= 2
-# What pytest's -m takes; empty: all tests, as .ci/run runs them.
-MARKERS ?= not slow
+# What pytest's -m takes; empty: all tests. .ci/run takes "not long".
+MARKERS ?= not slow and not long
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt

@@ -32,18 +32,18 @@ def expected(command: str, environment: str) -> tuple[int, ...]:
   return (0,)
 
 
-# Where a command ends at once, all of them; of the rest every command once and every environment
-# once: all cells take half an hour, and `python -m tests.bad_environments` prints them.
-AT_ONCE = ("no GPU", "Ctrl-C")
-OTHERS = [name for name in ENVIRONMENTS if name not in AT_ONCE]
-CELLS = [
-  *((command, name) for command in COMMANDS for name in AT_ONCE),
-  *((command, OTHERS[i % len(OTHERS)]) for i, command in enumerate(COMMANDS)),
-]
+CELLS = [(command, name) for command in COMMANDS for name in ENVIRONMENTS]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("command", "environment"), CELLS)
+def _mark_of(cell: tuple[str, str]) -> str:
+  """Where a command ends at once it is run by .ci/run; all the rest takes half an hour."""
+  return "slow" if cell[1] == "no GPU" else "long"
+
+
+@pytest.mark.parametrize(
+  ("command", "environment"),
+  [pytest.param(*cell, marks=getattr(pytest.mark, _mark_of(cell))) for cell in CELLS],
+)
 def test_a_command_in_its_environment(command, environment, fixed, tmp_path):
   os.chmod(tmp_path, 0o755)
   ending = bad_environments.in_environment(command, environment, fixed, pathlib.Path(tmp_path))

@@ -43,7 +43,7 @@ HEAVY = ("mulan", "wav2vec", "vae")  # half a minute to a minute each
 
 
 @pytest.mark.parametrize(
-  "model", [pytest.param(m, marks=pytest.mark.slow) if m in HEAVY else m for m in TASKS]
+  "model", [pytest.param(m, marks=pytest.mark.long) if m in HEAVY else m for m in TASKS]
 )
 def test_a_run_that_is_gone_on_with_equals_one_that_was_not(tfds_dir, tmp_path, model, capsys):
   whole = loop.train(config_of(tfds_dir, model, 4), tmp_path / "whole")
