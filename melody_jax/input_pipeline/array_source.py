@@ -51,6 +51,27 @@ def models_of(datasets: Sequence[MadeFrom]) -> dict[str, str]:
   return found
 
 
+def check_tokens(batch: Mapping[str, np.ndarray], features: Mapping[str, WindowFeature]) -> None:
+  """Refuses tokens outside a model's vocabulary: looked up, they would silently become NaN.
+
+  Args:
+    batch: Entries of rows, {name: array of any shape}.
+    features: Entries that the model reads, with their vocabularies.
+
+  Raises:
+    UserError: naming the feature, the token and the vocabulary.
+  """
+  for name, feature in features.items():
+    if feature.vocabulary is None or not batch[name].size:
+      continue
+    low, high = int(batch[name].min()), int(batch[name].max())
+    if low < 0 or high >= feature.vocabulary:
+      raise UserError(
+        f"the data hold {low if low < 0 else high} among their {name}, the model has"
+        f" {feature.vocabulary}, from 0: encode the data with the models that this one goes with"
+      )
+
+
 class ArraySource:
   """Endless batches of random windows: {feature: array [rows of this host, *shape]}.
 
@@ -199,7 +220,9 @@ class ArraySource:
     first = self._position * self._batch + index * size
     rows = [self._row(first + r) for r in range(size)]
     self._position += 1
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    check_tokens(batch, self._features)
+    return batch
 
   def get_state(self) -> dict[str, Any]:
     """Position in the run, JSON-serialisable."""

@@ -19,7 +19,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_source import models_of
+from melody_jax.input_pipeline.array_source import check_tokens, models_of
 from melody_jax.input_pipeline.seqio_tasks import (
   add_task,
   import_modules,
@@ -194,7 +194,7 @@ class SeqioSource:
     if batch_size % hosts:
       raise UserError(f"train.batch_size {batch_size} does not divide over {hosts} hosts")
     self._shuffle, self._seed = shuffle, int(config.seed)
-    self._batch = batch_size // hosts
+    self._batch, self._features = batch_size // hosts, features
     self._shard = seqio.ShardInfo(index=host[0], num_shards=hosts) if hosts > 1 else None
     self._split = split
     self._rows = _Rows(config, features, split, shuffle, tokenize)
@@ -245,6 +245,7 @@ class SeqioSource:
       self._iterator = self._batches(self._epoch, self._position)
     batch = next(self._iterator)
     self._position += 1
+    check_tokens(batch, self._features)
     return dict(batch)
 
   def get_state(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import ml_collections
 from melody_jax import provenance
 from melody_jax.errors import UserError
 from melody_jax.output_files import claim, write_error
+from melody_jax.places import buckets
 
 _FILE = "config.json"
 _PROGRESS = "progress.json"
@@ -53,7 +54,7 @@ def claimed(workdir: str | os.PathLike) -> Iterator[None]:
   Raises:
     UserError: if another training is at work there, or the directory cannot be made.
   """
-  if "://" in str(workdir):
+  if buckets.in_bucket(workdir):
     yield
     return
   folder = pathlib.Path(workdir)
@@ -83,7 +84,8 @@ def write_progress(workdir: str | os.PathLike, progress: dict[str, Any]) -> None
       figures: "train", "validation" and "validation_step".
   """
   path = epath.Path(workdir) / _PROGRESS
-  with contextlib.suppress(OSError):
+  # What stands behind a bucket raises kinds of its own.
+  with contextlib.suppress(Exception if buckets.in_bucket(path) else OSError):
     new = path.with_name(f".{_PROGRESS}.new")
     new.write_text(json.dumps({k: _plain(v) for k, v in progress.items()}))
     new.replace(path)  # whoever reads meanwhile sees the old one, whole

@@ -105,6 +105,13 @@ def make(roots, data, shuffle=True, host=(0, 1), batch_size=4, split="train", se
   return make_source(config, Inputs(), split, shuffle, host)
 
 
+@pytest.mark.parametrize("kind", ["array", "TFDS", "registered task"])
+def test_tokens_that_the_model_lacks_are_named(roots, kind, monkeypatch):
+  monkeypatch.setitem(FEATURES, "semantic_tokens", WindowFeature((5,), "int32", 2))
+  with pytest.raises(UserError, match="among their semantic_tokens, the model has 2, from 0"):
+    take(make(roots, SOURCES[kind]), 9)
+
+
 def take(source, n):
   return [next(source) for _ in range(n)]
 

@@ -3,6 +3,7 @@
 One pair of processes runs all five, so that JAX is imported once in each.
 """
 
+import re
 import signal
 import struct
 
@@ -31,9 +32,13 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def together(data, tmp_path_factory):
+def together(data, tmp_path_factory, request):
   """Directory of the runs, and what process 0 said before and after the kill."""
   root = tmp_path_factory.mktemp("together")
+  # Compiling takes most of the time, and processes on CPUs do not share what they compiled.
+  monkeypatch = pytest.MonkeyPatch()
+  monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+  request.addfinalizer(monkeypatch.undo)
   command = ["-m", "tests.training.five_runs", str(data), str(root)]
   killed, said = pair([*command, "2", VICTIM]), []
   assert killed[0].stderr
@@ -50,7 +55,8 @@ def together(data, tmp_path_factory):
   again = pair([*command, str(STEPS)])
   told = [process.communicate(timeout=500)[1] for process in again]
   assert [process.returncode for process in again] == [0, 0], told
-  assert "step" not in told[1], "process 1 speaks too"
+  # The compiler may warn, on both; of the run process 0 alone speaks.
+  assert not re.search(r"^step |: step ", told[1], re.MULTILINE), told[1]
   return root, "".join(said), told[0]
 
 
