@@ -1,4 +1,4 @@
-"""Velocity errors of predictors without a network, to compare a network with.
+"""Measures of a denoiser: SI-SNR gain, and velocity errors of predictors without a network.
 
 Let a channel of the clean latents z have the variance s^2, and let eps ~ N(0, 1). The velocity
 v = cos(delta) eps - sin(delta) z and the noisy latent z_delta = cos(delta) z + sin(delta) eps
@@ -9,13 +9,16 @@ have the variances and the covariance
 and var v * var z_delta - cov^2 = s^2, because (z, eps) -> (z_delta, v) is a rotation. So the errors
 below have a closed form. They are exact for latents of these variances; nothing is fitted.
 
-Shape letters: D latent channels.
+Shape letters: B batch, L latent frames, D latent channels, M chunks.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from melody_jax.diffusion import HALF_PI
+from melody_jax.diffusion import HALF_PI, angle_step
+
+SI_SNR_LIMIT = 100.0  # dB; float32 has no more digits than that
 
 
 def _cos2_sin2(delta: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -76,3 +79,59 @@ def by_angle(errors: jax.Array, delta: jax.Array, buckets: int) -> jax.Array:
   return buckets * jnp.mean(
     jnp.where(inside, errors[None], 0.0), axis=tuple(range(1, errors.ndim + 1))
   )
+
+
+def si_snr(estimate_BxLxD: jax.Array, target_BxLxD: jax.Array, chunks: int) -> jax.Array:
+  """Scale-invariant signal-to-noise ratio of each chunk, all its frames and channels one vector.
+
+      SI-SNR = 10 log10(|a z|^2 / |z_hat - a z|^2),   a = <z_hat, z> / |z|^2
+
+  (Le Roux et al. 2019, arXiv 1811.02508). No mean is taken off (choice): that of a latent channel
+  sounds, where that of a waveform does not.
+
+  Args:
+    estimate_BxLxD: Estimated latents z_hat.
+    target_BxLxD: True latents z.
+    chunks: Number M of chunks that the L frames are cut into, as `diffusion.chunk_angles` does.
+
+  Returns:
+    Decibels within +- SI_SNR_LIMIT, [B, M]; 0 where both are silent.
+  """
+  length = target_BxLxD.shape[1]
+  chunk_L = np.arange(length) * chunks // length
+  member_LxM = jnp.asarray(chunk_L[:, None] == np.arange(chunks), jnp.float32)
+
+  def inner(x, y):  # one product a chunk, [B, M]
+    return jnp.sum(x * y, axis=-1) @ member_LxM
+
+  tiny = 1e-30  # of silence; far below the square of any float32 latent
+  scale_BxM = inner(estimate_BxLxD, target_BxLxD) / (inner(target_BxLxD, target_BxLxD) + tiny)
+  signal = scale_BxM[:, chunk_L, None] * target_BxLxD
+  # The difference itself, not one of powers: near delta = 0 those would cancel.
+  noise = estimate_BxLxD - signal
+  ratio = (inner(signal, signal) + tiny) / (inner(noise, noise) + tiny)
+  return jnp.clip(10.0 * jnp.log10(ratio), -SI_SNR_LIMIT, SI_SNR_LIMIT)
+
+
+def si_snr_gain(
+  z_BxLxD: jax.Array, noisy_BxLxD: jax.Array, v_BxLxD: jax.Array, delta_BxL: jax.Array, chunks: int
+) -> jax.Array:
+  """How far a predicted velocity lifts the SI-SNR of noisy latents (the paper's appendix E).
+
+      gain = SI-SNR(cos(delta) z_delta - sin(delta) v_hat, z) - SI-SNR(z_delta, z)
+
+  A chunk has one angle, so the two are compared chunk by chunk (choice): in a vector of several the
+  noisiest would drown the others.
+
+  Args:
+    z_BxLxD: Clean latents z.
+    noisy_BxLxD: Noisy latents z_delta.
+    v_BxLxD: Predicted velocity v_hat.
+    delta_BxL: Angle of every frame, one a chunk.
+    chunks: Number M of chunks.
+
+  Returns:
+    Decibels [B, M].
+  """
+  denoised = angle_step(noisy_BxLxD, v_BxLxD, delta_BxL)
+  return si_snr(denoised, z_BxLxD, chunks) - si_snr(noisy_BxLxD, z_BxLxD, chunks)
