@@ -1,6 +1,7 @@
 """The three networks of sampling (LM, DPD and decoder), from a preset or from a checkpoint."""
 
 import dataclasses
+import functools
 import json
 import os
 from typing import Any
@@ -10,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from melody_jax import bundle
-from melody_jax.models import dpd as dpd_model
+from melody_jax.denoisers import choice
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
+from melody_jax.models.denoiser import LatentDenoiser
 from melody_jax.models.layers import config_from
 from melody_jax.places.config_pages import load
 
@@ -34,7 +36,7 @@ class Generator:
   """
 
   lm: lm_model.SemanticLM
-  dpd: dpd_model.DPD
+  dpd: LatentDenoiser
   vae: vae_model.VAEConfig
   params: dict[str, Any]
   origin: str
@@ -72,24 +74,26 @@ def load_generator(preset: str, checkpoint: str | os.PathLike = "", dtype: str =
   if not checkpoint:
     return random_generator(with_dtype(preset_configs(preset)))
   configs, params = {}, {}
-  for name, cls in _CONFIGS.items():
+  for name, config_of in _CONFIGS.items():
     params[name], metadata = bundle.load(bundle.path_of(checkpoint, name))
-    configs[name] = config_from(cls, metadata["model_config"])
+    configs[name] = config_of(metadata["model_config"])
   configs = with_dtype(configs)
   params = {name: store_as(p, configs[name].dtype) for name, p in params.items()}
   return _assembled(configs, params, f"SHA-256 {bundle.digest(checkpoint)}")
 
 
 _CONFIGS = {
-  "lm": lm_model.LMConfig, "dpd": dpd_model.DPDConfig, "vae": vae_model.VAEConfig,
-}  # fmt: skip
+  "lm": functools.partial(config_from, lm_model.LMConfig),
+  "dpd": choice.config_of,
+  "vae": functools.partial(config_from, vae_model.VAEConfig),
+}
 
 
 def preset_configs(preset: str) -> dict[str, Any]:
   """Model configs of a preset, under "lm", "dpd" and "vae"."""
   return {
-    name: config_from(cls, json.loads(load(name, preset).model.to_json_best_effort()))
-    for name, cls in _CONFIGS.items()
+    name: config_of(json.loads(load(name, preset).model.to_json_best_effort()))
+    for name, config_of in _CONFIGS.items()
   }
 
 
@@ -99,7 +103,7 @@ def random_generator(configs: dict[str, Any]) -> Generator:
   Args:
     configs: Model configs under "lm", "dpd" and "vae".
   """
-  inits = {"lm": init_lm, "dpd": dpd_model.init, "vae": _init_vae}
+  inits = {"lm": init_lm, "dpd": choice.init, "vae": _init_vae}
   params = {}
   for i, (name, init) in enumerate(inits.items()):
     config = configs[name]
@@ -116,7 +120,7 @@ def _assembled(configs, params, origin) -> Generator:
   vae = {name: params["vae"][name] for name in ("decoder", "latent_scale")}
   return Generator(
     lm=lm_model.SemanticLM(configs["lm"]),
-    dpd=dpd_model.DPD(configs["dpd"]),
+    dpd=choice.network_of(configs["dpd"]),
     vae=configs["vae"],
     params=jax.device_put(params | {"vae": vae}),
     origin=origin,

@@ -24,7 +24,7 @@ from melody_jax.encoders.windows import Span, overlapping_windows
 from melody_jax.generation import token_sampler
 from melody_jax.generation.schedules import angle_schedule
 from melody_jax.generation.window import SEMANTIC_RATE
-from melody_jax.models.dpd import DPD
+from melody_jax.models.denoiser import LatentDenoiser
 from melody_jax.models.vae import decoder_reach
 
 
@@ -95,7 +95,9 @@ def tokens_program(generator: Generator, piece: PieceLayout) -> Callable[..., An
   return program
 
 
-def guided_velocity(model: DPD, params: Any, z, delta, tokens, scale: float) -> jax.Array:
+def guided_velocity(
+  model: LatentDenoiser, params: Any, z, delta, tokens, scale: float
+) -> jax.Array:
   """Velocity [B, L, D] of one guided pass, with conditional and unconditional rows in one batch.
 
   Args:

@@ -12,6 +12,9 @@ at 2 x (6 W^2 + 2 W F) weights each and attend to 250 tokens, the fine paths 33 
 blocks at 8 W^2: half of what latents of 50 Hz would cost. Ten guided steps are 20 passes.
 Training costs about three passes a window.
 
+`model.denoiser` puts another network in its place, to compare with (docs/spec.md, section 6.9): a
+UNet-1D or a UNet-2D of as many parameters, with the same conditions, loss and loop.
+
 Its cost and score: in the model card. Cost and score of paper: not measured.
 
 A number without a remark is the paper's where docs/spec.md says so; else it was not measured.
@@ -27,16 +30,25 @@ def get_config(preset: str = "nano") -> ml_collections.ConfigDict:
   presets = {"paper": _paper, "nano": _nano, "tiny": _tiny}
   c = training_config(task="dpd", preset=preset)
   c.model = dict(
+    denoiser="dpd",  # or "unet_1d", "unet_2d"; whose sizes are below, under their names
     vocab_size=1024,
     chunks=4,
     coarse_layers=2,
     sru_layers=2,
+    fine_path="sru",  # or "attention", to compare with
     angle_width=256,
+    latent_std=1.0,
+    norms="sums",
+    edge_kernel=1,
+    filter_taps=0,
     remat=False,
     dtype="float32",
+    unet_1d=dict(bands=1, blocks=2),  # a frame is one place of the picture
+    unet_2d=dict(blocks=2),
   )
   c.conditioning = ml_collections.ConfigDict()
   c.conditioning.drop = 0.1  # rows trained without semantic tokens: classifier-free guidance
+  c.conditioning.tokens = "right"  # or "shuffled" (another row's), "none": what they are worth
   c.loss = ml_collections.ConfigDict()
   c.loss.weighting = "velocity"  # the paper's; "unit": every angle counts alike
   c.train.ema_decay = 0.999
@@ -60,6 +72,25 @@ def _paper(c: ml_collections.ConfigDict) -> None:
     film_width=896,  # what fits the paper's count of parameters
     dtype="bfloat16",
     remat=True,
+  )
+  # 296.7 M parameters and 0.25 TFLOP a pass over 10 s; the DPD has 1.49.
+  c.model.unet_1d.update(
+    width=256,
+    multipliers=(1, 2, 3, 4, 4),
+    attention=(0, 0, 1, 1, 1),
+    n_heads=8,
+    ffn_factor=4,
+    embed_width=512,
+  )
+  # 298.3 M parameters and 1.94 TFLOP a pass.
+  c.model.unet_2d.update(
+    bands=16,  # every channel is a place: the picture has 2,500 x 16
+    width=240,
+    multipliers=(1, 2, 3, 4),
+    attention=(0, 0, 1, 1),
+    n_heads=8,
+    ffn_factor=4,
+    embed_width=896,
   )
   c.train.batch_size = 256
   c.train.steps = 300_000
@@ -94,6 +125,25 @@ def _nano(c: ml_collections.ConfigDict) -> None:
     # comes out, weighs a ninth of that near 0.
     latent_std=0.4,
   )
+  # 9.6 M parameters like the DPD, and 2.6 GFLOP a pass over 10 s; the DPD has 4.7.
+  c.model.unet_1d.update(
+    width=104,
+    multipliers=(1, 2, 2),
+    attention=(0, 1, 1),
+    n_heads=4,
+    ffn_factor=2,
+    embed_width=208,
+  )
+  # 9.7 M parameters, 5.5 GFLOP.
+  c.model.unet_2d.update(
+    bands=8,  # of 16 neighbouring principal axes; 16 bands would cost twice the DPD's
+    width=54,
+    multipliers=(1, 2, 4),
+    attention=(0, 0, 1),
+    n_heads=4,
+    ffn_factor=2,
+    embed_width=176,
+  )
   c.loss.weighting = "unit"
   c.train.batch_size = 8
   c.train.steps = 4000
@@ -122,6 +172,11 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
     film_width=32,
     angle_width=16,
   )
+  unet = dict(
+    width=8, multipliers=(1, 2), attention=(0, 1), blocks=1, n_heads=2, ffn_factor=2, embed_width=16
+  )  # fmt: skip
+  c.model.unet_1d.update(unet)
+  c.model.unet_2d.update(bands=4, **unet)
   c.train.batch_size = 4
   c.train.steps = 10
   c.optimizer.learning_rate = 3e-3

@@ -6,6 +6,7 @@ A file describes itself. It holds the parameters of a model under keys like "a/b
 strings: the task, the model config as JSON, and the step. `checkpoints/nano` is such a directory.
 """
 
+from collections.abc import Callable
 import hashlib
 import json
 import os
@@ -146,17 +147,18 @@ def is_foreign(path: str | os.PathLike) -> bool:
 
 
 def load_model(
-  bundle: str | os.PathLike, model: str, config_class: type
+  bundle: str | os.PathLike, model: str, config_class: type | Callable[[Any], Any]
 ) -> tuple[Any, dict[str, Any]]:
   """Reads one model of a bundle.
 
   Args:
     bundle: Directory of the bundle.
     model: One of MODELS.
-    config_class: Dataclass of the model's config.
+    config_class: Dataclass of the model's config, or a function that makes the config of the
+      mapping that the file has, where the file decides which dataclass it is.
 
   Returns:
-    (an instance of config_class, nested dict of arrays).
+    (the config, nested dict of arrays).
 
   Raises:
     UserError: as `load`, and if the model has settings that this version does not know.
@@ -166,7 +168,10 @@ def load_model(
   path = path_of(bundle, model)
   params, metadata = load(path)
   try:
-    return config_from(config_class, metadata["model_config"]), params
+    values = metadata["model_config"]
+    if isinstance(config_class, type):
+      return config_from(config_class, values), params
+    return config_class(values), params
   except UserError as e:
     raise UserError(
       f"{path} was made by another version of melody_jax ({e}): export it again"

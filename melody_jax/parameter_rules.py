@@ -33,6 +33,7 @@ DECAYS = {
   "distillation": False,
   "mask_embedding": False,
   "angle_ends": False,
+  "no_token": False,  # stands for tokens that a row does not hear
   "codebook": False,
 }
 

@@ -1,6 +1,7 @@
-"""The DPD's velocity error on held-out latents, against predictors that need no network."""
+"""The denoiser's velocity error and SI-SNR gain on held-out latents, beside simpler predictors'."""
 
 from collections.abc import Callable
+import functools
 import os
 from typing import Any
 
@@ -9,37 +10,37 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from melody_jax import bundle as bundles
 from melody_jax import diffusion
+from melody_jax.denoisers import choice
 from melody_jax.evaluation.clips import batches, datasets_of, stack_clips
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
-from melody_jax.metrics.diffusion import linear_predictor_gain
-from melody_jax.models.dpd import DPD, DPDConfig
+from melody_jax.metrics.diffusion import linear_predictor_gain, si_snr_gain
 from melody_jax.progress import Progress, print_progress
 
 # (noisy latents [B, L, D], angles [B, L], semantic tokens [B, T], conditional [B]) -> v [B, L, D]
 Velocity = Callable[[Any, Any, Any, Any], jax.Array]
 PREDICTORS = ("constant", "linear", "right", "shuffled", "none")
+# A constant has no gain in its favour: it says nothing about the latents at hand.
+GAINS = ("linear", "right", "shuffled", "none")
 BUCKETS = 6
 
 
 def load_denoiser(bundle: str | os.PathLike) -> tuple[Velocity, int]:
-  """Loads the DPD of a bundle.
+  """Loads the denoiser of a bundle: the DPD, or what stands in its place.
 
   Returns:
     (velocity, chunks): the network as a jitted function with the shapes of `Velocity`, and the
     number M of chunks in a training window.
 
   Raises:
-    UserError: if the bundle has no DPD, or a damaged one.
+    UserError: if the bundle has none, or a damaged one.
   """
-  config, params = bundles.load_model(bundle, "dpd", DPDConfig)
+  model, params = choice.load(bundle)
   params = jax.tree.map(jnp.asarray, params)
-  model = DPD(config)
   # Parameters are an argument, not a constant of the program: XLA would fold and copy them.
   apply = jax.jit(lambda params, *args: model.apply({"params": params}, *args))
-  return lambda *args: apply(params, *args), config.chunks
+  return lambda *args: apply(params, *args), model.config.chunks
 
 
 def other_tracks(tracks_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -71,23 +72,29 @@ def other_tracks(tracks_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @jax.jit
 def _baselines(
-  z: jax.Array, noise: jax.Array, delta: jax.Array, mean_D: jax.Array, variance_D: jax.Array
+  noisy: jax.Array, delta: jax.Array, mean_D: jax.Array, variance_D: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Squared errors [B, L] of the best constant and the best linear predictor.
+  """Velocities [B, L, D] of the best constant and the best linear predictor.
 
   Both know the angle and the channel; see `metrics.diffusion` for the formulas.
   """
-  v = diffusion.velocity(z, noise, delta)
-  noisy = diffusion.add_noise(z, noise, delta)
   # The mean of v depends on the angle: E[v] = -sin(delta) E[z].
   mean = mean_D[None, None, :]
   constant = -jnp.sin(delta)[..., None] * mean  # E[v | delta]
   gain = linear_predictor_gain(variance_D, delta)
   linear = constant + gain * (noisy - jnp.cos(delta)[..., None] * mean)
-  return (
-    jnp.mean(jnp.square(v - constant), axis=-1),
-    jnp.mean(jnp.square(v - linear), axis=-1),
-  )
+  return jnp.broadcast_to(constant, noisy.shape), linear
+
+
+@functools.partial(jax.jit, static_argnames="chunks")
+def _scores(
+  v: jax.Array, target: jax.Array, z: jax.Array, noisy: jax.Array, delta: jax.Array, chunks: int
+) -> tuple[jax.Array, jax.Array]:
+  """Squared error and SI-SNR gain of a velocity [B, L, D], each [B, L]."""
+  gain_BxM = si_snr_gain(z, noisy, v, delta, chunks)
+  # Each frame has the gain of its chunk: both measures are then averaged in the same way.
+  of_chunk = np.arange(z.shape[1]) * chunks // z.shape[1]
+  return jnp.mean(jnp.square(v - target), axis=-1), gain_BxM[:, of_chunk]
 
 
 def _errors_of_batch(
@@ -99,23 +106,27 @@ def _errors_of_batch(
   chunks: int,
   moments: tuple[jax.Array, jax.Array],
 ) -> dict[str, np.ndarray]:
-  """Angles ("delta") and errors of all PREDICTORS, each [B, L], on one draw of noise and angles."""
+  """Angles, errors and gains of one draw, each [B, L], as `velocity_errors` names them."""
   angle_rng, noise_rng = jax.random.split(rng)
   delta = diffusion.chunk_angles(angle_rng, z.shape[0], z.shape[1], chunks)
   # One draw for all predictors: their differences are then not noise.
   noise = jax.random.normal(noise_rng, z.shape)
   noisy, target = diffusion.add_noise(z, noise, delta), diffusion.velocity(z, noise, delta)
-  out = dict(zip(("constant", "linear"), _baselines(z, noise, delta, *moments), strict=True))
+  predicted = dict(zip(("constant", "linear"), _baselines(noisy, delta, *moments), strict=True))
   # One program for all three: what the network may read is an array of flags, not a shape.
   for name, given, conditional in (
     ("right", tokens, True),
     ("shuffled", wrong, True),
     ("none", tokens, False),
   ):
-    v = velocity(noisy, delta, given, jnp.full(len(z), conditional))
-    out[name] = jnp.mean(jnp.square(v - target), axis=-1)
+    predicted[name] = velocity(noisy, delta, given, jnp.full(len(z), conditional))
+  out = {"delta": delta}
+  for name, v in predicted.items():
+    out[name], gain = _scores(v, target, z, noisy, delta, chunks)
+    if name in GAINS:
+      out[f"gain_{name}"] = gain
   # To the host: all batches together need not fit the device.
-  return {name: np.asarray(value) for name, value in {**out, "delta": delta}.items()}
+  return {name: np.asarray(value) for name, value in out.items()}
 
 
 def velocity_errors(
@@ -128,7 +139,7 @@ def velocity_errors(
   batch_size: int,
   seed: int,
 ) -> dict[str, np.ndarray]:
-  """Squared velocity errors of every frame, averaged over channels.
+  """Squared velocity errors of every frame, averaged over channels, and its chunk's SI-SNR gain.
 
   All predictors get the same noise and the same angles, drawn from U[0, pi/2] per chunk. The
   baselines know the mean and variance of exactly these latents, which favours them.
@@ -144,9 +155,9 @@ def velocity_errors(
     seed: Seed of all draws.
 
   Returns:
-    {"delta" and each of PREDICTORS: array [draws * N, L]}. Three of them are the network with
-    different tokens: "right", "shuffled" (tokens of another track; NaN where there is one window
-    only) and "none".
+    {"delta", each of PREDICTORS and "gain_" with each of GAINS: array [draws * N, L]}, gains in dB.
+    Three predictors are the network with different tokens: "right", "shuffled" (tokens of another
+    track; NaN where there is one window only) and "none".
   """
   # float64: the variance over some millions of frames loses digits in float32.
   flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
@@ -174,7 +185,8 @@ def velocity_errors(
       parts.append({name: e[:real] for name, e in errors.items()})
   errors = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
   if len(latents) < 2:
-    errors["shuffled"] = np.full_like(errors["shuffled"], np.nan)
+    for name in ("shuffled", "gain_shuffled"):
+      errors[name] = np.full_like(errors[name], np.nan)
   return errors
 
 
@@ -209,12 +221,15 @@ def evaluate_denoiser(
     errors[name] = velocity_errors(
       velocity, latents, tokens, tracks, chunks, draws, batch_size, seed
     )
-  everything = {k: np.concatenate([e[k] for e in errors.values()]) for k in (*PREDICTORS, "delta")}
+  names = next(iter(errors.values()))
+  everything = {k: np.concatenate([e[k] for e in errors.values()]) for k in names}
   sets = {**errors, "all": everything} if len(errors) > 1 else errors
   summaries = {name: _summary(e) for name, e in sets.items()}
   angles = _by_angle(everything)
   last = _summary(everything)
-  headline = ("per_cent_under_constant", "per_cent_under_linear", "right_beats_shuffled")
+  headline = (
+    "per_cent_under_constant", "per_cent_under_linear", "right_beats_shuffled", "si_snr_gain_right",
+  )  # fmt: skip
   values = {"datasets": summaries, "by_angle": angles, **{k: last[k] for k in headline}}
   sizes = {name: len(e["right"]) for name, e in sets.items()}
   return Finding("dpd", values, _markdown(summaries, sizes, angles, last, split))
@@ -230,12 +245,13 @@ def _markdown(
   columns = {
     "constant": "best constant per angle",
     "linear": "best linear per angle",
-    "right": "DPD, right tokens",
-    "shuffled": "DPD, another track's tokens",
-    "none": "DPD, no tokens",
+    "right": "network, right tokens",
+    "shuffled": "network, another track's tokens",
+    "none": "network, no tokens",
     "per_cent_under_constant": "% under constant",
     "per_cent_under_linear": "% under linear",
   }
+  gains = {f"si_snr_gain_{p}": columns[p] for p in GAINS}
   rows = [(name, sizes[name], *(s[key] for key in columns)) for name, s in summaries.items()]
   text = (
     f"Mean squared velocity error: {number(last['per_cent_under_constant'])} % under the best "
@@ -251,11 +267,17 @@ def _markdown(
     ("angle (share of pi/2)", *PREDICTORS),
     [(b["angle"], *(b[p] for p in PREDICTORS)) for b in angles],
   )
-  return "\n\n".join((text, table((split, "windows", *columns.values()), rows), by_angle))
+  decibels = table(
+    ("SI-SNR gain, dB", *gains.values()),
+    [(name, *(s[key] for key in gains)) for name, s in summaries.items()],
+  )
+  errors = table((split, "windows", *columns.values()), rows)
+  return "\n\n".join((text, errors, decibels, by_angle))
 
 
 def _summary(errors: dict[str, np.ndarray]) -> dict[str, float]:
   means = {p: float(errors[p].mean()) for p in PREDICTORS}
+  means |= {f"si_snr_gain_{p}": float(errors[f"gain_{p}"].mean()) for p in GAINS}
   # Window by window, because right and shuffled see the same noise: the pairs cancel its spread.
   right, shuffled = errors["right"].mean(axis=1), errors["shuffled"].mean(axis=1)
   difference = shuffled - right
@@ -287,7 +309,7 @@ def _by_angle(errors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 
 def dpd(config: ml_collections.ConfigDict) -> Finding:
-  """Compares the DPD's velocity error with predictors without a network, and with wrong tokens.
+  """Compares the denoiser's velocity with those of simpler predictors, and with wrong tokens.
 
   Args:
     config: configs/evaluate.py: bundle, data, split, window_seconds, batch_size, seed and dpd.
@@ -296,7 +318,7 @@ def dpd(config: ml_collections.ConfigDict) -> Finding:
     The finding "dpd", see `evaluate_denoiser`.
 
   Raises:
-    UserError: if the bundle has no DPD, or no dataset has the split.
+    UserError: if the bundle has no denoiser, or no dataset has the split.
   """
   velocity, chunks = load_denoiser(config.bundle)
   encoders = Encoders(config.bundle, config.batch_size)

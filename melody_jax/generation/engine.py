@@ -18,6 +18,7 @@ import numpy as np
 
 from melody_jax import bundle
 from melody_jax.audio_io import SAMPLE_RATE
+from melody_jax.denoisers import choice
 from melody_jax.encoders.codec import Codec, decode_latents, encode_latents
 from melody_jax.encoders.semantic import SemanticTokenizer
 from melody_jax.encoders.windows import map_windows
@@ -28,7 +29,6 @@ from melody_jax.generation.programs import Programs
 from melody_jax.generation.request import Prompt, Request, Settings, mixture
 from melody_jax.generation.style import Styles
 from melody_jax.generation.window import Networks
-from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models.vae import decoder_reach
 from melody_jax.places.bundles import locate
@@ -79,8 +79,8 @@ class Engine:
   def _load_generator(self) -> None:
     self.styles = Styles(self._directory, self.programs)
     lm_config, lm_params = bundle.load_model(self._directory, "lm", lm_model.LMConfig)
-    dpd_config, dpd_params = bundle.load_model(self._directory, "dpd", dpd_model.DPDConfig)
-    lm, dpd = lm_model.SemanticLM(lm_config), dpd_model.DPD(dpd_config)
+    lm = lm_model.SemanticLM(lm_config)
+    dpd, dpd_params = choice.load(self._directory)
     # Files of one bundle may come from different recipes, and would fail deep inside the program.
     if self.styles.levels != lm.config.style_levels:
       raise UserError(

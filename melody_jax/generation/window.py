@@ -29,9 +29,9 @@ from melody_jax.generation import token_sampler
 from melody_jax.generation.options import MAX_STEPS
 from melody_jax.generation.request import Settings
 from melody_jax.generation.schedules import angle_schedule
-from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
+from melody_jax.models.denoiser import LatentDenoiser
 
 SEMANTIC_RATE = 25  # tokens a second (docs/spec.md, section 1)
 
@@ -42,12 +42,12 @@ class Networks:
 
   Attributes:
     lm: Module of the semantic LM.
-    dpd: Module of the dual-path diffusion model.
+    dpd: Module of the denoiser: the dual-path diffusion model, or what stands in its place.
     codec: Sizes of the VAE.
   """
 
   lm: lm_model.SemanticLM
-  dpd: dpd_model.DPD
+  dpd: LatentDenoiser
   codec: vae_model.VAEConfig
 
   @property

@@ -11,26 +11,30 @@ columns is a mean over a leading axis.
 """
 
 import dataclasses
-import math
-from typing import Any
 
-import flax
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax.diffusion import preconditioning
 from melody_jax.kernels.attention import attention
+from melody_jax.models.denoiser import (
+  BRANCH_SCALE,
+  MLP,
+  Condition,
+  DenoiserConfig,
+  LatentDenoiser,
+  aligned_bias_init,
+  branch_init,
+  out_init,
+)
 from melody_jax.models.layers import (
   Conv1d,
   Dense,
-  Embed,
   Initializer,
   RMSNorm,
   apply_rotary,
   default_kernel_init,
-  param_with_axes,
   rotary_angles,
 )
 from melody_jax.models.segments import (
@@ -45,45 +49,32 @@ from melody_jax.models.segments import (
 from melody_jax.models.sru_layer import BidirectionalSRU
 
 NORMS = ("sums", "inputs")
+FINE_PATHS = ("sru", "attention")
 
 
-@dataclasses.dataclass(frozen=True)
-class DPDConfig:
-  """Sizes of the network.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DPDConfig(DenoiserConfig):
+  """Sizes of the network; `DenoiserConfig` has more.
 
   Attributes:
-    latent_dim: Latent size D.
-    vocab_size: Size of the semantic vocabulary.
-    frames_per_token: Latent frames per semantic token; aligns the two in cross-attention.
-    chunks: Chunks M of a training window, with angles of their own; music longer than a window
-      goes on by one of them.
     segment_size: Frames of a segment K, even.
     n_blocks: Number of blocks N.
     width: Width W.
     n_heads: Number of attention heads; W / n_heads must be even.
     coarse_layers: RoFormer layers per coarse path.
     ffn_width: Inner size of their feed-forward layers.
-    sru_layers: Bidirectional SRU layers per fine path.
+    sru_layers: Layers per fine path.
     sru_width: Hidden size of one direction of an SRU layer.
     film_width: Inner size of FiLM's MLPs.
-    angle_width: Size of e_start and e_end.
-    latent_std: Spread s of the clean latents that the network is preconditioned for
-      (`diffusion.preconditioning`); 1 is the paper's plain form.
     norms: Place of the norms. "sums" puts one on every sum of a block, as the paper does; "inputs"
       leaves the sums alone (a residual stream) and puts norms in front of both paths, which learns
       faster.
     edge_kernel: Taps over time of the first and last layer, odd; the paper's have one.
-    filter_taps: Taps of a linear filter over time, a channel and an angle at a time, whose output
-      is added to the network's; odd, or 0 for none. It is the linear part of denoising, which
-      the network then need not learn.
-    remat: Whether to recompute each block in the backward pass.
-    dtype: Dtype of computation.
+    fine_path: What its layers are: "sru", bidirectional, as in the paper; or "attention", rotary
+      self-attention inside the segments, to compare with: 4 W^2 weights a layer, where an SRU whose
+      two directions are together as wide as the network has 3 W^2.
   """
 
-  latent_dim: int
-  vocab_size: int
-  frames_per_token: float
-  chunks: int
   segment_size: int
   n_blocks: int
   width: int
@@ -93,74 +84,31 @@ class DPDConfig:
   sru_layers: int
   sru_width: int
   film_width: int
-  angle_width: int = 256
-  latent_std: float = 1.0
   norms: str = "sums"
   edge_kernel: int = 1
-  filter_taps: int = 0
-  remat: bool = False
-  dtype: str = "float32"
+  fine_path: str = "sru"
 
   def __post_init__(self):
+    super().__post_init__()
     if self.segment_size % 2:
       raise ValueError(f"segment_size {self.segment_size} is odd; segments overlap by half")
-    if self.norms not in NORMS:
-      raise ValueError(f"norms is {self.norms!r}: one of {', '.join(NORMS)}")
+    for name, known in (("norms", NORMS), ("fine_path", FINE_PATHS)):
+      if getattr(self, name) not in known:
+        raise ValueError(f"{name} is {getattr(self, name)!r}: one of {', '.join(known)}")
     # A kernel without a middle would shift the frames against the noise that they carry.
-    if not self.edge_kernel % 2 or (self.filter_taps and not self.filter_taps % 2):
-      raise ValueError(
-        f"edge_kernel {self.edge_kernel} and filter_taps {self.filter_taps} must be odd"
-      )
+    if not self.edge_kernel % 2:
+      raise ValueError(f"edge_kernel {self.edge_kernel} must be odd")
     # Rotary positions turn pairs of features, so a head has an even size.
     if self.width % (2 * self.n_heads):
       raise ValueError(f"width {self.width} must be a multiple of 2 * n_heads = {2 * self.n_heads}")
 
-
-@flax.struct.dataclass
-class Condition:
-  """Semantic tokens as the blocks hear them, and the rows that do.
-
-  Attributes:
-    tokens_BxTxW: Embedded tokens; None: no row hears any.
-    rows_B: Rows that hear them, bool [B]; None: all, or those of `first`.
-    first: Number of first rows that hear them, where the others' work is to be spared; None: no
-      such cut.
-  """
-
-  tokens_BxTxW: jax.Array | None
-  rows_B: jax.Array | None = None
-  first: int | None = flax.struct.field(default=None, pytree_node=False)
-
-
-BRANCH_SCALE = 0.2  # size of a branch's sum at birth, against a stream of unit power
-ALIGNMENT = 2.5  # length of the bias of a rotary pair, see `_aligned_bias_init`
-branch_init = nn.initializers.variance_scaling(BRANCH_SCALE**2, "fan_in", "truncated_normal")
-
-
-class MLP(nn.Module):
-  """MLP(x) = RMSNorm(W2 GELU(W1 x + b1) + b2), over the last axis: [..., in] -> [..., features].
-
-  Attributes:
-    inner: Inner size.
-    features: Output size.
-    dtype: Dtype of computation.
-    scale: Scale of the norm at birth.
-  """
-
-  inner: int
-  features: int
-  dtype: str
-  scale: float = 1.0
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    x = Dense(self.inner, ("embed", "mlp"), dtype=self.dtype, name="inner")(x)
-    x = Dense(self.features, ("mlp", "embed"), dtype=self.dtype, name="outer")(nn.gelu(x))
-    return RMSNorm(dtype=self.dtype, initial_scale=self.scale, name="norm")(x)
+  @property
+  def context_width(self) -> int:
+    return self.width
 
 
 class SegmentAttention(nn.Module):
-  """Rotary self-attention along the segments of each column: [B, C, S, W] -> same."""
+  """Rotary self-attention along the third axis, within each column: [B, C, S, W] -> same."""
 
   config: DPDConfig
 
@@ -178,25 +126,6 @@ class SegmentAttention(nn.Module):
     return Dense(c.width, ("heads", "embed"), False, c.dtype, branch_init, name="out")(
       y.reshape(x_BxCxSxW.shape)
     )
-
-
-def _aligned_bias_init(n_heads: int, parts: int = 1):
-  """Bias of queries or keys under which attention begins at the token of the same time.
-
-  A constant on the faster half of the rotary pairs of both makes the score a sum of cosines of
-  the distance, with one narrow peak at zero. `parts` - 1 further projections get zeros.
-  """
-
-  def init(rng: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    del rng
-    size = shape[0] // (parts * n_heads)
-    # The slower half would hardly turn within a window, and would add nearly the same to the score
-    # of every token.
-    head = np.where(np.arange(size) % (size // 2) < size // 4, ALIGNMENT / math.sqrt(2.0), 0.0)
-    bias = np.concatenate([np.tile(head, n_heads), np.zeros(shape[0] - size * n_heads)])
-    return jnp.asarray(bias, dtype)
-
-  return init
 
 
 class CrossAttention(nn.Module):
@@ -223,10 +152,10 @@ class CrossAttention(nn.Module):
     size = c.width // c.n_heads
     axes = ("embed", "heads")
     project = Dense(
-      c.width, axes, dtype=c.dtype, bias_init=_aligned_bias_init(c.n_heads), name="query"
+      c.width, axes, dtype=c.dtype, bias_init=aligned_bias_init(c.n_heads), name="query"
     )
     key_value = Dense(
-      2 * c.width, axes, dtype=c.dtype, bias_init=_aligned_bias_init(c.n_heads, 2), name="key_value"
+      2 * c.width, axes, dtype=c.dtype, bias_init=aligned_bias_init(c.n_heads, 2), name="key_value"
     )
     angles = rotary_angles(jnp.asarray(positions_CxS.reshape(-1)), size)
     q = apply_rotary(project(x_BxCxSxW).reshape(-1, columns * s, c.n_heads, size), angles)
@@ -246,7 +175,7 @@ class CrossAttention(nn.Module):
       y = attention(q.reshape(by_column), k.reshape(by_column), v.reshape(by_column))
       return y.reshape(q.shape)
 
-    tokens, n = condition.tokens_BxTxW, condition.first
+    tokens, n = condition.tokens_BxTxE, condition.first
     if tokens is None:
       y = to_itself(q, x_BxCxSxW)
     # Guidance while sampling: which rows hear is known when the program is compiled, so each answer
@@ -262,6 +191,21 @@ class CrossAttention(nn.Module):
     return Dense(c.width, ("heads", "embed"), False, c.dtype, branch_init, name="out")(
       y.reshape(x_BxCxSxW.shape)
     )
+
+
+class FineAttention(nn.Module):
+  """Rotary self-attention inside each segment, added to its input: [K, B, S, W] -> same."""
+
+  config: DPDConfig
+
+  @nn.compact
+  def __call__(self, x_KxBxSxW: jax.Array) -> jax.Array:
+    # The same layer as across segments, with the two axes exchanged.
+    x_BxSxKxW = jnp.transpose(x_KxBxSxW, (1, 2, 0, 3))
+    y = SegmentAttention(self.config, name="self_attention")(
+      RMSNorm(dtype=self.config.dtype, name="norm")(x_BxSxKxW)
+    )
+    return x_KxBxSxW + jnp.transpose(y, (2, 0, 1, 3))
 
 
 class RoFormerLayer(nn.Module):
@@ -316,7 +260,10 @@ class Block(nn.Module):
     f = norm(h_KxBxSxW + x, "coarse_norm", "sums")
     y = norm(f, "fine_norm", "inputs")
     for i in range(c.sru_layers):
-      y = BidirectionalSRU(c.sru_width, c.dtype, name=f"sru_{i}")(y)
+      if c.fine_path == "sru":
+        y = BidirectionalSRU(c.sru_width, c.dtype, name=f"sru_{i}")(y)
+      else:
+        y = FineAttention(c, name=f"attention_{i}")(y)
     gain = MLP(c.film_width, y.shape[-1], c.dtype, name="film_gain")(film_BxSxW)
     offset = MLP(c.film_width, y.shape[-1], c.dtype, name="film_offset")(film_BxSxW)
     # Both paths begin as small corrections, so that the noisy latents reach the output through
@@ -327,91 +274,28 @@ class Block(nn.Module):
     return norm(f + y, "fine_norm", "sums")
 
 
-class DPD(nn.Module):
-  """The velocity v_hat(z_delta; semantic tokens, delta): noisy latents [B, L, D] -> [B, L, D]."""
+class DPD(LatentDenoiser):
+  """The dual-path network: noisy latents [B, L, D] -> velocity [B, L, D], see `LatentDenoiser`."""
 
   config: DPDConfig
 
-  def __call__(
-    self,
-    z_BxLxD: jax.Array,
-    delta_BxL: jax.Array,
-    semantic_tokens_BxT: jax.Array | None,
-    conditional_B: jax.Array | None = None,
-  ) -> jax.Array:
-    """The predicted velocity.
-
-    Args:
-      z_BxLxD: Noisy latents; any L.
-      delta_BxL: Noise angle of each frame in radians, 0 clean, pi/2 noise.
-      semantic_tokens_BxT: Tokens, int32, T about L / frames_per_token; None: no row has a
-        condition.
-      conditional_B: Rows that have their condition, bool [B]; None: all of them.
-
-    Returns:
-      Velocity, float32 [B, L, D].
-    """
-    return self._velocity(z_BxLxD, delta_BxL, semantic_tokens_BxT, conditional_B)
-
-  def with_and_without(
-    self, z_BxLxD: jax.Array, delta_BxL: jax.Array, semantic_tokens_BxT: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """The velocity with the condition and without it, in one pass of 2 B rows.
-
-    It spares the work that the two do not share. Arguments as in `__call__`; both results are
-    float32 [B, L, D].
-    """
-    # One pass of twice the rows reads the weights once.
-    twice = (jnp.concatenate([x, x]) for x in (z_BxLxD, delta_BxL, semantic_tokens_BxT))
-    both = self._velocity(*twice, None, first=len(z_BxLxD))
-    return both[: len(z_BxLxD)], both[len(z_BxLxD) :]
-
-  @nn.compact
-  def _velocity(
-    self,
-    z_BxLxD: jax.Array,
-    delta_BxL: jax.Array,
-    semantic_tokens_BxT: jax.Array | None,
-    conditional_B: jax.Array | None,
-    first: int | None = None,
-  ) -> jax.Array:
+  def network(self, z_BxLxD: jax.Array, angle_BxLxE: jax.Array, condition: Condition) -> jax.Array:
     c = self.config
     length = z_BxLxD.shape[1]
     s = segment_count(length, c.segment_size)
-    angle, ends = self._embed_angle(delta_BxL)
     # FiLM takes one angle a segment, that of frame s L / S, even where the segment reaches into
     # another chunk: so does the paper.
-    film = angle[:, np.arange(s) * length // s]
-    tokens = None
-    if semantic_tokens_BxT is not None:
-      table = Embed(
-        c.vocab_size, c.width, c.dtype, nn.initializers.normal(1.0), name="semantic_embed"
-      )
-      tokens = MLP(c.width, c.width, c.dtype, name="semantic_mlp")(table(semantic_tokens_BxT))
-      # The same mean for all segments: when a token sounds is told by cross-attention alone.
-      summary = jnp.mean(tokens, axis=1, keepdims=True)
-      rows = conditional_B if first is None else jnp.arange(len(z_BxLxD)) < first
-      if rows is not None:
-        # A row without condition must not hear its tokens through FiLM either.
-        summary = jnp.where(rows[:, None, None], summary, 0.0)
-      film = film + summary
-    condition = Condition(tokens, conditional_B, first)
-    scale_in, skip, scale_out = preconditioning(delta_BxL, c.latent_std)
-    # The network gets a rounded copy. The skip at the end takes the latents as they came.
-    z = (z_BxLxD * scale_in[..., None]).astype(c.dtype)
-    x = self._edge(c.width, "in", ("embed_out", "embed"))(z) + angle
+    film = angle_BxLxE[:, np.arange(s) * length // s]
+    if condition.summary_Bx1xE is not None:
+      film = film + condition.summary_Bx1xE
+    x = self._edge(c.width, "in", ("embed_out", "embed"))(z_BxLxD) + angle_BxLxE
     h = segment(x, c.segment_size)
     # No scan over blocks: each merges another number of columns, so their shapes differ.
     block = nn.remat(Block) if c.remat else Block
     for i in range(1, c.n_blocks + 1):
       h = block(c, i, name=f"block_{i}")(h, film, condition)
     x = RMSNorm(dtype=c.dtype, name="out_norm")(join_segments(h, length))
-    # A new network says nearly zero, which preconditioning makes the best linear predictor.
-    out_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-    v = self._edge(c.latent_dim, "out", ("embed", "embed_out"), out_init)(x)
-    if c.filter_taps:
-      v = v + self._filtered(z, ends)
-    return skip[..., None] * z_BxLxD + scale_out[..., None] * v
+    return self._edge(c.latent_dim, "out", ("embed", "embed_out"), out_init)(x)
 
   def _edge(
     self, features: int, name: str, axes: tuple[str, str], init: Initializer = default_kernel_init
@@ -423,33 +307,6 @@ class DPD(nn.Module):
     if c.edge_kernel == 1:
       return Dense(features, axes, False, c.dtype, init, out_dtype=out, name=name)
     return Conv1d(features, c.edge_kernel, use_bias=False, dtype=out, kernel_init=init, name=name)
-
-  def _filtered(self, z_BxLxD: jax.Array, ends_BxLxE: jax.Array) -> jax.Array:
-    """sum over k of taps_k(delta_l) z_{l + k}, each channel by itself: float32 [B, L, D]."""
-    c = self.config
-    zeros = nn.initializers.zeros_init()
-    size = c.filter_taps * c.latent_dim
-    # Zero at birth, so that a new filter changes nothing.
-    taps = Dense(size, ("embed_out", "norm"), dtype="float32", kernel_init=zeros, name="filter")
-    taps_BxLxKxD = taps(ends_BxLxE).reshape(*z_BxLxD.shape[:2], c.filter_taps, c.latent_dim)
-    half, length = c.filter_taps // 2, z_BxLxD.shape[1]
-    z = jnp.pad(z_BxLxD.astype(jnp.float32), ((0, 0), (half, half), (0, 0)))
-    total = jnp.zeros(z_BxLxD.shape, jnp.float32)
-    # Shifted products: a convolution cannot have other taps at every frame.
-    for k in range(c.filter_taps):
-      total = total + taps_BxLxKxD[:, :, k] * z[:, k : k + length]
-    return total
-
-  def _embed_angle(self, delta_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """E_delta = MLP(cos(delta) e_start + sin(delta) e_end) [B, L, W], and the MLP's input."""
-    c = self.config
-    ends = param_with_axes(
-      self, "angle_ends", nn.initializers.normal(1.0), (2, c.angle_width), ("position", "norm")
-    )
-    # Cosine and sine, not two sines as the arXiv text prints: docs/spec.md, section 6.3.
-    weights = jnp.stack([jnp.cos(delta_BxL), jnp.sin(delta_BxL)], axis=-1)
-    mixed = jnp.dot(weights, ends).astype(c.dtype)
-    return MLP(c.width, c.width, c.dtype, name="angle_mlp")(mixed), mixed
 
 
 def init(config: DPDConfig, rng: jax.Array):

@@ -19,13 +19,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from melody_jax.denoisers import choice
 from melody_jax.encoders.codec import decode_latents
 from melody_jax.generation import window as window_program
 from melody_jax.generation.request import Settings
 from melody_jax.generation.token_sampler import Reads
 from melody_jax.generation.window import Networks
 from melody_jax.host.chips import GIB
-from melody_jax.models import dpd as dpd_model
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
 from melody_jax.models.layers import config_from
@@ -103,7 +103,7 @@ def networks_of(lm: Any, dpd: Any, vae: Any, dtype: str) -> Networks:
   """
   networks = Networks(
     lm_model.SemanticLM(config_from(lm_model.LMConfig, lm)),
-    dpd_model.DPD(config_from(dpd_model.DPDConfig, dpd)),
+    choice.network_of(choice.config_of(dpd)),
     config_from(vae_model.VAEConfig, vae),
   ).in_dtype(dtype)
   networks.check_chunks()
@@ -126,7 +126,7 @@ def abstract_params(networks: Networks, dtype: str) -> dict[str, Any]:
     "lm": jax.eval_shape(lambda k: networks.lm.init(k, jnp.zeros((1, 16), jnp.int32)), key)[
       "params"
     ],
-    "dpd": jax.eval_shape(lambda k: dpd_model.init(networks.dpd.config, k), key),
+    "dpd": jax.eval_shape(lambda k: choice.init(networks.dpd.config, k), key),
     "vae": jax.eval_shape(vae, key),
   }
   shapes = nn.meta.unbox(shapes)

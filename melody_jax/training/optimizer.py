@@ -105,6 +105,8 @@ def _matrices(params: Any) -> Any:
     if p.ndim == 4 and _STACKED & set(keys):  # a stack of recurrences, or of convolutions
       gates = p.shape[2] in (3, 4)
       return optax.contrib.MuonDimensionNumbers(1 if gates else (1, 2), 3)
+    if p.ndim == 4:  # a convolution of a picture [taps, taps, in, out]
+      return optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
     return None
 
   return jax.tree_util.tree_map_with_path(axes, params)

@@ -37,6 +37,9 @@ def test_baselines_reach_their_closed_forms(windows):
   }
   for name, closed in closed_forms.items():
     assert errors[name].mean() == pytest.approx(float(jnp.mean(closed)), rel=0.02)
+  # A velocity of zero only scales the noisy latents; the posterior's mean does better than that.
+  np.testing.assert_allclose(errors["gain_right"], 0.0, atol=1e-3)
+  assert errors["gain_linear"].shape == (8 * N, L) and errors["gain_linear"].mean() > 0.5
   # The network that says nothing errs by the second moment of v, which exceeds its variance.
   assert errors["right"].mean() > errors["constant"].mean()
 
@@ -55,7 +58,8 @@ def test_tokens_that_tell_something_are_seen_to_help(windows):
   (summary,) = finding.values["datasets"].values()
   assert summary["right"] < summary["shuffled"]
   assert finding.values["right_beats_shuffled"] == 1.0
-  assert "best constant per angle" in finding.markdown
+  assert summary["si_snr_gain_right"] > summary["si_snr_gain_shuffled"]
+  assert "best constant per angle" in finding.markdown and "SI-SNR gain, dB" in finding.markdown
 
 
 def test_wrong_tokens_come_from_another_track():

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melody_jax.denoisers import choice
 from melody_jax.diffusion import preconditioning
 from melody_jax.errors import UserError
 from melody_jax.metrics.diffusion import linear_predictor_gain
 from melody_jax.models import dpd
-from melody_jax.models.layers import config_from
 from tests.configs import load_config
 
-CONFIG = config_from(dpd.DPDConfig, load_config("dpd", "tiny").model)
+CONFIG = choice.config_of(load_config("dpd", "tiny").model)
 LENGTH, TOKENS = 21, 11  # no multiple of anything
 
 
@@ -111,7 +111,23 @@ def test_residual_stream_and_filter(inputs):
   np.testing.assert_allclose(added[..., 0], 0.0, atol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"norms": "none"}, {"filter_taps": 4}, {"edge_kernel": 2}])
+def test_attention_in_the_fine_path_stays_inside_segments():
+  layer = dpd.FineAttention(CONFIG)
+  x_KxBxSxW = jax.random.normal(jax.random.key(0), (8, 2, 3, CONFIG.width))
+  params = jax.jit(layer.init)(jax.random.key(1), x_KxBxSxW)
+  apply = jax.jit(layer.apply)
+  changed = apply(params, x_KxBxSxW.at[5, 0, 1].add(1.0)) - apply(params, x_KxBxSxW)
+  moved = jnp.abs(changed).max(axis=-1)
+  assert bool(jnp.all(moved[:, 0, 1] > 1e-5))
+  np.testing.assert_array_equal(moved.at[:, 0, 1].set(0.0), jnp.zeros_like(moved))
+  config = dataclasses.replace(CONFIG, fine_path="attention")
+  block = jax.eval_shape(lambda key: dpd.init(config, key), jax.random.key(0))["block_1"]
+  assert {"attention_0", "attention_1"} <= set(block) and "sru_0" not in block
+
+
+@pytest.mark.parametrize(
+  "change", [{"norms": "none"}, {"filter_taps": 4}, {"edge_kernel": 2}, {"fine_path": "lstm"}]
+)
 def test_options_that_do_not_exist(change):
   with pytest.raises((ValueError, UserError), match=next(iter(change))):
     dataclasses.replace(CONFIG, **change)

@@ -14,10 +14,12 @@ from tests.configs import load_config
 OTHER_TEXTS = frozenset(
   (
     "audio.level",
-    "codec.split", "data.eval_split", "data.modules", "data.source", "data.split", "data.weights",
+    "codec.split", "conditioning.tokens", "data.eval_split", "data.modules", "data.source",
+    "data.split", "data.weights",
     "distributed.coordinator", "dtype", "export.checkpoint", "export.dtype", "features",
     "loss.weighting", "mode",
-    "model.attention", "model.conv_norm", "model.decoder", "model.dtype", "model.front",
+    "model.attention", "model.conv_norm", "model.decoder", "model.denoiser", "model.dtype",
+    "model.fine_path", "model.front",
     "model.head", "model.music_front", "model.music_pooling", "model.norms", "model.positions",
     "model.remat", "model.text_pooling", "model.tokens_from", "negative_prompt", "optimizer.name",
     "optimizer.schedule", "preset", "train.best_metric", "train.best_mode", "train.profile",

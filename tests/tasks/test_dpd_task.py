@@ -65,5 +65,33 @@ def test_evaluation_compares_with_other_tokens(tiny):
     state.params, batch, jax.random.key(0), jnp.zeros((), jnp.int32), train=False
   )
   assert {"loss", "loss_shuffled", "error_ratio"} <= set(metrics)
+  assert np.isfinite(float(metrics["si_snr_gain"]))
   buckets = [float(metrics[f"loss_angle_{i}"]) for i in range(4)]
   np.testing.assert_allclose(np.mean(buckets), float(loss), rtol=1e-5)
+
+
+def test_tokens_of_another_row_or_none(tiny):
+  """ "shuffled" hears what the row before has; "none" hears nothing, in training and evaluation."""
+  config, task, state, batch, _ = tiny
+  rolled = batch | {"semantic_tokens": jnp.roll(batch["semantic_tokens"], 1, axis=0)}
+
+  def losses(task, batch):
+    evaluate = jax.jit(task.loss, static_argnames="train")
+    step = jnp.zeros((), jnp.int32)
+    return [
+      float(evaluate(state.params, batch, jax.random.key(0), step, train=train)[0])
+      for train in (True, False)
+    ]
+
+  def hearing(tokens):
+    changed = config.copy_and_resolve_references()
+    changed.conditioning.tokens = tokens
+    return make_task(changed)
+
+  right = losses(task, batch)
+  np.testing.assert_allclose(losses(hearing("shuffled"), batch), losses(task, rolled), rtol=1e-5)
+  assert not np.allclose(losses(task, rolled), right, rtol=1e-5)
+  none = hearing("none")
+  np.testing.assert_allclose(losses(none, batch), losses(none, rolled), rtol=1e-6)
+  with pytest.raises(UserError, match="conditioning.tokens"):
+    hearing("wrong")

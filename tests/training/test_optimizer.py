@@ -13,6 +13,7 @@ PARAMS = {
   "dense": {"kernel": jnp.ones((6, 4)), "bias": jnp.zeros(4)},
   "sru": {"kernel": jnp.ones((6, 3, 4)), "cell": jnp.ones((2, 4))},
   "conv": {"kernel": jnp.ones((7, 6, 4))},
+  "picture_conv": {"kernel": jnp.ones((3, 3, 5, 4))},
   "layers": {"layer": {"kernel": jnp.ones((3, 6, 4))}},
   "table": {"embedding": jnp.ones((8, 4))},
 }
@@ -41,6 +42,7 @@ def test_muon_steps_matrices_in_orthogonal_directions():
   gradients, updates = first_step(name="muon")
   matrices = [updates["dense"]["kernel"], updates["conv"]["kernel"].reshape(42, 4)]
   matrices += [updates["sru"]["kernel"][:, i] for i in range(3)]
+  matrices.append(updates["picture_conv"]["kernel"].reshape(45, 4))
   matrices += list(updates["layers"]["layer"]["kernel"])
   for matrix in matrices:
     assert orthogonal(matrix) < 2.0
