@@ -3,8 +3,8 @@
     launch/sweep.sh chunks DIR --config.data.path=ENCODED --config.train.steps=STEPS
 
 With one, all frames of a window have the same angle: such a network cannot go on from music that is
-there, which is clean, with music that is not. 250 frames divide by all of these. Scores: not
-measured.
+there, which is clean, with music that is not. 250 frames divide by all of these. Each is measured
+on windows cut as in its training. Scores: not measured.
 """
 
 from typing import Any
