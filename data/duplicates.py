@@ -45,7 +45,7 @@ def duplicate_groups(hashes: list[np.ndarray]) -> list[list[int]]:
   """Groups of two or more tracks that hold 10 s or more of the same recording.
 
   Args:
-    hashes: `frame_hashes` of each track.
+    hashes: `frame_hashes` of each track, each uint32 [frames].
 
   Returns:
     Numbers of tracks, sorted, each in one group at most: what is alike by a third is alike.
@@ -166,9 +166,9 @@ class DistinctCorpus:
     return list(self._tracks)
 
   def load(self, track: Track) -> np.ndarray:
-    """The corpus's."""
+    """The corpus's waveform, float32 [samples]."""
     return self._corpus.load(track)
 
   def describe(self, track: Track, k: int, clip: np.ndarray) -> Description:
-    """The corpus's."""
+    """The corpus's words for a clip, float [samples]."""
     return self._corpus.describe(track, k, clip)
