@@ -40,6 +40,7 @@ BASE = [
   "pyloudnorm>=0.1.1",
   "safetensors>=0.5",
   "scipy>=1.13",
+  "threadpoolctl>=3.1",  # scikit-learn, which librosa needs, brings it
   "soundfile>=0.13",
   "tokenizers>=0.21",
   "tqdm>=4.66",

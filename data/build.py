@@ -16,6 +16,8 @@ import re
 import signal
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from data.rebuild import array_origin, check_place, fingerprint, replaced
 from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
 from melody_jax.command_line.flags import Parser, at_least_one
@@ -27,6 +29,8 @@ from melody_jax.input_pipeline.array_dataset import ShardWriter
 from melody_jax.places.paths import argument
 from melody_jax.progress import bar
 
+# A process takes a few seconds to begin: fewer tracks than these are not worth one of its own.
+_TRACKS_A_PROCESS = 8
 # Number of tracks done by all processes of a build, in each of them; None in a build of one.
 _done: Any = None
 
@@ -60,6 +64,20 @@ def _write_shards(
   made_from: str,
   done: Callable[[], Any] = _count_one,
 ) -> Ledger:
+  # Arrays are small and processes many: threads of the linear algebra would wait for each other.
+  with threadpool_limits(1):
+    return _write_splits(corpus, tracks, root, shard, n_shards, made_from, done)
+
+
+def _write_splits(
+  corpus: Corpus,
+  tracks: list[Track],
+  root: str,
+  shard: int,
+  n_shards: int,
+  made_from: str,
+  done: Callable[[], Any],
+) -> Ledger:
   ledger = Ledger()
   for split in corpus.splits:
     chosen = [t for t in tracks if t.split == split]
@@ -89,7 +107,7 @@ def build_arrays(
     corpus: The corpus. Must be picklable if `jobs` is above 1.
     root: Directory of the dataset. It is made if missing; a dataset in it is replaced as a whole.
     licences: "all" tracks, or only "free" ones (see `data.tracks.is_free`).
-    jobs: Number of processes. Each writes one shard of every split.
+    jobs: Number of processes. Each writes one shard of every split. 0: see `usual_jobs`.
     shown: Whether a bar on standard error tells how far the build is, and how long it will take.
 
   Returns:
@@ -104,6 +122,7 @@ def build_arrays(
     raise UserError(
       f"{corpus.name}: no track found for licences={licences}; nothing written to {root}"
     )
+  jobs = jobs or usual_jobs(len(tracks))
   root = pathlib.Path(root)
   check_place(root, corpus.origin, array_origin(root), tracks)
   made_from = fingerprint(corpus, tracks)
@@ -113,6 +132,13 @@ def build_arrays(
     ledger.check_usable(corpus.name)
     write_ledger(new, ledger)
   return ledger
+
+
+def usual_jobs(tracks: int) -> int:
+  """Processes for a number of tracks: one a core of this process, but none for under eight."""
+  # A container may have fewer cores than its machine; only Linux says so.
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  return max(1, min(cores, tracks // _TRACKS_A_PROCESS))
 
 
 def _write_all(
@@ -209,7 +235,10 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     help="free: only CC-BY, CC-BY-SA, CC0 and public domain",
   )
   parser.add_argument(
-    "--jobs", type=at_least_one, default=1, help="processes (array datasets only; default: 1)"
+    "--jobs",
+    type=at_least_one,
+    default=0,
+    help="processes (array datasets only; default: one a core, but none for under eight tracks)",
   )
   return parser
 

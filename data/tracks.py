@@ -32,6 +32,8 @@ FREE_LICENCES = ("CC-BY", "CC0", "public-domain", "own")
 FEATURES = {"audio": Feature(SAMPLE_RATE, "int16")}  # what every built dataset stores
 
 _SILENT_PEAK = 1e-4
+# Half a second more than what is loud leaves attacks and reverberation whole.
+_SILENCE, _MARGIN = 1e-3, SAMPLE_RATE // 2  # times the peak; samples
 
 
 class QuarantineError(Exception):
@@ -258,8 +260,21 @@ def load_audio(path: pathlib.Path, min_rate: int = 0) -> np.ndarray:
   return audio
 
 
+def trimmed(audio: np.ndarray) -> np.ndarray:
+  """A waveform [samples] without the silence before and after it, but for half a second of each.
+
+  Silence is what stays 60 dB under the peak.
+  """
+  loud = np.flatnonzero(np.abs(audio) > _SILENCE * np.abs(audio).max(initial=0.0))
+  if not len(loud):
+    return audio
+  return audio[max(0, loud[0] - _MARGIN) : loud[-1] + _MARGIN + 1]
+
+
 def normalise(audio: np.ndarray) -> np.ndarray:
   """Scales a waveform to a loudness of -20 LUFS, or lower where its peak would exceed 0.99.
+
+  Silence at its ends goes first, so that no record is empty and loudness is that of the music.
 
   Args:
     audio: Mono waveform at 24 kHz, float [samples].
@@ -268,12 +283,12 @@ def normalise(audio: np.ndarray) -> np.ndarray:
     The scaled waveform, float32 [samples].
 
   Raises:
-    QuarantineError: The waveform is shorter than 10 s, or silent.
+    QuarantineError: The waveform is shorter than 10 s without silent ends, or silent.
   """
+  audio = trimmed(decoding.without_offset(audio))
   seconds = len(audio) / SAMPLE_RATE
   if seconds < MIN_SECONDS:
-    raise QuarantineError("too_short", f"{seconds:.1f} s, under {MIN_SECONDS} s")
-  audio = decoding.without_offset(audio)
+    raise QuarantineError("too_short", f"{seconds:.1f} s of sound, under {MIN_SECONDS} s")
   peak = float(np.abs(audio).max())
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -6,7 +6,9 @@ python -m data.music_folder --folder=DIR [--captions=FILE]
 import pathlib
 
 from data.build import build, check_name, common_arguments
+from data.duplicates import duplicates_argument, without_duplicates
 from data.music_folder.corpus import FolderCorpus
+from data.tracks import Corpus
 from melody_jax.command_line.flags import run
 from melody_jax.errors import UserError
 from melody_jax.places.paths import argument
@@ -52,17 +54,20 @@ def main() -> None:
   parser.add_argument(
     "--licence", default="own", help="licence of files whose captions row has none"
   )
+  duplicates_argument(parser)
   arguments = parser.parse_args()
   check_name(arguments.name, to_tfds=arguments.format != "arrays")
-  build(
-    lambda: FolderCorpus(
+
+  def make() -> Corpus:
+    corpus = FolderCorpus(
       arguments.folder,
       captions_file(arguments.captions, arguments.folder),
       arguments.name,
       arguments.licence,
-    ),
-    arguments,
-  )
+    )
+    return without_duplicates(corpus, arguments.duplicates)
+
+  build(make, arguments)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ python -m data.recorded [--data_dir=DIR] [--format=arrays] [--jobs=2]
 """
 
 from data.build import build, common_arguments
+from data.duplicates import duplicates_argument, without_duplicates
 from data.recorded.corpus import RecordedCorpus
+from data.retold import captions_argument, retold
+from data.tracks import Corpus
 from melody_jax.command_line.flags import run
 from melody_jax.places.paths import argument
 
@@ -18,9 +21,15 @@ def main() -> None:
     default=None,
     help="unpacked Debian packages (default: DATA_DIR/debian)",
   )
+  captions_argument(parser)
+  duplicates_argument(parser)
   arguments = parser.parse_args()
   raw = arguments.raw_dir or arguments.data_dir / "debian"
-  build(lambda: RecordedCorpus(raw), arguments)
+
+  def make() -> Corpus:
+    return retold(without_duplicates(RecordedCorpus(raw), arguments.duplicates), arguments.captions)
+
+  build(make, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import pathlib
 from data.build import build, common_arguments
 from data.debian import fetch_packages
 from data.files import find_files
-from data.rendered.corpus import MIDI_PACKAGE, RenderedCorpus
+from data.rendered.corpus import MIDI_PACKAGE, RenderedCorpus, pieces_for
+from data.retold import captions_argument, retold
+from data.tracks import Corpus
 from melody_jax.command_line.flags import at_least_one, run
 from melody_jax.places.paths import argument
 
@@ -36,20 +38,28 @@ def main() -> None:
     "--pieces", type=at_least_one, default=10, help="training pieces of each of 111 styles"
   )
   parser.add_argument(
+    "--hours",
+    type=at_least_one,
+    default=0,
+    help="composed training music, at least; takes the place of --pieces",
+  )
+  parser.add_argument(
     "--raw_dir",
     type=argument,
     default=None,
     help="unpacked Debian packages (default: DATA_DIR/debian)",
   )
+  captions_argument(parser)
   arguments = parser.parse_args()
   raw = arguments.raw_dir or arguments.data_dir / "debian"
 
-  def make() -> RenderedCorpus:
+  def make() -> Corpus:
     (root,) = fetch_packages([MIDI_PACKAGE], raw)
     files, notes = midi_files(root)
-    corpus = RenderedCorpus(files, arguments.pieces)
+    pieces = pieces_for(arguments.hours) if arguments.hours else arguments.pieces
+    corpus = RenderedCorpus(files, pieces)
     corpus.notes += notes
-    return corpus
+    return retold(corpus, arguments.captions)
 
   build(make, arguments)
 

@@ -274,10 +274,11 @@ def _mix(blocks: Blocks, rate: int) -> Sound:
   for block in blocks():
     if wrong := check_samples(block):
       raise DamagedAudio("samples", wrong)
-    wide = block.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-      total, power = total + wide.sum(axis=0), power + np.square(wide).sum(axis=0)
-      mono.append(block.mean(axis=1))
+    # A channel a row: sums along rows of two samples take numpy thirty times as long.
+    rows = np.ascontiguousarray(block.T)
+    total = total + rows.sum(axis=1, dtype=np.float64)
+    power = power + [float(row @ row) for row in rows.astype(np.float64)]
+    mono.append(rows.mean(axis=0))
     frames += len(block)
   if not frames:
     return Sound(np.zeros(0, np.float32), rate)

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from data import debian
-from data.build import build_arrays, common_arguments, default_data_dir
+from data.build import build_arrays, common_arguments, default_data_dir, usual_jobs
 from data.captions import article, join_words, tempo_word, tidy
 from data.music_folder.corpus import FolderCorpus
 from melody_jax.errors import UserError
@@ -80,3 +80,8 @@ def test_phrases():
   assert article("slow waltz") == "a slow waltz" and article("euphoric tune") == "a euphoric tune"
   assert join_words(["a", "b", "c"]) == "a, b and c" and join_words([]) == ""
   assert tidy(" two  words , here", full_stop=True) == "Two words, here."
+
+
+def test_a_process_a_core_but_none_for_a_handful_of_tracks(monkeypatch):
+  monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)), raising=False)
+  assert [usual_jobs(n) for n in (0, 1, 15, 16, 31, 32, 1000)] == [1, 1, 1, 2, 3, 4, 4]

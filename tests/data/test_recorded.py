@@ -1,12 +1,14 @@
 """Recorded corpus: files, credits, scenes and captions on a make-believe package tree."""
 
 import json
+import warnings
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
 
-from data.descriptors import ClipWords, measure, words
+from data.descriptors import ClipWords, measure, percussive_share, words
 from data.recorded.corpus import RecordedCorpus
 from data.recorded.packages import PACKAGES, credits_of, music_files
 from data.recorded.scenes import find_scene, find_style
@@ -129,6 +131,21 @@ def test_measured_words_are_right_where_they_are_clear():
   heard = words(measure(chord.astype(np.float32), rate))
   assert heard.percussion == "with little percussion" and heard.colour == "dark-toned"
   assert heard.mode == "minor"
+
+
+@pytest.mark.parametrize("frames", [7, 200])
+def test_the_percussive_share_is_that_of_librosas_filters(frames):
+  mel = np.random.default_rng(0).gamma(0.3, size=(96, frames)).astype(np.float32)
+  mel[:, : frames // 3] = 0
+  tones, beats = (float((part**2).sum()) for part in librosa.decompose.hpss(np.sqrt(mel)))
+  assert percussive_share(mel) == pytest.approx(beats / (beats + tones), rel=1e-4)
+  assert percussive_share(np.zeros_like(mel)) == 0
+
+
+def test_a_clip_without_a_tone_is_not_asked_for_its_tuning():
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    assert words(measure(np.zeros(120_000, np.float32), 24_000)).mode == ""
 
 
 def test_corpus_reads_unpacked_packages_without_fetching(tmp_path):

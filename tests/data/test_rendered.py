@@ -164,6 +164,13 @@ def test_a_held_out_pair_renders(tmp_path, monkeypatch):
   assert record["instruments"] and abs(int(pcm.max())) > 1000
 
 
+def test_so_many_pieces_that_the_hours_come_out(monkeypatch):
+  monkeypatch.setattr(rendered, "catalogue", lambda: {"bossanova": (BOSSA,), "calypso": (BOSSA,)})
+  corpus = rendered.RenderedCorpus({}, rendered.pieces_for(2))
+  counts = [n for split, _, n in corpus._counts("bossanova") if split == "train"]
+  assert counts == [241]  # of half a minute each; calypso is for testing alone
+
+
 def test_voice_of_a_held_out_pair_is_foreign_to_the_style(monkeypatch):
   monkeypatch.setattr(rendered, "catalogue", lambda: {"bossanova": (BOSSA,)})
   voice = rendered.held_out_voice("bossanova")

@@ -19,6 +19,7 @@ from data.tracks import (
   load_audio,
   normalise,
   segments,
+  trimmed,
 )
 from melody_jax.errors import UserError
 from tests.data.conftest import tone
@@ -120,6 +121,21 @@ def test_what_the_machine_is_to_blame_for_is_no_quarantine(error, message):
   with pytest.raises(UserError, match=message):
     list(examples(Corpus(), [Track("p/a", "p", "train")], ledger))
   assert not ledger.quarantined
+
+
+def test_silent_ends_go_and_silence_between_stays():
+  sound = np.ones(SAMPLE_RATE, np.float32)
+  silence = np.full(3 * SAMPLE_RATE, 5e-4, np.float32)  # 66 dB under the peak
+  kept = trimmed(np.concatenate([silence, sound, silence, sound, silence]))
+  assert abs(len(kept) - 6 * SAMPLE_RATE) <= 1
+  np.testing.assert_array_equal(np.flatnonzero(kept == 1)[[0, -1]], [12_000, len(kept) - 12_001])
+  assert len(trimmed(0 * silence)) == len(silence) and not len(trimmed(sound[:0]))
+
+
+def test_sound_shorter_than_a_window_between_silences_is_too_short():
+  padded = np.concatenate([np.zeros(SAMPLE_RATE * 20), tone(5, SAMPLE_RATE)]).astype(np.float32)
+  with pytest.raises(QuarantineError, match="too_short: 5.5 s"):
+    normalise(padded)
 
 
 def test_segments_are_30_s_and_short_tails_are_dropped():

@@ -1,0 +1,68 @@
+"""Writes the tags of each track of an array dataset as JSONL, for a language model to write from.
+
+python -m data.captions_export --source=DIR --out=tags.jsonl
+"""
+
+from collections import Counter
+import os
+import pathlib
+
+from melody_jax.command_line.flags import Parser, run
+from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, json_text, shards_of
+from melody_jax.places.paths import argument
+
+
+def rows_of(source: pathlib.Path) -> list[dict[str, object]]:
+  """A row a track: track, split, seconds, tags (those of most clips first), captions (none yet).
+
+  Titles and authors stay out: they must not come into captions.
+
+  Raises:
+    UserError: There is no array dataset, or it is not complete.
+  """
+  splits = sorted(shards_of(source))
+  if not splits:
+    raise UserError(f"no array dataset at {source}: build one with --format=arrays")
+  rows: list[dict[str, object]] = []
+  for split in splits:
+    dataset = ArrayDataset(source, split)
+    tags: dict[str, Counter[str]] = {}
+    seconds: Counter[str] = Counter()
+    for i in range(len(dataset)):
+      record = dataset.record(i)
+      tags.setdefault(record["track"], Counter()).update(record["tags"])
+      seconds[record["track"]] += record["seconds"]
+    rows += [
+      {
+        "track": track,
+        "split": split,
+        "seconds": round(seconds[track], 2),
+        "tags": [tag for tag, _ in counts.most_common()],
+        "captions": [],
+      }
+      for track, counts in sorted(tags.items())
+    ]
+  return rows
+
+
+def main() -> None:
+  """Writes the file; prints how many tracks it holds."""
+  parser = Parser(description=__doc__.splitlines()[0])
+  parser.add_argument("--source", type=argument, required=True, help="an array dataset")
+  parser.add_argument("--out", type=argument, required=True, help="file to write; it must be new")
+  arguments = parser.parse_args()
+  rows = rows_of(arguments.source)
+  if arguments.out.exists():
+    raise UserError(f"{arguments.out} is there already: sentences may be in it; give another --out")
+  temporary = arguments.out.with_name(f".{arguments.out.name}.tmp-{os.getpid()}")
+  try:
+    temporary.write_text("".join(f"{json_text(row)}\n" for row in rows), encoding="utf-8")
+    os.replace(temporary, arguments.out)
+  except OSError as error:
+    raise UserError(f"{arguments.out} cannot be written: {error.strerror or error}") from error
+  print(f"{arguments.out}: {len(rows)} tracks")
+
+
+if __name__ == "__main__":
+  run(main)
