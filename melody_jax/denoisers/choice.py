@@ -66,9 +66,10 @@ def network_of(config: DenoiserConfig) -> LatentDenoiser:
 
 def init(config: DenoiserConfig, rng: jax.Array):
   """Parameters of `network_of(config)`, boxed with their logical axes."""
-  if isinstance(config, unet.UNetConfig):
-    return unet.init(config, rng)
-  return dpd.init(config, rng)
+  if isinstance(config, dpd.DPDConfig):
+    return dpd.init(config, rng)
+  assert isinstance(config, unet.UNetConfig)
+  return unet.init(config, rng)
 
 
 def load(bundle: str | os.PathLike) -> tuple[LatentDenoiser, dict[str, Any]]:

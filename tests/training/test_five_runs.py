@@ -17,7 +17,7 @@ from melody_jax.training.checkpoint import load_params
 from tests.training.datasets import run_config, write_audio, write_encoded
 from tests.training.processes import pair
 
-pytestmark = pytest.mark.slow  # two to six minutes of two cores, by what the cache holds
+pytestmark = pytest.mark.long  # some six minutes of two cores
 
 STEPS = 4
 VICTIM = "lm"  # killed in the middle of its run; the others go on from a run that has ended
