@@ -22,6 +22,12 @@ from melody_jax.errors import ChoiceError, UserError
 from melody_jax.places import config_pages
 
 _WIDTH = 100  # characters of a line
+# Pages that describe sizes, beside those in models/ that are named as the task is.
+_MORE_PAGES = {
+  "dpd": ("models/denoiser.py",),
+  "unet_1d": ("denoisers/unet.py",),
+  "unet_2d": ("denoisers/unet.py",),
+}
 _COLUMN = 44  # where meanings begin
 
 
@@ -126,6 +132,9 @@ def keys_of(path: pathlib.Path, preset: str | None = None) -> list[str]:
     if group in config:
       # Only the codec has a fit that asks for its sizes without being a training config.
       shared |= _attributes(group, config.get("task", "vae") if group == "model" else group)
+  for network in config.get("model", {}):
+    if network in _MORE_PAGES:
+      shared |= _attributes(f"model.{network}", network)
   meanings = comments(path.read_text(encoding="utf-8")) | shared
   lines = []
   if known:
@@ -155,11 +164,12 @@ def _attributes(group: str, file: str) -> dict[str, str]:
 
   Args:
     group: Group of the keys in the config.
-    file: Stem of the page in models/.
+    file: Stem of the page in models/, or a name of _MORE_PAGES.
   """
-  folder = pathlib.Path(__file__).resolve().parents[1] / "models"
+  package = pathlib.Path(__file__).resolve().parents[1]
   # A config that several pages read has a page of its own.
-  sources = [folder / f"{name}.py" for name in (f"{file}_config", file)]
+  names = [f"models/{file}_config.py", f"models/{file}.py", *_MORE_PAGES.get(file, ())]
+  sources = [package / name for name in names]
   trees = [ast.parse(p.read_text(encoding="utf-8")) for p in sources if p.is_file()]
   found: dict[str, str] = {}
   for node in (node for tree in trees for node in ast.walk(tree)):
