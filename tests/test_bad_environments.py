@@ -35,9 +35,12 @@ def expected(command: str, environment: str) -> tuple[int, ...]:
 CELLS = [(command, name) for command in COMMANDS for name in ENVIRONMENTS]
 
 
+QUICK = (("sample", "no GPU"), ("train", "no GPU"), ("data.music_folder", "not UTF-8"))
+
+
 def _mark_of(cell: tuple[str, str]) -> str:
-  """Where a command ends at once it is run by .ci/run; all the rest takes half an hour."""
-  return "slow" if cell[1] == "no GPU" else "long"
+  """A few that end at once are run by .ci/run; all the rest takes half an hour."""
+  return "slow" if cell in QUICK else "long"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import floor, generator, measure, report, sample, stages
 from benchmarks.baselines import cascade, musicgen
+from melody_jax.errors import UserError
 from melody_jax.generation.token_sampler import Greedy
 from melody_jax.models import lm
 
@@ -212,8 +213,8 @@ def test_memory_that_is_too_small_is_a_row_and_other_errors_are_raised():
 
 
 @pytest.mark.parametrize("text", ["", "0", "4,-1", "x"])
-def test_numbers_are_checked(text, capsys):
-  with pytest.raises(SystemExit):
+def test_numbers_are_checked(text):
+  with pytest.raises(UserError, match="--batches: .*positive numbers"):
     sample.parser().parse_args([f"--batches={text}"])
 
 

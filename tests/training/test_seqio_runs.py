@@ -59,7 +59,7 @@ def test_a_run_that_is_gone_on_with_equals_one_that_was_not(tfds_dir, tmp_path, 
   assert again.splitlines()[-1] == said.splitlines()[-1]  # of the last validation
 
 
-@pytest.mark.parametrize("model", ["lm", pytest.param("dpd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["lm", pytest.param("dpd", marks=pytest.mark.long)])
 def test_a_run_killed_with_signal_9_goes_on(tfds_dir, tmp_path, model):
   config = config_of(tfds_dir, model, 6)
   data, train = config.data, config.train
