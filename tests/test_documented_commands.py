@@ -79,6 +79,7 @@ BUILDERS = [
   "python -m data.rendered",
   "python -m data.music_folder --folder=DIR",
   "python -m data.encoded --source=DIR --name=NAME",
+  "python -m data.captions_export --source=DIR --out=tags.jsonl",
 ]
 RUN = {
   SAMPLE: HERE,

@@ -124,6 +124,6 @@ def check() -> None:
   beside = list(librosa.submodule_search_locations or ()) if librosa else []
   if beside and not is_writable(beside[0]):  # numba's last resort
     raise UserError(
-      "no folder for caches can be written: neither the home nor $TMPDIR nor /dev/shm; set"
+      "no folder for caches can be written, or all are full: the home, $TMPDIR and /dev/shm; set"
       " NUMBA_CACHE_DIR to one that can"
     )

@@ -25,7 +25,7 @@ from tests.configs import load_config
 
 SAMPLES = 2400  # a window of 0.1 s keeps batches small
 AUDIO = {"audio": WindowFeature((SAMPLES,), "float32")}
-TEXT = {"text_ids": WindowFeature((4,), "int32", 100), "text_mask": WindowFeature((4,), "bool")}
+TEXT = {"text_ids": WindowFeature((4,), "int32", 128), "text_mask": WindowFeature((4,), "bool")}
 ENCODED = {
   "latents": WindowFeature((10, 3), "float32"),
   "semantic_tokens": WindowFeature((5,), "int32", 1024),

@@ -92,8 +92,8 @@ def _state(**changes):
   config = load_config("wav2vec", "tiny")
   config.model.update(
     conv_channels=[12, 12], conv_kernels=[10, 2], conv_strides=[5, 2], front="conv", front_pool=1,
-    teacher_size=0, tokens_from="block", width=32, n_layers=4, n_heads=4, mlp_width=48,
-    kernel_size=7, n_codes=6, code_size=16, projection_size=8,
+    teacher_size=0, tokens_from="block", heard_share=0.0, mel_weight=1.0, width=32,
+    n_layers=4, n_heads=4, mlp_width=48, kernel_size=7, n_codes=6, code_size=16, projection_size=8,
   )  # fmt: skip
   config.model.update(changes)
   config.loss.teacher_weight = 0.0

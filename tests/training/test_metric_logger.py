@@ -20,7 +20,9 @@ CONFIG = ml_collections.ConfigDict(
 def test_a_line_tells_what_the_devices_do_and_what_the_input_costs(
   tmp_path, monkeypatch, capsys, kind, shown
 ):
-  monkeypatch.setattr(metric_logger, "time", types.SimpleNamespace(monotonic=lambda: 100.0))
+  monkeypatch.setattr(
+    metric_logger, "time", types.SimpleNamespace(monotonic=lambda: 100.0, time=lambda: 5.0)
+  )
   device = types.SimpleNamespace(device_kind=kind, platform="tpu")
   monkeypatch.setattr(metric_logger.jax, "devices", lambda: [device])
   monkeypatch.setattr(metric_logger.jax, "device_count", lambda: 2)
@@ -42,7 +44,9 @@ def test_a_line_tells_what_the_devices_do_and_what_the_input_costs(
 
 
 def test_evaluation_does_not_lower_the_speed(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(metric_logger, "time", types.SimpleNamespace(monotonic=lambda: 100.0))
+  monkeypatch.setattr(
+    metric_logger, "time", types.SimpleNamespace(monotonic=lambda: 100.0, time=lambda: 5.0)
+  )
   logger = metric_logger.MetricLogger(tmp_path, CONFIG)
   logger.started(0)
   # Ten steps in 20 s beside half a minute of evaluation: half a step, 3 s of audio, a second.
