@@ -223,7 +223,7 @@ def kill_again_and_again(draw, arguments_of, steps_at_most: int) -> None:
     process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_twenty_times_equals_uninterrupted(data, tmp_path):
   more = ("--config.train.steps=400", "--config.train.save_every=10", "--config.train.log_every=1")
   whole = start(train_arguments(data, tmp_path / "whole", *more))
@@ -240,7 +240,7 @@ def test_killed_twenty_times_equals_uninterrupted(data, tmp_path):
 MESHES = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_and_resumed_on_other_meshes_ends_as_one_device_does(data, tmp_path):
   # Rounding differs from mesh to mesh: Adam's epsilon lies above it, as in test_multihost.py.
   more = (
