@@ -1,23 +1,23 @@
 """Expands a sweep into runs, one per line: name, module and arguments, quoted for a shell.
 
-    python launch/sweep.py NAME DIR [--config.key=value ...]            all runs
-    python launch/sweep.py pending NAME DIR [--config.key=value ...]    those not finished
-    python launch/sweep.py gather NAME DIR                              a table and a plot
+    python launch/sweep.py NAME[:PRESET] DIR [--config.key=value ...]            all runs
+    python launch/sweep.py pending NAME[:PRESET] DIR [--config.key=value ...]    those not finished
+    python launch/sweep.py gather NAME[:PRESET] DIR                              a table and a plot
     python launch/sweep.py list
 
 A sweep is a file configs/sweeps/NAME.py with
 
-    CONFIG = "configs/lm.py:nano"         base config, with its argument
-    MODULE = "melody_jax.train"           module that runs it
-    OUTPUT = "--workdir"                  argument that says where a run writes
-    RESULT = "result.json"                file that a finished run leaves there
-    METRICS = {"loss": ("metrics", "loss")}   what `gather` takes from it: {title: keys}
-    get_sweep() -> list[dict[str, Any]]   one dict per run: {config key: value}
+    CONFIG = "configs/dpd.py"             page that the runs change: of training or of evaluation
+    SEEDS = {"nano": 3, "paper": 1}       its presets, the default first; runs of each setting
+    METRICS = {"loss": ("metrics", "loss")}   what `gather` takes from a result: {title: keys}
+    get_sweep(preset) -> list[dict[str, Any]]   one dict a setting: {config key: value}
 
 Runs that differ by `seed` alone are one row of the table: their mean and spread.
 """
 
+from collections.abc import Mapping
 import csv
+import dataclasses
 import difflib
 import importlib.util
 import io
@@ -55,37 +55,104 @@ def names() -> list[str]:
   return sorted(p.stem for p in SWEEPS.glob("*.py"))
 
 
-def load(name: str) -> ModuleType:
-  """Loads a sweep.
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """A sweep at one of its presets.
 
-  Raises:
-    SweepError: if there is no sweep of this name.
+  Attributes:
+    name: Name of its directory and of its jobs.
+    config: Base config, with its preset.
+    runs: Values of config keys, one dict a run.
+    metrics: What `gather` takes from a result, {title: keys}.
   """
+
+  name: str
+  config: str
+  runs: list[dict[str, Any]]
+  metrics: Mapping[str, tuple[str, ...]]
+
+  @property
+  def evaluates(self) -> bool:
+    """Whether its runs are evaluations; else they train."""
+    return pathlib.PurePath(self.config.partition(":")[0]).stem == "evaluate"
+
+  @property
+  def module(self) -> str:
+    """Module that runs it."""
+    return "melody_jax.evaluate" if self.evaluates else "melody_jax.train"
+
+  @property
+  def output(self) -> str:
+    """Argument that says where a run writes."""
+    return "--config.out" if self.evaluates else "--workdir"
+
+  @property
+  def result(self) -> str:
+    """File that a finished run leaves there."""
+    return f"{self.config.partition(':')[2]}.json" if self.evaluates else "result.json"
+
+
+def _page(name: str) -> ModuleType:
   if name not in names():
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise SweepError(f"no sweep {name!r}: {', '.join(names())}{hint}")
-  sweep = _module(SWEEPS / f"{name}.py")
-  parts = ("CONFIG", "MODULE", "OUTPUT", "RESULT", "METRICS", "get_sweep")
-  missing = [part for part in parts if not hasattr(sweep, part)]
+  page = _module(SWEEPS / f"{name}.py")
+  parts = ("CONFIG", "SEEDS", "METRICS", "get_sweep")
+  missing = [part for part in parts if not hasattr(page, part)]
   if missing:
     raise SweepError(f"{SWEEPS / name}.py lacks {', '.join(missing)}: see the head of sweep.py")
-  return sweep
+  return page
 
 
-def base_config(sweep: ModuleType) -> ml_collections.ConfigDict:
+def presets(name: str) -> tuple[str, ...]:
+  """Presets of a sweep, the default first.
+
+  Raises:
+    SweepError: as `load`.
+  """
+  return tuple(_page(name).SEEDS)
+
+
+def load(named: str) -> Sweep:
+  """Loads a sweep.
+
+  Args:
+    named: NAME or NAME:PRESET.
+
+  Raises:
+    SweepError: if there is no such sweep or preset.
+  """
+  name, _, preset = named.partition(":")
+  page = _page(name)
+  default = next(iter(page.SEEDS))
+  preset = preset or default
+  if preset not in page.SEEDS:
+    raise SweepError(f"sweep {name!r} has no preset {preset!r}: {', '.join(page.SEEDS)}")
+  seeds = range(page.SEEDS[preset])
+  settings = page.get_sweep(preset)
+  return Sweep(
+    name=name if preset == default else f"{name}_{preset}",
+    config=f"{page.CONFIG}:{preset}",
+    # With one run a setting, the seed stays the config's own.
+    runs=[{**s, "seed": seed} for s in settings for seed in seeds] if len(seeds) > 1 else settings,
+    metrics=page.METRICS,
+  )
+
+
+def base_config(sweep: Sweep) -> ml_collections.ConfigDict:
   """The config that the runs of a sweep change."""
-  path, _, argument = sweep.CONFIG.partition(":")
-  return _module(ROOT / path).get_config(*([argument] if argument else []))
+  path, _, preset = sweep.config.partition(":")
+  return _module(ROOT / path).get_config(preset)
 
 
-def check(sweep: ModuleType) -> None:
+def check(sweep: Sweep) -> None:
   """Checks that all runs set keys of the base config, to values of the right type.
 
   Raises:
     SweepError: if one does not.
   """
-  for run in sweep.get_sweep():
+  for run in sweep.runs:
     # A new config for every run, or the keys of one run would stay set in the next. Locked, because
     # an open config takes any misspelt key.
     config = base_config(sweep).lock()
@@ -93,10 +160,10 @@ def check(sweep: ModuleType) -> None:
       config.update_from_flattened_dict(run)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
       reason = str(error).splitlines()[0]
-      raise SweepError(f"{sweep.__name__}: {run} does not fit {sweep.CONFIG}: {reason}") from error
+      raise SweepError(f"{sweep.name}: {run} does not fit {sweep.config}: {reason}") from error
 
 
-def _check_more(sweep: ModuleType, more: list[str]) -> None:
+def _check_more(sweep: Sweep, more: list[str]) -> None:
   """Raises SweepError for an argument for all runs that none of them takes."""
   from melody_jax import cli
   from melody_jax.errors import UserError
@@ -119,7 +186,7 @@ def run_name(run: dict[str, Any]) -> str:
   return re.sub(r"[^\w.,=+-]+", "_", text)
 
 
-def expand(sweep: ModuleType, directory: str, more: list[str]) -> list[list[str]]:
+def expand(sweep: Sweep, directory: str, more: list[str]) -> list[list[str]]:
   """Expands a sweep.
 
   Args:
@@ -136,22 +203,22 @@ def expand(sweep: ModuleType, directory: str, more: list[str]) -> list[list[str]
   check(sweep)
   _check_more(sweep, more)
   runs, seen = [], set()
-  for i, run in enumerate(sweep.get_sweep()):
-    where = "/".join([directory.rstrip("/"), sweep.__name__, run_name(run)])
+  for i, run in enumerate(sweep.runs):
+    where = "/".join([directory.rstrip("/"), sweep.name, run_name(run)])
     if where in seen:
-      raise SweepError(f"{sweep.__name__}: two runs are {run_name(run)}")
+      raise SweepError(f"{sweep.name}: two runs are {run_name(run)}")
     seen.add(where)
     # Kubernetes allows only small letters, digits and dashes in a name.
-    name = f"{sweep.__name__.replace('_', '-')}-{i}"
+    name = f"{sweep.name.replace('_', '-')}-{i}"
     values = [f"--config.{key}={value}" for key, value in run.items()]
-    output = f"{sweep.OUTPUT}={where}"
-    runs.append([name, sweep.MODULE, f"--config={sweep.CONFIG}", output, *values, *more])
+    output = f"{sweep.output}={where}"
+    runs.append([name, sweep.module, f"--config={sweep.config}", output, *values, *more])
   return runs
 
 
-def _where(words: list[str], sweep: ModuleType) -> pathlib.Path | None:
+def _where(words: list[str], sweep: Sweep) -> pathlib.Path | None:
   """Directory of a run, or None where it is in a bucket."""
-  (found,) = (w.split("=", 1)[1] for w in words if w.startswith(f"{sweep.OUTPUT}="))
+  (found,) = (w.split("=", 1)[1] for w in words if w.startswith(f"{sweep.output}="))
   return None if "://" in found else pathlib.Path(found).expanduser()
 
 
@@ -162,7 +229,7 @@ def _read(path: pathlib.Path) -> Any:
     return None
 
 
-def is_finished(words: list[str], sweep: ModuleType) -> bool:
+def is_finished(words: list[str], sweep: Sweep) -> bool:
   """Whether a run has left its result, made by this very command.
 
   A run in a bucket never counts as finished: it is started again, and a training run then ends at
@@ -172,7 +239,7 @@ def is_finished(words: list[str], sweep: ModuleType) -> bool:
     SweepError: if another command made the result.
   """
   where = _where(words, sweep)
-  if where is None or _read(where / sweep.RESULT) is None:
+  if where is None or _read(where / sweep.result) is None:
     return False
   made_by = _read(where / _COMMAND)
   if made_by is not None and made_by != words[1:]:
@@ -182,7 +249,7 @@ def is_finished(words: list[str], sweep: ModuleType) -> bool:
   return made_by is not None
 
 
-def pending(sweep: ModuleType, directory: str, more: list[str]) -> list[list[str]]:
+def pending(sweep: Sweep, directory: str, more: list[str]) -> list[list[str]]:
   """The runs of `expand` that are not finished; each notes its command in its directory.
 
   Raises:
@@ -203,7 +270,7 @@ def _number(result: Any, keys: tuple[str, ...]) -> float | None:
   return float(result) if isinstance(result, int | float) else None
 
 
-def rows_of(sweep: ModuleType, directory: str) -> tuple[list[dict[str, Any]], list[str]]:
+def rows_of(sweep: Sweep, directory: str) -> tuple[list[dict[str, Any]], list[str]]:
   """Results of a sweep.
 
   Args:
@@ -216,12 +283,10 @@ def rows_of(sweep: ModuleType, directory: str) -> tuple[list[dict[str, Any]], li
   """
   groups: dict[str, dict[str, Any]] = {}
   missing = []
-  for run in sweep.get_sweep():
+  for run in sweep.runs:
     settings = {key: value for key, value in run.items() if key != "seed"}
     row = groups.setdefault(json.dumps(settings), {**settings, "results": []})
-    result = _read(
-      pathlib.Path(directory).expanduser() / sweep.__name__ / run_name(run) / sweep.RESULT
-    )
+    result = _read(pathlib.Path(directory).expanduser() / sweep.name / run_name(run) / sweep.result)
     if result is None:
       missing.append(run_name(run))
     else:
@@ -229,7 +294,7 @@ def rows_of(sweep: ModuleType, directory: str) -> tuple[list[dict[str, Any]], li
   for row in groups.values():
     results = row.pop("results")
     row["runs"] = len(results)
-    for title, keys in sweep.METRICS.items():
+    for title, keys in sweep.metrics.items():
       values = [v for v in (_number(result, keys) for result in results) if v is not None]
       row[title] = statistics.fmean(values) if values else None
       # Of one run there is no spread, which is not the same as none at all.
@@ -241,11 +306,11 @@ def _shown(value: Any) -> str:
   return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _plot(sweep: ModuleType, rows: list[dict[str, Any]]) -> bytes:
+def _plot(sweep: Sweep, rows: list[dict[str, Any]]) -> bytes:
   """One panel a metric, a bar a setting with its spread."""
   from matplotlib.figure import Figure
 
-  titles = list(sweep.METRICS)
+  titles = list(sweep.metrics)
   settings = [key for key in rows[0] if "." in key]
   # What all runs share tells nothing.
   telling = [key for key in settings if len({str(row[key]) for row in rows}) > 1] or settings
@@ -267,7 +332,7 @@ def _plot(sweep: ModuleType, rows: list[dict[str, Any]]) -> bytes:
   return buffer.getvalue()
 
 
-def gather(sweep: ModuleType, directory: str) -> list[str]:
+def gather(sweep: Sweep, directory: str) -> list[str]:
   """Writes results.md, .csv and .png into the directory of a sweep, and prints the table.
 
   Returns:
@@ -278,7 +343,7 @@ def gather(sweep: ModuleType, directory: str) -> list[str]:
   """
   rows, missing = rows_of(sweep, directory)
   if not any(row["runs"] for row in rows):
-    raise SweepError(f"{directory}/{sweep.__name__} has no finished run")
+    raise SweepError(f"{directory}/{sweep.name} has no finished run")
   columns = list(rows[0])
   lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
   lines += [f"| {' | '.join(_shown(row[c]) for c in columns)} |" for row in rows]
@@ -288,7 +353,7 @@ def gather(sweep: ModuleType, directory: str) -> list[str]:
   writer = csv.DictWriter(buffer, columns)
   writer.writeheader()
   writer.writerows(rows)
-  folder = pathlib.Path(directory).expanduser() / sweep.__name__
+  folder = pathlib.Path(directory).expanduser() / sweep.name
   (folder / "results.md").write_text(text + "\n", encoding="utf-8")
   (folder / "results.csv").write_text(buffer.getvalue(), encoding="utf-8")
   (folder / "results.png").write_bytes(_plot(sweep, rows))
@@ -308,7 +373,8 @@ def main(arguments: list[str]) -> None:
     return
   if arguments == ["list"]:
     for name in names():
-      print(f"{name:20} {(load(name).__doc__ or '').splitlines()[0]}")
+      about = (_page(name).__doc__ or "").splitlines()[0]
+      print(f"{name:20} {about} [{', '.join(presets(name))}]")
     return
   verb = arguments.pop(0) if arguments and arguments[0] in ("pending", "gather") else ""
   if len(arguments) < 2:

@@ -2,6 +2,7 @@
 # Runs a sweep of configs/sweeps: each run in its own directory.
 #
 #   launch/sweep.sh lm_learning_rate runs/sweeps --config.data.path=DATASET
+#   launch/sweep.sh chunks:paper DIR ...        the same sweep at another size
 #   launch/sweep.sh gather NAME DIR             results.md, .csv and .png of the finished runs
 #   launch/sweep.sh list                        list the sweeps
 #   launch/sweep.sh --dry_run NAME DIR ...      print the commands, run nothing

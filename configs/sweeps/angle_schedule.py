@@ -8,18 +8,17 @@ directory has the table. Scores: not measured.
 
 from typing import Any
 
-CONFIG = "configs/evaluate.py:prompts"
-MODULE = "melody_jax.evaluate"
-OUTPUT = "--config.out"
-RESULT = "prompts.json"
+CONFIG = "configs/evaluate.py"
+SEEDS = {"prompts": 1}
 METRICS = {
   "margin of the right prompt, MuLan": ("tests", "MuLan, centred", "margin"),
   "margin, musicnn": ("tests", "musicnn", "margin"),
 }
 
 
-def get_sweep() -> list[dict[str, Any]]:
-  """The runs: values of config keys."""
+def get_sweep(preset: str) -> list[dict[str, Any]]:
+  """The settings that are compared; `preset` is one of SEEDS."""
+  del preset
   return [
     {"prompts.sampling.schedule": schedule, "prompts.sampling.steps": steps}
     for steps in (5, 10, 20)

@@ -8,15 +8,14 @@ melody_jax.export and melody_jax.evaluate measure them further. Scores: not meas
 
 from typing import Any
 
-CONFIG = "configs/dpd.py:nano"
-MODULE = "melody_jax.train"
-OUTPUT = "--workdir"
-RESULT = "result.json"
+CONFIG = "configs/dpd.py"
+SEEDS = {"nano": 1}
 METRICS = {"validation loss": ("metrics", "loss")}
 
 
-def get_sweep() -> list[dict[str, Any]]:
-  """The runs: values of config keys."""
+def get_sweep(preset: str) -> list[dict[str, Any]]:
+  """The settings that are compared; `preset` is one of SEEDS."""
+  del preset
   return [
     {
       "model.width": width,

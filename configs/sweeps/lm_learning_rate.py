@@ -7,15 +7,14 @@ The warm-up grows with the rate. `gather` compares their validation loss. Scores
 
 from typing import Any
 
-CONFIG = "configs/lm.py:nano"
-MODULE = "melody_jax.train"
-OUTPUT = "--workdir"
-RESULT = "result.json"
+CONFIG = "configs/lm.py"
+SEEDS = {"nano": 1}
 METRICS = {"validation loss": ("metrics", "loss")}
 
 
-def get_sweep() -> list[dict[str, Any]]:
-  """The runs: values of config keys."""
+def get_sweep(preset: str) -> list[dict[str, Any]]:
+  """The settings that are compared; `preset` is one of SEEDS."""
+  del preset
   return [
     {"optimizer.learning_rate": 5e-4, "optimizer.warmup_steps": 30},
     {"optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 30},

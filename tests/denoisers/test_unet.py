@@ -141,16 +141,16 @@ def size_of(c, seconds=10):
   return sum(math.prod(x.shape) for x in jax.tree.leaves(params)), flops
 
 
-@pytest.mark.parametrize("sweep, count", [("denoisers", 5), ("denoisers_paper", 4)])
-def test_the_sweep_compares_networks_of_equal_size(repository, sweep, count):
+@pytest.mark.parametrize("preset, count", [("nano", 5), ("paper", 4)])
+def test_the_sweep_compares_networks_of_equal_size(repository, preset, count):
   """Every UNet has the DPD's parameters within 2 %, or its FLOPs a pass within 4 %."""
-  page = runpy.run_path(str(repository / "configs" / "sweeps" / f"{sweep}.py"))
+  page = runpy.run_path(str(repository / "configs" / "sweeps" / "denoisers.py"))
   networks = {json.dumps({k: v for k, v in run.items() if k.startswith("model.")})
-              for run in page["get_sweep"]()}  # fmt: skip
+              for run in page["get_sweep"](preset)}  # fmt: skip
   assert len(networks) == count
   sizes = {}
   for network in sorted(networks):
-    model = load("dpd", page["CONFIG"].partition(":")[2])
+    model = load("dpd", preset)
     model.update_from_flattened_dict(json.loads(network))
     sizes[network] = size_of(choice.config_of(model.model))
   params, flops = sizes.pop('{"model.denoiser": "dpd"}')

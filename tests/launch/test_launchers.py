@@ -1,5 +1,6 @@
 """The launchers: what they would run, what they say when something is missing, and the sweeps."""
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -308,20 +309,22 @@ def load_sweeps():
 sweeps = load_sweeps()
 
 
-@pytest.mark.parametrize("name", sweeps.names())
+@pytest.mark.parametrize(
+  "name", [f"{name}:{preset}" for name in sweeps.names() for preset in sweeps.presets(name)]
+)
 def test_every_key_of_a_sweep_is_in_its_config(name):
   sweep = sweeps.load(name)
   sweeps.check(sweep)
   runs = sweeps.expand(sweep, "gs://b/d", ["--config.seed=1"])
-  places = {word for run in runs for word in run if word.startswith(sweep.OUTPUT + "=")}
+  places = {word for run in runs for word in run if word.startswith(sweep.output + "=")}
   assert len(places) == len(runs) > 1
   assert all(run[-1] == "--config.seed=1" for run in runs)
-  assert importlib.util.find_spec(sweep.MODULE)
+  assert importlib.util.find_spec(sweep.module)
 
 
 def test_the_sweeps_of_the_paper_and_of_the_sizes_are_there():
   assert {"angle_schedule", "dpd_size", "lm_learning_rate"} <= set(sweeps.names())
-  settings = sweeps.load("angle_schedule").get_sweep()
+  settings = sweeps.load("angle_schedule").runs
   assert {s["prompts.sampling.schedule"] for s in settings} == {"uniform", "linear"}
 
 
@@ -333,16 +336,24 @@ def test_the_sweeps_of_the_paper_and_of_the_sizes_are_there():
     ([{"seed": 1}, {"seed": 1}], "two runs are seed=1"),
   ],
 )
-def test_a_bad_sweep_is_found_before_anything_runs(runs, message, monkeypatch):
-  sweep = sweeps.load("lm_learning_rate")
-  monkeypatch.setattr(sweep, "get_sweep", lambda: runs)
+def test_a_bad_sweep_is_found_before_anything_runs(runs, message):
+  sweep = dataclasses.replace(sweeps.load("lm_learning_rate"), runs=runs)
   with pytest.raises(sweeps.SweepError, match=message):
     sweeps.expand(sweep, "d", [])
 
 
+def test_a_preset_has_a_directory_and_seeds_of_its_own():
+  nano, paper = sweeps.load("chunks"), sweeps.load("chunks:paper")
+  assert (nano.name, nano.config) == ("chunks", "configs/dpd.py:nano")
+  assert (paper.name, paper.config) == ("chunks_paper", "configs/dpd.py:paper")
+  assert [run["seed"] for run in nano.runs[:3]] == [0, 1, 2] and "seed" not in paper.runs[0]
+  with pytest.raises(sweeps.SweepError, match="no preset 'large': nano, paper"):
+    sweeps.load("chunks:large")
+
+
 def test_sweep_goes_through_a_launcher():
   local = commands("sweep.sh", "lm_learning_rate", "a dir", "--config.seed=1", DEVICE="cpu")
-  assert len(local) == len(sweeps.load("lm_learning_rate").get_sweep())
+  assert len(local) == len(sweeps.load("lm_learning_rate").runs)
   workdirs = {w for words in local for w in words if w.startswith("--workdir=")}
   assert len(workdirs) == len(local)
   assert all(w.startswith("--workdir=a dir/lm_learning_rate/learning_rate=") for w in workdirs)

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 
@@ -79,17 +78,13 @@ def test_results_of_another_command_are_refused(run, tmp_path):
 
 @pytest.fixture
 def sweep():
-  found = types.ModuleType("made_up")
-  found.CONFIG, found.OUTPUT, found.RESULT = "configs/lm.py:nano", "--workdir", "result.json"
-  found.METRICS = {"loss": ("metrics", "loss"), "gain": ("metrics", "gain")}
-  found.get_sweep = lambda: [
-    {"train.steps": steps, "seed": seed} for steps in (5, 10) for seed in (0, 1, 2)
-  ]
-  return found
+  runs = [{"train.steps": steps, "seed": seed} for steps in (5, 10) for seed in (0, 1, 2)]
+  metrics = {"loss": ("metrics", "loss"), "gain": ("metrics", "gain")}
+  return sweeps.Sweep("made_up", "configs/lm.py:nano", runs, metrics)
 
 
 def test_seeds_become_mean_and_spread(sweep, tmp_path):
-  for run in sweep.get_sweep():
+  for run in sweep.runs:
     folder = tmp_path / "made_up" / sweeps.run_name(run)
     folder.mkdir(parents=True)
     loss = run["train.steps"] + run["seed"]
