@@ -107,6 +107,14 @@ def test_tokens(tiny_models, data, tmp_path):
   # An untrained LM knows no more than the size of the vocabulary; its logits' spread, about 1, adds
   # half a nat.
   assert values["datasets"]["encoded"]["lm_cross_entropy"] == pytest.approx(np.log(16), abs=0.7)
+  assert "log_mel_explained" not in values["datasets"]["encoded"]  # it holds no audio
+
+
+def test_tokens_of_audio_tell_what_they_explain(tiny_models, data, tmp_path):
+  entry = _run("tokens", tiny_models, data / "recorded", tmp_path)["datasets"]["recorded"]
+  # The random centres of a new tokeniser give every frame one token, which tells nothing.
+  assert entry["used"] == 1
+  assert entry["log_mel_explained"] <= 0.0 and entry["chroma_explained"] <= 0.0
 
 
 def test_dpd(tiny_models, data, tmp_path):

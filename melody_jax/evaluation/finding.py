@@ -45,6 +45,8 @@ def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 def cell(value: Any) -> str:
   """One value as it appears in a table."""
+  if value is None:
+    return "-"
   if isinstance(value, bool):
     return "yes" if value else "no"
   if isinstance(value, float):

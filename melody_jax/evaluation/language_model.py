@@ -14,13 +14,13 @@ from melody_jax.models import lm
 Score = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
 
-def row_cross_entropy(bundle: str | os.PathLike) -> tuple[Score, lm.LMConfig]:
+def token_cross_entropy(bundle: str | os.PathLike) -> tuple[Score, lm.LMConfig]:
   """Loads the LM of a bundle as a function that scores rows of tokens.
 
   Returns:
     (score, config). score(style int32 [B, levels], semantic int32 [B, T]) returns two arrays
-    float32 [B]: the mean cross-entropy in nats per semantic token, with the style tokens of the row
-    and without any style.
+    float32 [B, T]: the cross-entropy of each semantic token in nats, with the style tokens of the
+    row and without any style.
 
   Raises:
     UserError: if the bundle has no LM, or a damaged one.
@@ -34,7 +34,7 @@ def row_cross_entropy(bundle: str | os.PathLike) -> tuple[Score, lm.LMConfig]:
     logits = lm.forward(model, params, style, semantic)
     # A head over all tokens numbers the semantic ones after the style tokens.
     labels = semantic + (config.semantic_offset if config.head == "all" else 0)
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean(axis=-1)
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
 
   @jax.jit
   def score(params: Any, style: jax.Array, semantic: jax.Array) -> tuple[jax.Array, jax.Array]:

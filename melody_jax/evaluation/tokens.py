@@ -1,18 +1,27 @@
-"""Semantic tokens on held-out music: how many are used, how well the LM predicts them."""
+"""Semantic tokens on held-out music: use, what they tell, how well the LM predicts them."""
 
 from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 
-from melody_jax.evaluation.clips import datasets_of, in_batches, stack_clips, with_all
+from melody_jax.evaluation.clips import (
+  Clip,
+  datasets_of,
+  in_batches,
+  read_windows,
+  stack_clips,
+  with_all,
+)
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
-from melody_jax.evaluation.language_model import row_cross_entropy
-from melody_jax.metrics.tokens import token_use
+from melody_jax.evaluation.language_model import token_cross_entropy
+from melody_jax.metrics.tokens import explained_variance, token_use
+from melody_jax.models.musical_features import N_MELS, musical_features
 from melody_jax.progress import print_progress
 
 # Keys of a dataset's figures and the columns that they fill.
@@ -20,14 +29,20 @@ LM_COLUMNS = (
   ("lm_cross_entropy", "LM cross-entropy"),
   ("lm_cross_entropy_without_style", "LM without style"),
   ("per_cent_under_unigram", "% under unigram"),
+  ("style_gain_first", "gain by style, first second"),
+  ("wrong_style_gain_first", "gain by another window's style"),
 )
+EXPLAINED_COLUMNS = (
+  ("log_mel_explained", "log-mel explained"),
+  ("chroma_explained", "chroma explained"),
+)
+FIRST = 25  # tokens of the first second, where style is all that the LM knows
 COLUMNS = (
   ("n_tokens", "tokens"),
   ("used", "centres used"),
   ("entropy", "unigram entropy (nats)"),
   ("perplexity", "perplexity"),
   ("repeat_rate", "repeats"),
-  *LM_COLUMNS,
 )
 
 
@@ -37,8 +52,9 @@ def evaluate_tokens(
   cross_entropy: Callable[[np.ndarray, np.ndarray], Any] | None,
   batch_size: int = 8,
   split: str = "validation",
+  explained: dict[str, dict[str, float]] | None = None,
 ) -> Finding:
-  """Use of the vocabulary, and the LM's cross-entropy against the unigram entropy.
+  """Use of the vocabulary, what tokens explain, and the LM against the unigram entropy.
 
   Both numbers are about the same tokens: all semantic tokens of windows that do not overlap. The
   unigram entropy is the best that a predictor without context could reach if it knew the
@@ -47,10 +63,11 @@ def evaluate_tokens(
   Args:
     windows: {dataset: (semantic tokens [N, T], style tokens [N, levels])}, integers.
     vocabulary: Number of possible semantic tokens.
-    cross_entropy: Maps style [B, levels] and semantic [B, T] to two arrays [B]: the mean nats per
-      token of each row, with its style tokens and without style. None leaves the LM out.
+    cross_entropy: Maps style [B, levels] and semantic [B, T] to two arrays [B, T]: the nats of each
+      token with the row's style tokens and without style. None leaves the LM out.
     batch_size: Rows per call of `cross_entropy`.
     split: Name of the split that the windows are of, for the text.
+    explained: {dataset: {key of EXPLAINED_COLUMNS: share}} of the datasets with audio.
 
   Returns:
     The finding "tokens".
@@ -61,12 +78,13 @@ def evaluate_tokens(
   if cross_entropy is not None:
     scores = with_all(
       {
-        name: in_batches(cross_entropy, (style, semantic), batch_size)
+        name: _scores(cross_entropy, semantic, style, batch_size)
         for name, (semantic, style) in windows.items()
       }
     )
   entries = {
     name: _entry(semantic, vocabulary, scores[name] if scores else None)
+    | (explained or {}).get(name, {})
     for name, (semantic, _) in sets.items()
   }
   values: dict[str, Any] = {"vocabulary": vocabulary, "datasets": entries}
@@ -80,32 +98,65 @@ def evaluate_tokens(
       f" The LM's cross-entropy is {number(last['lm_cross_entropy'])} nats per token, "
       f"{number(last['per_cent_under_unigram'])} % under the unigram entropy of the same tokens."
     )
-  columns = COLUMNS if scores is not None else COLUMNS[: -len(LM_COLUMNS)]
-  rows = [(name, *(entry[key] for key, _ in columns)) for name, entry in entries.items()]
+  columns = (*COLUMNS, *(LM_COLUMNS if scores is not None else ()))
+  columns += EXPLAINED_COLUMNS if explained else ()
+  rows = [(name, *(entry.get(key) for key, _ in columns)) for name, entry in entries.items()]
   header = (split, *(title for _, title in columns))
   return Finding("tokens", values, text + "\n\n" + table(header, rows))
+
+
+def _scores(
+  cross_entropy: Callable[[np.ndarray, np.ndarray], Any],
+  semantic_NxT: np.ndarray,
+  style_NxL: np.ndarray,
+  batch_size: int,
+) -> tuple[np.ndarray, ...]:
+  """Nats a token [N, T] with the windows' own style, without any, and with another window's."""
+  right, without = in_batches(cross_entropy, (style_NxL, semantic_NxT), batch_size)
+  # Half of the set away lies another track, unless there is but one.
+  others = np.roll(style_NxL, len(style_NxL) // 2, axis=0)
+  wrong, _ = in_batches(cross_entropy, (others, semantic_NxT), batch_size)
+  return right, without, wrong
 
 
 def _entry(
   semantic_NxT: np.ndarray, vocabulary: int, scores: tuple[np.ndarray, ...] | None
 ) -> dict[str, Any]:
-  """Figures of one dataset; `scores` are the LM's two arrays [N], or None."""
+  """Figures of one dataset; `scores` are the LM's arrays of `_scores`, or None."""
   use = token_use(semantic_NxT, vocabulary)
   if scores is None:
     return dataclasses.asdict(use)
-  # Windows have equal lengths, so the mean of row means is the mean over tokens.
-  conditional, unconditional = (float(part.mean()) for part in scores)
+  conditional, unconditional = (float(part.mean()) for part in scores[:2])
+  right, without, wrong = (float(part[:, :FIRST].mean()) for part in scores)
   # Where one token is all that occurs there is nothing to predict, and no share of it.
   share = conditional / use.entropy if use.entropy else math.nan
   return dataclasses.asdict(use) | {
     "lm_cross_entropy": conditional,
     "lm_cross_entropy_without_style": unconditional,
     "per_cent_under_unigram": 100.0 * (1.0 - share),
+    "style_gain_first": without - right,
+    "wrong_style_gain_first": without - wrong,
+  }
+
+
+def _explained(
+  clips: list[Clip], audio_NxS: np.ndarray, encoders: Encoders, vocabulary: int, batch_size: int
+) -> dict[str, float]:
+  """Shares of log-mel and of chroma that the clips' semantic tokens explain on other tracks."""
+  config = encoders.semantic.config
+  features = jax.jit(lambda audio: musical_features(audio, config.sample_rate, config.hop))
+  tokens = stack_clips(clips, "semantic_tokens")
+  values = in_batches(features, (audio_NxS,), min(batch_size, len(audio_NxS)))
+  tracks = np.array([clip.track for clip in clips])
+  parts = values[..., :N_MELS], values[..., N_MELS:]
+  return {
+    key: explained_variance(tokens, part[:, : tokens.shape[1]], tracks, vocabulary)
+    for (key, _), part in zip(EXPLAINED_COLUMNS, parts, strict=True)
   }
 
 
 def tokens(config: ml_collections.ConfigDict) -> Finding:
-  """Measures the use of the semantic vocabulary, and the LM against the unigram entropy.
+  """Measures use of the semantic vocabulary, the LM, and where there is audio what tokens explain.
 
   Args:
     config: configs/evaluate.py: bundle, data, split, window_seconds and batch_size.
@@ -116,13 +167,18 @@ def tokens(config: ml_collections.ConfigDict) -> Finding:
   Raises:
     UserError: if the bundle has no LM, or no dataset has the split.
   """
-  score, model = row_cross_entropy(config.bundle)
+  score, model = token_cross_entropy(config.bundle)
   encoders = Encoders(config.bundle, config.batch_size)
-  windows = {}
+  windows, explained = {}, {}
   for name, dataset in datasets_of(config, config.split).items():
     print_progress(f"tokens: reading {name}")
     clips = encoded_windows(
       dataset, encoders, config.window_seconds, ("semantic_tokens", "style_tokens")
     )
     windows[name] = (stack_clips(clips, "semantic_tokens"), stack_clips(clips, "style_tokens"))
-  return evaluate_tokens(windows, model.semantic_vocab, score, config.batch_size, config.split)
+    if "audio" in dataset.features:
+      heard = stack_clips(read_windows(dataset, config.window_seconds, ("audio",)), "audio")
+      explained[name] = _explained(clips, heard, encoders, model.semantic_vocab, config.batch_size)
+  return evaluate_tokens(
+    windows, model.semantic_vocab, score, config.batch_size, config.split, explained
+  )

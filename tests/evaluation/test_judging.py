@@ -10,7 +10,7 @@ from melody_jax.evaluation.clips import Clip
 from melody_jax.evaluation.finding import Finding, number, write
 from melody_jax.evaluation.mulan import evaluate_mulan, relevance
 from melody_jax.evaluation.prompts import JudgedPrompt, centred, generate_all, judge, tag_scores
-from melody_jax.evaluation.tokens import evaluate_tokens
+from melody_jax.evaluation.tokens import FIRST, evaluate_tokens
 from melody_jax.provenance import MARK
 
 
@@ -27,7 +27,7 @@ def test_a_model_that_halves_the_entropy_is_fifty_per_cent_under():
   style = np.zeros((5, 3), int)
 
   def half(style, semantic):
-    return np.full(len(semantic), np.log(4)), np.full(len(semantic), np.log(16))
+    return np.full(semantic.shape, np.log(4)), np.full(semantic.shape, np.log(16))
 
   finding = evaluate_tokens({"a": (tokens, style), "b": (tokens[:2], style[:2])}, 1024, half, 4)
   assert finding.values["used"] == 16
@@ -37,11 +37,26 @@ def test_a_model_that_halves_the_entropy_is_fifty_per_cent_under():
   assert "per_cent_under_unigram" not in without.values
 
 
+def test_style_is_measured_in_the_first_second_against_another_windows():
+  style = np.arange(4)[:, None]
+  tokens = style + np.zeros((4, 2 * FIRST), int)
+  first = np.arange(2 * FIRST)[None] < FIRST
+
+  def score(style, semantic):
+    # The right style is worth a nat at first, a wrong one costs two.
+    right = np.where(first, np.where(style[:, :1] == semantic[:, :1], 2.0, 5.0), 7.0)
+    return right, np.where(first, 3.0, 7.0) + np.zeros(semantic.shape)
+
+  entry = evaluate_tokens({"a": (tokens, style)}, 1024, score, 3).values["datasets"]["a"]
+  assert entry["style_gain_first"] == pytest.approx(1.0)
+  assert entry["wrong_style_gain_first"] == pytest.approx(-2.0)
+
+
 def test_a_tokeniser_that_knows_one_token_has_no_share():
   same, style = np.zeros((3, 8), int), np.zeros((3, 3), int)
 
   def score(style, semantic):
-    return np.full(len(semantic), 0.5), np.full(len(semantic), 0.5)
+    return np.full(semantic.shape, 0.5), np.full(semantic.shape, 0.5)
 
   finding = evaluate_tokens({"a": (same, style)}, 1024, score, 4)
   assert finding.values["used"] == 1 and np.isnan(finding.values["per_cent_under_unigram"])

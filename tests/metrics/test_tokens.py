@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from melody_jax.metrics.tokens import token_use
+from melody_jax.metrics.tokens import explained_variance, token_use
 
 
 def test_uniform_tokens_reach_the_logarithm_of_the_vocabulary():
@@ -29,3 +29,19 @@ def test_tokens_outside_the_vocabulary_are_refused():
     token_use(np.array([[0, 8]]), 8)
   with pytest.raises(ValueError, match="non-empty"):
     token_use(np.zeros((0, 4), int), 8)
+
+
+def test_tokens_explain_what_they_were_made_of_on_rows_that_did_not_fit_them():
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, 8, (40, 100))
+  centres = rng.normal(size=(8, 3))
+  noise = rng.normal(size=(40, 100, 3)) * 0.5
+  signal = centres[tokens]
+  tracks = np.arange(40) // 2
+  by_hand = 1 - noise.var() / (signal + noise).var(axis=(0, 1)).mean()
+  found = explained_variance(tokens, signal + noise, tracks, 16)
+  assert found == pytest.approx(by_hand, abs=0.02)
+  # What only the row itself knows is not explained: its own frames take no part in the guess.
+  own = np.repeat(np.arange(40)[:, None], 100, axis=1)
+  assert explained_variance(own, signal + noise, tracks, 40) < 0.01
+  assert np.isnan(explained_variance(tokens, signal, np.zeros(40), 16))
