@@ -6,7 +6,7 @@ TensorFlow is imported only when a TFDS dataset is asked for.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 import concurrent.futures
 from concurrent.futures.process import BrokenProcessPool
 import multiprocessing
@@ -19,7 +19,16 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from data.rebuild import array_origin, check_place, fingerprint, replaced
-from data.tracks import FEATURES, Corpus, Ledger, Track, examples, select_licences, write_ledger
+from data.tracks import (
+  FEATURES,
+  Corpus,
+  Ledger,
+  Track,
+  counted,
+  examples,
+  select_licences,
+  write_ledger,
+)
 from melody_jax.command_line.flags import Parser, at_least_one
 from melody_jax.command_line.signals import end_children
 from melody_jax.command_line.streams import StdoutError
@@ -31,7 +40,7 @@ from melody_jax.progress import bar
 
 # A process takes a few seconds to begin: fewer tracks than these are not worth one of its own.
 _TRACKS_A_PROCESS = 8
-# Number of tracks done by all processes of a build, in each of them; None in a build of one.
+# Number of tracks done by all processes of a build, in each of them.
 _done: Any = None
 
 
@@ -42,17 +51,9 @@ def _begin(done: Any) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _counted(tracks: Iterable[Track], done: Callable[[], Any]) -> Iterator[Track]:
-  """The tracks; `done` is called when the next one is asked for."""
-  for track in tracks:
-    yield track
-    done()
-
-
 def _count_one() -> None:
-  if _done is not None:
-    with _done.get_lock():
-      _done.value += 1
+  with _done.get_lock():
+    _done.value += 1
 
 
 def _write_shards(
@@ -64,20 +65,6 @@ def _write_shards(
   made_from: str,
   done: Callable[[], Any] = _count_one,
 ) -> Ledger:
-  # Arrays are small and processes many: threads of the linear algebra would wait for each other.
-  with threadpool_limits(1):
-    return _write_splits(corpus, tracks, root, shard, n_shards, made_from, done)
-
-
-def _write_splits(
-  corpus: Corpus,
-  tracks: list[Track],
-  root: str,
-  shard: int,
-  n_shards: int,
-  made_from: str,
-  done: Callable[[], Any],
-) -> Ledger:
   ledger = Ledger()
   for split in corpus.splits:
     chosen = [t for t in tracks if t.split == split]
@@ -88,8 +75,10 @@ def _write_splits(
     writer = ShardWriter(
       pathlib.Path(root) / split, shard, count, FEATURES, {"build": made_from}, corpus.origin
     )
-    for _, record, pcm in examples(corpus, _counted(chosen[shard::count], done), ledger):
-      writer.write(record, {"audio": pcm})
+    # Arrays are small and processes many: threads of the linear algebra would wait for each other.
+    with threadpool_limits(1):
+      for _, record, pcm in examples(corpus, counted(chosen[shard::count], done), ledger):
+        writer.write(record, {"audio": pcm})
     writer.close()
   return ledger
 

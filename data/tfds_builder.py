@@ -23,6 +23,7 @@ from data.tracks import (
   Corpus,
   Ledger,
   Track,
+  counted,
   examples,
   read_ledger,
   select_licences,
@@ -139,15 +140,9 @@ class CorpusBuilder(_MelodyBuilder, skip_registration=True):  # type: ignore[cal
       return
     # TFDS does not know how many records will come, and so not how long it will take.
     with bar(len(tracks), f"{self._corpus.name} {tracks[0].split}", "track") as progress:
-      done = _counted(tracks, progress)
+      done = counted(tracks, progress.update)
       for _, record, pcm in examples(self._corpus, done, self._ledger):
         yield record["id"], tfds_example(record, {"audio": pcm})
-
-
-def _counted(tracks: list[Track], progress: Any) -> Iterator[Track]:
-  for track in tracks:
-    yield track
-    progress.update()
 
 
 class ArrayBuilder(_MelodyBuilder, skip_registration=True):  # type: ignore[call-arg]

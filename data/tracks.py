@@ -5,7 +5,7 @@ A corpus lists its `Track`s, loads one as a mono waveform, and describes a clip 
 ("quarantine") with a reason, and the build goes on.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import json
 import os
@@ -332,6 +332,13 @@ def _load(corpus: Corpus, track: Track, ledger: Ledger) -> np.ndarray:
     if issubclass(warning.category, AudioWarning):
       ledger.notes.append({"track": track.id, "note": str(warning.message)})
   return audio
+
+
+def counted(tracks: Iterable[Track], done: Callable[[], object]) -> Iterator[Track]:
+  """The tracks; `done` is called when the next one is asked for."""
+  for track in tracks:
+    yield track
+    done()
 
 
 def examples(
