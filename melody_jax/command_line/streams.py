@@ -9,8 +9,8 @@ from typing import Any
 from melody_jax.errors import UserError
 
 
-class Forgiving:
-  """A text stream that loses what it cannot write: progress must never end the work.
+class _Wrapped:
+  """A text stream with writing of its own; all else is the stream's.
 
   Args:
     stream: The stream that is written to.
@@ -18,6 +18,13 @@ class Forgiving:
 
   def __init__(self, stream: Any):
     self._stream = stream
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+
+class Forgiving(_Wrapped):
+  """A text stream that loses what it cannot write: progress must never end the work."""
 
   def write(self, text: str) -> int:
     """Writes, or not; returns the number of characters either way."""
@@ -30,23 +37,13 @@ class Forgiving:
     with contextlib.suppress(OSError, ValueError):
       self._stream.flush()
 
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._stream, name)
-
 
 class StdoutError(OSError):
   """What the system said when standard output was written to."""
 
 
-class Results:
-  """Standard output whose trouble can be told from that of a file.
-
-  Args:
-    stream: The stream that is written to.
-  """
-
-  def __init__(self, stream: Any):
-    self._stream = stream
+class Results(_Wrapped):
+  """Standard output whose trouble can be told from that of a file."""
 
   def write(self, text: str) -> int:
     """Writes; raises StdoutError where that cannot be done."""
@@ -57,9 +54,6 @@ class Results:
     """Flushes; raises StdoutError where that cannot be done."""
     with stdout_errors():
       self._stream.flush()
-
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
