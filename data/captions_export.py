@@ -4,12 +4,12 @@ python -m data.captions_export --source=DIR --out=tags.jsonl
 """
 
 from collections import Counter
-import os
 import pathlib
 
 from melody_jax.command_line.flags import Parser, run
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, json_text, shards_of
+from melody_jax.output_files import write_files
 from melody_jax.places.paths import argument
 
 
@@ -52,15 +52,10 @@ def main() -> None:
   parser.add_argument("--source", type=argument, required=True, help="an array dataset")
   parser.add_argument("--out", type=argument, required=True, help="file to write; it must be new")
   arguments = parser.parse_args()
-  rows = rows_of(arguments.source)
   if arguments.out.exists():
     raise UserError(f"{arguments.out} is there already: sentences may be in it; give another --out")
-  temporary = arguments.out.with_name(f".{arguments.out.name}.tmp-{os.getpid()}")
-  try:
-    temporary.write_text("".join(f"{json_text(row)}\n" for row in rows), encoding="utf-8")
-    os.replace(temporary, arguments.out)
-  except OSError as error:
-    raise UserError(f"{arguments.out} cannot be written: {error.strerror or error}") from error
+  rows = rows_of(arguments.source)
+  write_files({arguments.out: "".join(f"{json_text(row)}\n" for row in rows).encode()})
   print(f"{arguments.out}: {len(rows)} tracks")
 
 

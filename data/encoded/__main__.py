@@ -6,6 +6,7 @@ python -m data.encoded --source=DIR --name=NAME
 from data.build import check_name, data_dir, default_data_dir
 from melody_jax.command_line.flags import Parser, run
 from melody_jax.errors import UserError
+from melody_jax.input_pipeline.array_dataset import shards_of
 from melody_jax.places.paths import argument
 
 
@@ -23,7 +24,7 @@ def main() -> None:
   arguments = parser.parse_args()
   # TFDS makes a class of this name; checked here, where the error can still say what to do.
   check_name(arguments.name, to_tfds=True)
-  splits = sorted(path.name for path in arguments.source.glob("*") if any(path.glob("shard-*")))
+  splits = sorted(shards_of(arguments.source))
   if not splits:
     raise UserError(
       f"no array dataset at {arguments.source}: write one with python -m melody_jax.encode"
