@@ -77,7 +77,7 @@ def read(path: str) -> list[Line]:
 
 def with_seed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The config with a seed that was drawn, where it asks for one by -1; else as it is."""
-  if config.seed != DRAW or isinstance(config.seed, bool):
+  if config.seed != DRAW:
     return config
   config = ml_collections.ConfigDict(config.to_dict())
   # Pieces after the first take the numbers after it. Prompts of a file are at most MAX_PROMPTS.
