@@ -1,4 +1,4 @@
-"""The one exception that ends a command with a single line, and the two checks that raise it."""
+"""The exception that ends a command with a single line, its kind for unknown names, and checks."""
 
 from collections.abc import Iterable
 import difflib

@@ -6,12 +6,11 @@
 What follows the command is what `python -m melody_jax.COMMAND` and `python -m data.BUILDER` take.
 """
 
-import difflib
 import runpy
 import sys
 
 from melody_jax.command_line.endings import fail, one_line
-from melody_jax.errors import UserError
+from melody_jax.errors import UserError, nearest
 from melody_jax.places.paths import CHECKOUT, PACKAGE
 from melody_jax.provenance import VERSION
 
@@ -90,9 +89,8 @@ def _chosen(what: str, arguments: list[str], known: dict[str, str]) -> tuple[str
     raise UserError(f"no {what}: one of {', '.join(known)}; --help tells what they do")
   name = arguments[0].replace("-", "_")
   if name not in known:
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
-    raise UserError(f"no {what} {arguments[0]!r}: {hint}")
+    hint = nearest(name, known) or f": one of {', '.join(known)}"
+    raise UserError(f"no {what} {arguments[0]!r}{hint}")
   return name, arguments[1:]
 
 
