@@ -67,8 +67,7 @@ TRAINING_RANGES: Ranges = {
 } | {
   f"loss.{name}": (0, math.inf)  # weights
   for name in (
-    "mel",
-    "waveform",
+    "stft",
     "spectrum",
     "kl",
     "adversarial",

@@ -10,6 +10,7 @@ import ml_collections
 import pytest
 
 from melody_jax import cli, encode, evaluate, export, fit, train
+from melody_jax.config import TRAINING_RANGES
 from melody_jax.errors import UserError
 from melody_jax.generation import prompt_list
 from melody_jax.generation.config import Clips, check, requests_of, settings_of
@@ -60,6 +61,12 @@ def keys(config, prefix=""):
       yield from keys(value, f"{prefix}{name}.")
     else:
       yield f"{prefix}{name}"
+
+
+def test_every_range_is_that_of_a_key_of_some_page():
+  models = ("vae", "wav2vec", "mulan", "lm", "dpd")
+  pages = [load_config(model, preset) for model in models for preset in ("paper", "nano")]
+  assert set(TRAINING_RANGES) <= {key for page in pages for key in keys(page)}
 
 
 @pytest.mark.parametrize("command", PAGES)
