@@ -17,7 +17,6 @@ import ml_collections
 from ml_collections import config_flags
 
 from melody_jax.command_line import help_page
-from melody_jax.command_line.endings import EXIT_BAD_INPUT as EXIT_BAD_INPUT
 from melody_jax.command_line.endings import check_devices, check_text, decoded, one_line
 from melody_jax.config import seconds_of
 from melody_jax.errors import UserError, nearest
@@ -221,7 +220,7 @@ def run(
   program = pathlib.Path(sys.argv[0]).stem
   with one_line(program):
     sys.argv[1:] = decoded(sys.argv[1:])
-    if _told(program, main, needs_workdir, {**(strings or {}), **(switches or {})}, page):
+    if _told(program, main, needs_workdir, strings or {}, page, switches or {}):
       return
     config, given = parse(sys.argv, needs_workdir, strings, page, switches)
     cache_folders.check()
@@ -241,6 +240,7 @@ def _told(
   needs_workdir: bool,
   strings: Mapping[str, str],
   page: str,
+  switches: Mapping[str, str],
 ) -> bool:
   """Prints the help page or the version where the command line asks for it."""
   arguments = sys.argv[1:]
@@ -249,11 +249,11 @@ def _told(
     return True
   if not {"--help", "-h", "-help", "--helpfull"} & set(arguments):
     return False
-  config = next((value for name, value in _flags_of(sys.argv) if name == "config"), page)
+  config = [page, *(value for name, value in _flags_of(sys.argv) if name == "config")][-1]
   name, colon, preset = config.partition(":")
   if name:
     config = f"{config_pages.find(name)}{colon}{preset}"
   about = inspect.getdoc(inspect.getmodule(main)) or ""
   own = ({"workdir": _WORKDIR} if needs_workdir else {}) | dict(strings)
-  print(help_page.page(program, about, config, own))
+  print(help_page.page(program, about, config, own, switches))
   return True

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from melody_jax import cli
+from melody_jax.command_line.endings import EXIT_BAD_INPUT
 from melody_jax.errors import UserError
 
 CONFIG = """
@@ -70,6 +71,6 @@ def test_a_command_ends_with_one_line_and_status_2(config_file):
     text=True,
     check=False,
   )
-  assert done.returncode == cli.EXIT_BAD_INPUT
+  assert done.returncode == EXIT_BAD_INPUT
   assert done.stderr.count("\n") == 1
   assert "did you mean 'steps'" in done.stderr

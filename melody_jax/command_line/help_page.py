@@ -198,7 +198,13 @@ def _shared(config: Any) -> str:
   return inspect.getsource(defaults) if shared else ""
 
 
-def page(program: str, about: str, config: str, flags: Mapping[str, str]) -> str:
+def page(
+  program: str,
+  about: str,
+  config: str,
+  flags: Mapping[str, str],
+  switches: Mapping[str, str],
+) -> str:
   """The whole help page of a command.
 
   Args:
@@ -206,6 +212,7 @@ def page(program: str, about: str, config: str, flags: Mapping[str, str]) -> str
     about: Docstring of its module.
     config: What was given as --config=FILE[:PRESET]; empty: the one that the docstring names.
     flags: {name: meaning} of flags besides --config.
+    switches: {name: meaning} of flags that take no value.
 
   Raises:
     UserError: if the config page is missing or lacks the preset.
@@ -218,6 +225,7 @@ def page(program: str, about: str, config: str, flags: Mapping[str, str]) -> str
     "  --config=FILE[:PRESET]   config page, and one of its presets",
   ]
   lines += [f"  --{name}=...   {meaning}" for name, meaning in flags.items()]
+  lines += [f"  --{name}   {meaning}" for name, meaning in switches.items()]
   lines += ["  --help, --version", ""]
   if not given:
     lines += [

@@ -66,12 +66,17 @@ def test_presets_and_flags_are_shown(told):
   assert "--config=configs/evaluate.py:NAME, NAME one of codec, tokens" in told("evaluate", "-h")
 
 
+def test_a_flag_that_takes_a_value_is_told_from_one_that_takes_none():
+  lines = help_page.page("plan", "", "", {"out": "JSON."}, {"search": "Try."}).splitlines()
+  assert "  --out=...   JSON." in lines and "  --search   Try." in lines
+
+
 def test_a_wrong_page_or_preset_is_told(repository, monkeypatch):
   monkeypatch.chdir(repository)
   with pytest.raises(UserError, match="no config file 'configs/ml.py'"):
-    help_page.page("train", "", "configs/ml.py", {})
+    help_page.page("train", "", "configs/ml.py", {}, {})
   with pytest.raises(UserError, match="did you mean 'nano'"):
-    help_page.page("train", "", "configs/lm.py:nanno", {})
+    help_page.page("train", "", "configs/lm.py:nanno", {}, {})
 
 
 def test_comments_of_a_page():
