@@ -78,7 +78,7 @@ def pieces_of(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
   """Audio files that the config asks for: config.out, or one with seed or number for each."""
   if config.out == STDOUT:
     return []
-  return [pathlib.Path(piece.out) for piece in prompt_list.pieces(config)]
+  return [pathlib.Path(out) for _, _, out in prompt_list.asked(config)]
 
 
 def outputs_of(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
@@ -188,8 +188,8 @@ def _check_prompt_file(config) -> None:
   for key in ("prompt", "weights", "times"):
     if config[key].strip():
       raise UserError(f"config.prompts and config.{key} are both set: give one of them")
-  for piece in prompt_list.pieces(config):
-    check_option("seed", piece.seed, "config.seed with config.prompts")
+  for _, seed, _ in prompt_list.asked(config):
+    check_option("seed", seed, "config.seed with config.prompts")
   _check_negative(config)
 
 

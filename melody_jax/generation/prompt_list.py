@@ -85,8 +85,8 @@ def with_seed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return config
 
 
-def pieces(config: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
-  """One config for each piece, with its own prompt, seed and output; `count` is 1 in each.
+def asked(config: ml_collections.ConfigDict) -> list[tuple[str, int, str]]:
+  """(prompt, seed, output) of each piece.
 
   Raises:
     UserError: if there is a file of prompts and it is no good.
@@ -103,11 +103,22 @@ def pieces(config: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]
   else:
     seeds = range(config.seed, config.seed + config.count)
     chosen = [(config.prompt, seed, str(seed) if config.count > 1 else "") for seed in seeds]
+  return [
+    (prompt, seed, str(out.with_stem(f"{out.stem}-{mark}")) if mark else config.out)
+    for prompt, seed, mark in chosen
+  ]
+
+
+def pieces(config: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
+  """One config for each piece, with its own prompt, seed and output; `count` is 1 in each.
+
+  Raises:
+    UserError: if there is a file of prompts and it is no good.
+  """
   found = []
-  for prompt, seed, mark in chosen:
+  for prompt, seed, out in asked(config):
     piece = ml_collections.ConfigDict(config.to_dict())
-    named = str(out.with_stem(f"{out.stem}-{mark}")) if mark else config.out
-    piece.update(prompt=prompt, seed=seed, out=named, count=1, prompts="")
+    piece.update(prompt=prompt, seed=seed, out=out, count=1, prompts="")
     found.append(piece)
   return found
 
