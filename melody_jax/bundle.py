@@ -77,10 +77,10 @@ def save(
   # safetensors writes the memory as it lies: a transposed view would be stored wrongly.
   flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
   texts = {k: json.dumps(v) for k, v in metadata.items()}
-  path = buckets.path_of(path)
+  target = buckets.path_of(path)
   # Through a file, to a bucket too: the bytes of a large model would be in memory twice.
-  with buckets.writable(path.parent) as folder:
-    temporary = folder / f".{path.name}.tmp-{os.getpid()}"
+  with buckets.writable(target.parent) as folder:
+    temporary = folder / f".{target.name}.tmp-{os.getpid()}"
     try:
       folder.mkdir(parents=True, exist_ok=True)
       # The umask decides who may read it, as elsewhere: safetensors leaves it to the owner alone.
@@ -89,10 +89,10 @@ def save(
       save_file(flat, temporary, texts)
       temporary.chmod(mode)
       if buckets.in_bucket(path):
-        buckets.write_all({path: temporary})
+        buckets.write_all({target: temporary})
       else:
         # Renamed when complete: a killed process leaves the old file as it was.
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as e:
       raise write_error(path, e) from e
     except SafetensorError as e:  # its text names the system's error
