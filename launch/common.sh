@@ -75,8 +75,7 @@ check_config() { # arguments
 }
 
 # Flags of the TPU compiler, for LIBTPU_INIT_ARGS; one that is set already is taken instead, also if it
-# is empty. libtpu 0.0.52 knows them all and has those of the first group on by itself; they stand here
-# because older ones do not. A libtpu that lacks one ends with "Unknown command line flag".
+# is empty. libtpu 0.0.52 knows them all. A libtpu that lacks one ends with "Unknown command line flag".
 tpu_flags() {
   local flags=(
     # Gathers and scatters of sharded parameters run beside matmuls instead of between them: without

@@ -10,8 +10,6 @@ from collections.abc import Callable
 import hashlib
 import json
 import os
-import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -79,26 +77,28 @@ def save(
   # safetensors writes the memory as it lies: a transposed view would be stored wrongly.
   flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
   texts = {k: json.dumps(v) for k, v in metadata.items()}
-  if buckets.in_bucket(path):
-    # Through a file: the bytes of a large model would be in memory twice.
-    with tempfile.TemporaryDirectory(prefix="melody-") as folder:
-      local = pathlib.Path(folder) / "model.safetensors"
-      save_file(flat, local, texts)
-      buckets.write_all({path: local})
-    return
-  path = pathlib.Path(path)
-  # Renamed when complete: a killed process leaves the old file as it was.
-  temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(flat, temporary, texts)
-    os.replace(temporary, path)
-  except OSError as e:
-    raise write_error(path, e) from e
-  except SafetensorError as e:  # its text names the system's error
-    raise UserError(f"cannot write {path}: {e}") from e
-  finally:
-    temporary.unlink(missing_ok=True)
+  target = buckets.path_of(path)
+  # Through a file, to a bucket too: the bytes of a large model would be in memory twice.
+  with buckets.writable(target.parent) as folder:
+    temporary = folder / f".{target.name}.tmp-{os.getpid()}"
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      # The umask decides who may read it, as elsewhere: safetensors leaves it to the owner alone.
+      temporary.touch()
+      mode = temporary.stat().st_mode
+      save_file(flat, temporary, texts)
+      temporary.chmod(mode)
+      if buckets.in_bucket(path):
+        buckets.write_all({target: temporary})
+      else:
+        # Renamed when complete: a killed process leaves the old file as it was.
+        os.replace(temporary, target)
+    except OSError as e:
+      raise write_error(path, e) from e
+    except SafetensorError as e:  # its text names the system's error
+      raise UserError(f"cannot write {path}: {e}") from e
+    finally:
+      temporary.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -170,7 +170,7 @@ def part_of(count: int, index: int, parts: int) -> range:
 
 def _lie_nested(one: str, other: str) -> bool:
   """Whether one of two directories lies inside the other; of a bucket by its name alone."""
-  places = [p.rstrip("/") if "://" in p else os.path.realpath(p) for p in (one, other)]
+  places = [p.rstrip("/") if buckets.in_bucket(p) else os.path.realpath(p) for p in (one, other)]
   return any(a.startswith(f"{b}/") for a, b in (places, places[::-1]))
 
 

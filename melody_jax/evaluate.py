@@ -88,6 +88,10 @@ def _with_existing_split(
 
 
 def _evaluation(what: str) -> Callable[[ml_collections.ConfigDict], Finding]:
+  # Late: what is wrong with the command line is told before JAX is loaded.
+  from melody_jax.generation import programs
+
+  programs.use_compilation_cache()
   module, name = (EVALUATIONS | OF_FILES)[what].split(":")
   return getattr(importlib.import_module(module), name)
 
@@ -126,9 +130,6 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
     # Told now: the first page may compute for minutes before it asks for a model.
     if not buckets.path_of(config.bundle).is_dir():
       raise UserError(f"no bundle directory {config.bundle!r} (config.bundle): check the path")
-  from melody_jax.generation import programs
-
-  programs.use_compilation_cache()
   failures = []
   asked = tuple(EVALUATIONS) if config.what == "all" else (config.what,)
   check_out(config.out, asked)

@@ -1,6 +1,7 @@
 """Bundles: round trip, partial update, and damage named in one line."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -26,6 +27,17 @@ def test_round_trip_and_update(tmp_path):
   np.testing.assert_array_equal(params["ids"], PARAMS["ids"])
   assert metadata["step"] == 7 and metadata["report"] == {"x": 1.5}
   assert [p.name for p in tmp_path.iterdir()] == ["vae.safetensors"], "no temporary file is left"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_who_may_read_a_file_is_what_the_umask_says(tmp_path, umask):
+  path = bundle.path_of(tmp_path, "lm")
+  before = os.umask(umask)
+  try:
+    bundle.save(path, PARAMS, {"step": 1})
+  finally:
+    os.umask(before)
+  assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_missing_truncated_and_foreign_files(tmp_path):

@@ -18,6 +18,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from melody_jax.config import listed
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_source import check_tokens, models_of
 from melody_jax.input_pipeline.seqio_tasks import (
@@ -49,7 +50,7 @@ class _Rows:
     import_modules(config.data.get("modules", ""))
     self._features, self._split, self._shuffle = features, split, shuffle
     self.datasets: list[TfdsDataset] = []
-    names = [name.strip() for name in config.data.path.split(",") if name.strip()]
+    names = listed(config.data.path)
     parts = [self._part(config, name, tokenize) for name in names]
     self.windows = sum(windows for _, windows in parts)
     if not self.windows:
@@ -57,7 +58,7 @@ class _Rows:
         f"no record of {config.data.path}, split {split}, is as long as a window of"
         f" {config.window_seconds} s"
       )
-    shares = [float(w) for w in config.data.weights.split(",") if w]
+    shares = [float(w) for w in listed(config.data.weights)]
     if shares and len(shares) != len(names):
       raise UserError(
         f"config.data.weights has {len(shares)} numbers for {len(names)} datasets: give one each"

@@ -13,6 +13,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from melody_jax.config import listed
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_dataset import Feature
 from melody_jax.input_pipeline.array_source import TEXT_FEATURES
@@ -325,7 +326,7 @@ def import_modules(names: str) -> None:
   Raises:
     UserError: A module cannot be imported.
   """
-  for name in filter(None, map(str.strip, names.split(","))):
+  for name in listed(names):
     try:
       importlib.import_module(name)
     except Exception as error:  # a user's code may raise anything

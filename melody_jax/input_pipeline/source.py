@@ -72,7 +72,7 @@ def make_source(
   host = part or (jax.process_index(), jax.process_count())
   tokenize = task.tokenizer()
   check_choice("config.data.source", config.data.source, ("array", "seqio"))
-  weights = _weights(config.data.weights)
+  _weights(config.data.weights)  # told before TensorFlow is loaded
   if not listed(config.data.path):
     raise UserError(
       "config.data.path is empty: name an array dataset (or TFDS datasets or a seqio mixture with"
@@ -100,7 +100,6 @@ def make_source(
     # A host without data would leave all others waiting in the first step.
     session.every_host_has_data(source.windows, f"windows of split {split}")
     return source
-  _weights(config.data.weights)  # told before TensorFlow is loaded
   from melody_jax.input_pipeline.seqio_source import SeqioSource
 
   seqio_source = SeqioSource(config, features, split, shuffle, host, tokenize)
@@ -128,7 +127,7 @@ def _chosen(
   Raises:
     UserError: config.data.weights does not fit.
   """
-  paths = [path.strip() for path in data.path.split(",") if path.strip()]
+  paths = listed(data.path)
   weights = _weights(data.weights)
   if weights and len(weights) != len(paths):
     raise UserError(

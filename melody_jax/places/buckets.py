@@ -53,23 +53,21 @@ def _copy(source: Any, target: Any) -> None:
 @contextlib.contextmanager
 def readable(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """A file as one of this machine's disks: itself, or a copy for as long as the block lasts."""
+  with writable(path) as place:
+    if in_bucket(path):
+      place = place / path_of(path).name
+      _copy(path_of(path), place)
+    yield place
+
+
+@contextlib.contextmanager
+def writable(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """What lies on a disk itself; for a bucket an empty folder, whose files `upload` brings away."""
   if not in_bucket(path):
     yield pathlib.Path(path)
     return
   with tempfile.TemporaryDirectory(prefix="melody-") as folder:
-    copy = pathlib.Path(folder) / epath.Path(path).name
-    _copy(epath.Path(path), copy)
-    yield copy
-
-
-@contextlib.contextmanager
-def writable(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A folder on a disk of this machine: itself, or one whose files `upload` then brings away."""
-  if not in_bucket(folder):
     yield pathlib.Path(folder)
-    return
-  with tempfile.TemporaryDirectory(prefix="melody-") as local:
-    yield pathlib.Path(local)
 
 
 def upload(source: pathlib.Path, target: str | os.PathLike, last: str = "") -> None:

@@ -277,6 +277,6 @@ def _train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Tra
     # Also after an error: a checkpoint that is being written has to be finished.
     run.close()
   # Behind the checkpoint: who reads the result finds the model too.
-  if step == last and is_new and jax.process_index() == 0:
+  if is_new and jax.process_index() == 0:
     run_record.write_result(workdir, last, run.validation)
   return run.state

@@ -1,8 +1,8 @@
 """Profiles of a few steps of a run, for TensorBoard's profile page and for Perfetto."""
 
+import contextlib
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 from etils import epath
@@ -28,7 +28,8 @@ class ProfileWindow:
   def __init__(self, steps: str, workdir: str | os.PathLike):
     self._steps = profile_steps(steps)
     self._target = epath.Path(workdir) / "profile"
-    self._local: tempfile.TemporaryDirectory | None = None
+    self._folder = contextlib.ExitStack()
+    self._local: pathlib.Path | None = None  # of a recording under way
 
   def before(self, step: int) -> None:
     """Begins at the first step of the range that the run takes."""
@@ -37,8 +38,8 @@ class ProfileWindow:
     first, last = self._steps
     if first <= step <= last:
       # The profiler writes to local disks only; the workdir may be a bucket.
-      self._local = tempfile.TemporaryDirectory(prefix="melody-profile-")
-      jax.profiler.start_trace(self._local.name)
+      self._local = self._folder.enter_context(buckets.writable(self._target))
+      jax.profiler.start_trace(str(self._local))
 
   def after(self, step: int, state: Any) -> bool:
     """Ends after the last step of the range; returns whether a profile was written.
@@ -59,8 +60,6 @@ class ProfileWindow:
     if self._local is None:
       return
     jax.profiler.stop_trace()
-    root = pathlib.Path(self._local.name)
-    files = filter(pathlib.Path.is_file, root.rglob("*"))
-    buckets.write_all({self._target / p.relative_to(root).as_posix(): p for p in files})
-    self._local.cleanup()
+    buckets.upload(self._local, self._target)
+    self._folder.close()
     self._local = None

@@ -1,4 +1,4 @@
-"""What a run notes about itself beside its checkpoints: config.json, and result.json at its end."""
+"""What a run notes beside its checkpoints: config.json, progress.json, result.json at its end."""
 
 from collections.abc import Iterator
 import contextlib
@@ -83,12 +83,17 @@ def write_progress(workdir: str | os.PathLike, progress: dict[str, Any]) -> None
     progress: "task", "step", "steps", "time" in seconds since 1970, "eta_seconds", and the last
       figures: "train", "validation" and "validation_step".
   """
-  path = epath.Path(workdir) / _PROGRESS
   # What stands behind a bucket raises kinds of its own.
-  with contextlib.suppress(Exception if buckets.in_bucket(path) else OSError):
-    new = path.with_name(f".{_PROGRESS}.new")
-    new.write_text(json.dumps({k: _plain(v) for k, v in progress.items()}))
-    new.replace(path)  # whoever reads meanwhile sees the old one, whole
+  with contextlib.suppress(Exception if buckets.in_bucket(workdir) else OSError):
+    text = json.dumps({k: _plain(v) for k, v in progress.items()})
+    _write_whole(epath.Path(workdir) / _PROGRESS, text)
+
+
+def _write_whole(path: epath.Path, text: str) -> None:
+  """Writes a file, or leaves the old one: whoever reads meanwhile sees that, whole."""
+  partial = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+  partial.write_text(text)
+  partial.replace(path)
 
 
 def _plain(value: Any) -> Any:
@@ -104,10 +109,7 @@ def write_result(workdir: str | os.PathLike, step: int, metrics: dict[str, float
     metrics: Validation means at that step; none where the run does not validate.
   """
   result = {"step": step, "metrics": metrics, "versions": provenance.versions()}
-  directory = epath.Path(workdir)
-  partial = directory / f".{_RESULT}.tmp-{os.getpid()}"
-  partial.write_text(json.dumps(result, indent=2) + "\n")
-  partial.replace(directory / _RESULT)  # whole or not at all
+  _write_whole(epath.Path(workdir) / _RESULT, json.dumps(result, indent=2) + "\n")
 
 
 def has_result(workdir: str | os.PathLike, step: int) -> bool:

@@ -90,7 +90,8 @@ SOURCES = {
   "registered task": {"source": "seqio", "path": "mine"},
   "registered mixture": {"source": "seqio", "path": "our weekend/mix"},
   "mixture of both": {
-    "source": "seqio", "path": "our weekend/mix,encoded", "tfds_dir": "ROOT/tfds"
+    "source": "seqio", "path": "our weekend/mix, encoded, ", "weights": "1, 2, ",
+    "tfds_dir": "ROOT/tfds"
   },
 }  # fmt: skip
 
