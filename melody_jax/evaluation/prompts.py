@@ -17,7 +17,6 @@ from melody_jax.errors import UserError
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, table
 from melody_jax.evaluation.musicnn import tagger as musicnn
-from melody_jax.generation import programs
 from melody_jax.generation.melody import Melody
 from melody_jax.generation.request import Request, Settings
 from melody_jax.metrics.audio_checks import AudioChecks, check_audio
@@ -262,7 +261,6 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
   table = [JudgedPrompt(text, {"MTT": _tags(mtt), "MSD": _tags(msd)}) for text, mtt, msd in c.table]
   # The tagger comes first: where it cannot be had, that is known before the long part.
   taggers, absent = _taggers() if c.musicnn else ({}, "")
-  programs.use_compilation_cache()
   # The public sampler itself, so that what is judged is what a user gets.
   melody = Melody.load(config.bundle)
   # A config key keeps its type, so the config says 0 and 1 where the sampler has None.

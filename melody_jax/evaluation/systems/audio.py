@@ -18,7 +18,6 @@ from melody_jax.evaluation.systems import compare, report
 from melody_jax.evaluation.systems.cautions import cautions
 from melody_jax.evaluation.systems.folder import audio_files, prompts_of, report_of
 from melody_jax.evaluation.systems.measure import MeasuredSet, Measurer, measure_all
-from melody_jax.generation import programs
 from melody_jax.progress import print_progress
 
 LEVELS = ("same", "as_is")
@@ -131,7 +130,6 @@ def audio(config: ml_collections.ConfigDict) -> Finding:
     if title != "training" or config.training:  # the one that may be left out
       files[title] = audio_files(config[title], f"config.{title}")
   prompts_by_path = prompts_of(files["generated"], c.prompts)
-  programs.use_compilation_cache()
   judge, no_notes = _notes(c.notes)
   embeddings = choice.load(c.embeddings, config.bundle)
   kept = pathlib.Path(config.out) / "measured"
