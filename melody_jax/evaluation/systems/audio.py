@@ -134,11 +134,12 @@ def audio(config: ml_collections.ConfigDict) -> Finding:
   judge, no_notes = _notes(c.notes)
   embeddings = choice.load(c.embeddings, config.bundle)
   kept = buckets.path_of(config.out) / "measured"
-  measurer = Measurer(embeddings, judge, kept, c.max_seconds, c.level == "as_is")
-  sets = {
-    title: measure_all(paths, pathlib.Path(config[title]), measurer, title, print_progress)
-    for title, paths in files.items()
-  }
+  sets = {}
+  for title, paths in files.items():
+    # Of training clips only likeness is asked, which needs no notes.
+    notes = None if title == "training" else judge
+    measurer = Measurer(embeddings, notes, kept, c.max_seconds, c.level == "as_is")
+    sets[title] = measure_all(paths, pathlib.Path(config[title]), measurer, title, print_progress)
   generated, reference = sets["generated"].clips, sets["reference"].clips
   print_progress("audio: comparing")
   distances = {
