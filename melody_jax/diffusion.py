@@ -78,12 +78,18 @@ def preconditioning(
   return scale, sin * cos * (1.0 - latent_std**2) / power, latent_std * scale
 
 
+def chunk_of_frames(length: int, chunks: int) -> np.ndarray:
+  """Number of the chunk that each of L frames lies in, int [L]; lengths differ by one at most."""
+  # Integer arithmetic spreads frames that do not divide over all chunks.
+  return np.arange(length) * chunks // length
+
+
 def chunk_angles(rng: jax.Array, batch: int, length: int, chunks: int) -> jax.Array:
   """Draws training angles delta_m ~ U[0, pi/2], one per chunk, repeated to frames [B, L].
 
-  The L frames are cut into M chunks; their lengths differ by one at most. The draws of a batch are
-  stratified: [0, pi/2] is cut into B M equal parts, and each part gets one chunk at random (choice:
-  the mean loss of a batch varies less).
+  The L frames are cut into M chunks as `chunk_of_frames` does. The draws of a batch are stratified:
+  [0, pi/2] is cut into B M equal parts, and each part gets one chunk at random (choice: the mean
+  loss of a batch varies less).
 
   Args:
     rng: Key of the draws.
@@ -103,8 +109,7 @@ def chunk_angles(rng: jax.Array, batch: int, length: int, chunks: int) -> jax.Ar
   part = jax.random.permutation(part_rng, count).reshape(batch, chunks)
   place = jax.random.uniform(place_rng, (batch, chunks))
   delta_BxM = HALF_PI * (part + place) / count
-  # Integer arithmetic spreads frames that do not divide over all chunks.
-  return delta_BxM[:, np.arange(length) * chunks // length]
+  return delta_BxM[:, chunk_of_frames(length, chunks)]
 
 
 def guide(

@@ -43,12 +43,10 @@ from melody_jax.models.denoiser import (
   out_init,
 )
 from melody_jax.models.layers import (
+  Conv2d,
   Dense,
-  Dtype,
-  Initializer,
   RMSNorm,
   apply_rotary,
-  default_kernel_init,
   param_with_axes,
   rotary_angles,
 )
@@ -115,29 +113,6 @@ class UNetConfig(DenoiserConfig):
     return (2, 2 if self.bands > 1 else 1)
 
 
-class Conv(nn.Module):
-  """Convolution of a picture, SAME padding: [B, T, F, in] -> [B, T', F', features]."""
-
-  features: int
-  kernel_size: tuple[int, int]
-  strides: tuple[int, int] = (1, 1)
-  dtype: Dtype = jnp.float32
-  kernel_init: Initializer = default_kernel_init
-
-  @nn.compact
-  def __call__(self, x_BxTxFxW: jax.Array) -> jax.Array:
-    shape = (*self.kernel_size, x_BxTxFxW.shape[-1], self.features)
-    axes = ("kernel", "kernel", "conv_in", "conv_out")
-    kernel = param_with_axes(self, "kernel", self.kernel_init, shape, axes)
-    zeros = nn.initializers.zeros_init()
-    bias = param_with_axes(self, "bias", zeros, (self.features,), ("norm",))
-    y = jax.lax.conv_general_dilated(
-      x_BxTxFxW.astype(self.dtype), kernel.astype(self.dtype), self.strides, "SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # fmt: skip
-    return y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
-
-
 class ResidualBlock(nn.Module):
   """x + conv(modulated conv(x)): [B, T, F, in] and modulation [B, T, E] -> [B, T, F, width]."""
 
@@ -149,11 +124,11 @@ class ResidualBlock(nn.Module):
     c, x = self.config, x_BxTxFxW
     kernel = _kernel(c)
     y = nn.silu(RMSNorm(dtype=c.dtype, name="in_norm")(x))
-    y = Conv(self.width, kernel, dtype=c.dtype, name="in")(y)
+    y = Conv2d(self.width, kernel, dtype=c.dtype, name="in")(y)
     scale_shift = Dense(2 * self.width, ("embed", "mlp"), dtype=c.dtype, name="modulation")
     scale, shift = jnp.split(scale_shift(modulation_BxTxE)[:, :, None], 2, axis=-1)
     y = RMSNorm(dtype=c.dtype, name="out_norm")(y) * (1.0 + scale) + shift
-    y = Conv(self.width, kernel, dtype=c.dtype, kernel_init=branch_init, name="out")(nn.silu(y))
+    y = Conv2d(self.width, kernel, dtype=c.dtype, kernel_init=branch_init, name="out")(nn.silu(y))
     if x.shape[-1] != self.width:
       x = Dense(self.width, ("embed_out", "embed"), False, c.dtype, name="skip")(x)
     return x + y
@@ -236,23 +211,23 @@ class UNet(LatentDenoiser):
       positions = (np.arange(x.shape[1]) + 0.5) * merged / c.frames_per_token
       return attend(c, name=f"{name}_attention")(x, tokens, positions.astype(np.float32))
 
-    x = Conv(c.width, _kernel(c), dtype=c.dtype, name="in")(x)
+    x = Conv2d(c.width, _kernel(c), dtype=c.dtype, name="in")(x)
     last, skips = len(c.multipliers) - 1, []
     for level in range(last + 1):
       if level:
-        x = Conv(x.shape[-1], _kernel(c), c.steps, c.dtype, name=f"down_{level}")(x)
+        x = Conv2d(x.shape[-1], _kernel(c), c.steps, c.dtype, name=f"down_{level}")(x)
       for i in range(c.blocks):
         x = block(x, level, f"down_{level}_{i}")
         skips.append(x)
     for level in range(last, -1, -1):
       if level < last:
         x = jnp.repeat(jnp.repeat(x, c.steps[0], axis=1), c.steps[1], axis=2)
-        x = Conv(x.shape[-1], _kernel(c), dtype=c.dtype, name=f"up_{level}")(x)
+        x = Conv2d(x.shape[-1], _kernel(c), dtype=c.dtype, name=f"up_{level}")(x)
       for i in range(c.blocks):
         x = block(jnp.concatenate([x, skips.pop()], axis=-1), level, f"up_{level}_{i}")
     x = nn.silu(RMSNorm(dtype=c.dtype, name="out_norm")(x))
     # A velocity in bfloat16 would round a good model's errors away.
-    x = Conv(c.latent_dim // c.bands, _kernel(c), kernel_init=out_init, name="out")(x)
+    x = Conv2d(c.latent_dim // c.bands, _kernel(c), kernel_init=out_init, name="out")(x)
     return x.reshape(batch, length + tail, c.latent_dim)[:, :length]
 
   def _heard(self, batch: int, condition: Condition) -> jax.Array:

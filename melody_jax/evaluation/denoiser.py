@@ -93,7 +93,7 @@ def _scores(
   """Squared error and SI-SNR gain of a velocity [B, L, D], each [B, L]."""
   gain_BxM = si_snr_gain(z, noisy, v, delta, chunks)
   # Each frame has the gain of its chunk: both measures are then averaged in the same way.
-  of_chunk = np.arange(z.shape[1]) * chunks // z.shape[1]
+  of_chunk = diffusion.chunk_of_frames(z.shape[1], chunks)
   return jnp.mean(jnp.square(v - target), axis=-1), gain_BxM[:, of_chunk]
 
 

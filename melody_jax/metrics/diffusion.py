@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melody_jax.diffusion import HALF_PI, angle_step
+from melody_jax.diffusion import HALF_PI, angle_step, chunk_of_frames
 
 SI_SNR_LIMIT = 100.0  # dB; float32 has no more digits than that
 
@@ -92,13 +92,12 @@ def si_snr(estimate_BxLxD: jax.Array, target_BxLxD: jax.Array, chunks: int) -> j
   Args:
     estimate_BxLxD: Estimated latents z_hat.
     target_BxLxD: True latents z.
-    chunks: Number M of chunks that the L frames are cut into, as `diffusion.chunk_angles` does.
+    chunks: Number M of chunks that the L frames are cut into, as `diffusion.chunk_of_frames` does.
 
   Returns:
     Decibels within +- SI_SNR_LIMIT, [B, M]; 0 where both are silent.
   """
-  length = target_BxLxD.shape[1]
-  chunk_L = np.arange(length) * chunks // length
+  chunk_L = chunk_of_frames(target_BxLxD.shape[1], chunks)
   member_LxM = jnp.asarray(chunk_L[:, None] == np.arange(chunks), jnp.float32)
 
   def inner(x, y):  # one product a chunk, [B, M]

@@ -7,14 +7,13 @@ each compute in float32, the others in the config's dtype.
 """
 
 import dataclasses
-from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from melody_jax.models.hifigan import SLOPE, scaled
-from melody_jax.models.layers import default_kernel_init, param_with_axes
+from melody_jax.models.layers import Conv2d
 from melody_jax.spectral import stft_magnitude
 
 Judgement = tuple[jax.Array, list[jax.Array]]
@@ -44,31 +43,6 @@ class DiscriminatorConfig:
   resolution_channels: int = 32
   bands: int = 4
   dtype: str = "float32"
-
-
-class Conv2d(nn.Module):
-  """Dense 2-D convolution, SAME padding: [B, H, W, in] -> [B, H', W', features]."""
-
-  features: int
-  kernel_size: tuple[int, int]
-  strides: tuple[int, int] = (1, 1)
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    shape = (*self.kernel_size, x.shape[-1], self.features)
-    kernel = param_with_axes(
-      self, "kernel", default_kernel_init, shape, ("kernel", "kernel", "conv_in", "conv_out")
-    )
-    bias = param_with_axes(self, "bias", nn.initializers.zeros_init(), (self.features,), ("norm",))
-    y = jax.lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      self.strides,
-      "SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return y + bias.astype(self.dtype)[None, None, None, :]
 
 
 class PeriodDiscriminator(nn.Module):

@@ -171,6 +171,31 @@ class Conv1d(nn.Module):
     return y
 
 
+class Conv2d(nn.Module):
+  """Dense 2-D convolution, SAME padding: [B, H, W, in] -> [B, H', W', features]."""
+
+  features: int
+  kernel_size: tuple[int, int]
+  strides: tuple[int, int] = (1, 1)
+  dtype: Dtype = jnp.float32
+  kernel_init: Initializer = default_kernel_init
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (*self.kernel_size, x.shape[-1], self.features)
+    axes = ("kernel", "kernel", "conv_in", "conv_out")
+    kernel = param_with_axes(self, "kernel", self.kernel_init, shape, axes)
+    bias = param_with_axes(self, "bias", nn.initializers.zeros_init(), (self.features,), ("norm",))
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      self.strides,
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y + bias.astype(self.dtype)[None, None, None, :]
+
+
 class DepthwiseConv1d(nn.Module):
   """Depthwise 1-D convolution as shifted multiplications: [B, T, D] -> [B, T, D].
 

@@ -15,7 +15,6 @@ from melody_jax.models.wav2vec import (
   StridedConv,
   Wav2Vec,
   Wav2VecConfig,
-  gabor_kernel,
   semantic_features,
   semantic_tokens,
 )
@@ -175,12 +174,6 @@ def test_relative_scores_are_indexed_by_distance():
   np.testing.assert_allclose(
     np.asarray(relative_sinusoids(t, 6))[t - 1], [0, 1, 0, 1, 0, 1], atol=1e-6
   )
-
-
-def test_gabor_filters_answer_their_own_frequency():
-  kernel = gabor_kernel(24, 960, 24_000)[:, 0]
-  magnitude = np.hypot(*(np.abs(kernel.T @ kernel)[:24] ** 2).reshape(24, 2, 24).transpose(1, 0, 2))
-  np.testing.assert_array_equal(magnitude.argmax(axis=1), np.arange(24))
 
 
 def test_gumbel_quantizer_picks_one_code_and_passes_gradients():

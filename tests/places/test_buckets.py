@@ -12,6 +12,7 @@ import pytest
 from melody_jax import bundle, encode
 from melody_jax.errors import UserError
 from melody_jax.evaluation.finding import Finding, write
+from melody_jax.evaluation.systems.measure import Measurer
 from melody_jax.export import export
 from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
 from melody_jax.places import buckets
@@ -20,6 +21,7 @@ from melody_jax.training import loop
 from melody_jax.training.metric_logger import MetricLogger
 from melody_jax.training.profile_window import ProfileWindow
 from tests.configs import load_config
+from tests.evaluation.systems import songs
 from tests.training.processes import write_token_dataset
 
 
@@ -127,6 +129,16 @@ def test_findings_logs_and_profiles_land_in_the_bucket(bucket):
   window.before(1)
   assert window.after(1, jax.jit(lambda x: x + 1)(1.0))
   assert any("/b/run/profile/" in path and "xplane.pb" in path for path in bucket.store)
+
+
+def test_what_was_measured_of_a_clip_is_kept_in_the_bucket(bucket, tmp_path):
+  songs.write(tmp_path / "songs", 1)
+  clip, bands = tmp_path / "songs" / "00.wav", songs.Bands()
+  for _ in range(2):
+    measurer = Measurer([bands], None, buckets.path_of("gs://b/scores/measured"), 60.0)
+    found = measurer(clip, "00.wav")
+  assert found.seconds == 3.0 and bands.calls == 1
+  assert len(list(epath.Path("gs://b/scores/measured").iterdir())) == 2
 
 
 def test_a_bucket_that_cannot_be_written_is_one_line(bucket, monkeypatch):

@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from melody_jax.evaluation.embeddings.adapter import digest_of
+from melody_jax.evaluation.embeddings.adapter import cut_windows, digest_of
 from melody_jax.host.onnx_files import open_session
 
 SAMPLE_RATE = 48_000
@@ -33,11 +33,10 @@ def features(audio_S: np.ndarray) -> np.ndarray:
   if len(audio_S) < _WINDOW:
     audio_S = np.tile(audio_S, _WINDOW // len(audio_S))
     audio_S = np.pad(audio_S, (0, _WINDOW - len(audio_S)))
-  last = len(audio_S) - _WINDOW
   windows = []
-  for start in sorted({*range(0, last + 1, _WINDOW // 2), last}):
+  for window_S in cut_windows(audio_S, _WINDOW, _WINDOW // 2):
     mel = librosa.feature.melspectrogram(
-      y=audio_S[start : start + _WINDOW],
+      y=window_S,
       sr=SAMPLE_RATE,
       n_fft=_N_FFT,
       hop_length=_HOP,

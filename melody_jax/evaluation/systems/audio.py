@@ -18,6 +18,7 @@ from melody_jax.evaluation.systems import compare, report
 from melody_jax.evaluation.systems.cautions import cautions
 from melody_jax.evaluation.systems.folder import audio_files, prompts_of, report_of
 from melody_jax.evaluation.systems.measure import MeasuredSet, Measurer, measure_all
+from melody_jax.places import buckets
 from melody_jax.progress import print_progress
 
 LEVELS = ("same", "as_is")
@@ -132,12 +133,13 @@ def audio(config: ml_collections.ConfigDict) -> Finding:
   prompts_by_path = prompts_of(files["generated"], c.prompts)
   judge, no_notes = _notes(c.notes)
   embeddings = choice.load(c.embeddings, config.bundle)
-  kept = pathlib.Path(config.out) / "measured"
-  measurer = Measurer(embeddings, judge, kept, c.max_seconds, c.level == "as_is")
-  sets = {
-    title: measure_all(paths, pathlib.Path(config[title]), measurer, title, print_progress)
-    for title, paths in files.items()
-  }
+  kept = buckets.path_of(config.out) / "measured"
+  sets = {}
+  for title, paths in files.items():
+    # Of training clips only likeness is asked, which needs no notes.
+    notes = None if title == "training" else judge
+    measurer = Measurer(embeddings, notes, kept, c.max_seconds, c.level == "as_is")
+    sets[title] = measure_all(paths, pathlib.Path(config[title]), measurer, title, print_progress)
   generated, reference = sets["generated"].clips, sets["reference"].clips
   print_progress("audio: comparing")
   distances = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import hashlib
-import os
+import io
 import pathlib
 import time
 from typing import Any
@@ -21,7 +21,7 @@ from melody_jax.metrics.chroma import chroma
 from melody_jax.metrics.notes import NoteUse, note_use
 from melody_jax.metrics.rhythm import SAMPLE_RATE as RHYTHM_RATE
 from melody_jax.metrics.rhythm import beat_strength
-from melody_jax.output_files import write_error
+from melody_jax.output_files import write_error, write_files
 from melody_jax.progress import Progress
 
 SHORTEST_SECONDS = 0.5
@@ -134,7 +134,7 @@ class Measurer:
   Args:
     embeddings: Embeddings to take.
     notes: The judge of notes, or None to do without.
-    folder: Where results are kept; made when needed.
+    folder: Where results are kept, on a disk or in a bucket; made when needed.
     max_seconds: How much of a file is read.
     as_is: Whether embeddings hear clips at their own level, not at one for all.
   """
@@ -143,7 +143,7 @@ class Measurer:
     self,
     embeddings: Sequence[AudioEmbedding],
     notes: basic_pitch.NoteModel | None,
-    folder: pathlib.Path,
+    folder: Any,
     max_seconds: float,
     as_is: bool = False,
   ):
@@ -222,25 +222,24 @@ def _clip(path: pathlib.Path, name: str, sha256: str, found: Arrays) -> Measured
   )
 
 
-def _read(file: pathlib.Path) -> Arrays | None:
+def _read(file: Any) -> Arrays | None:
   try:
-    with np.load(file) as arrays:
+    with np.load(io.BytesIO(file.read_bytes())) as arrays:
       return dict(arrays)
   # Missing, or torn by a power cut: measured again.
   except Exception:
     return None
 
 
-def _keep(file: pathlib.Path, arrays: Arrays) -> None:
-  partial = file.with_name(f".{file.stem}.tmp-{os.getpid()}.npz")
+def _keep(file: Any, arrays: Arrays) -> None:
+  content = io.BytesIO()
+  np.savez(content, **arrays)
   try:
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(partial, **arrays)
-    os.replace(partial, file)  # renamed when whole: a run may be killed at any moment
   except OSError as error:
     raise write_error(file, error) from error
-  finally:
-    partial.unlink(missing_ok=True)
+  # Whole or not at all: a run may be killed at any moment.
+  write_files({file: content.getvalue()})
 
 
 @dataclasses.dataclass(frozen=True)

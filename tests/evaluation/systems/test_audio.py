@@ -10,8 +10,9 @@ import soundfile
 
 from melody_jax.errors import UserError
 from melody_jax.evaluate import evaluate
+from melody_jax.evaluation.basic_pitch import Posteriors
 from melody_jax.evaluation.embeddings import choice
-from melody_jax.evaluation.systems import measure
+from melody_jax.evaluation.systems import audio, measure
 from tests.configs import load_config
 from tests.evaluation.systems.songs import RATE, Bands, song, write
 
@@ -196,6 +197,28 @@ def test_copies_of_training_clips_stand_out(music, bands, tmp_path):
   assert found["nearest"][at] == "source.wav" and found["generated"][at] > 0.8
   assert found["nearer_than_any_reference"] == 1
   assert any("1 reference clips are training files" in line for line in values["cautions"])
+
+
+class _Judge:
+  """Hears no notes, and counts how often it is asked."""
+
+  digest = "0" * 64
+
+  def __init__(self):
+    self.calls = 0
+
+  def __call__(self, audio_S):
+    self.calls += 1
+    silence = np.zeros((200, 88), np.float32)
+    return Posteriors(silence, silence)
+
+
+def test_notes_are_not_asked_for_in_training_clips(music, bands, tmp_path, monkeypatch):
+  judge = _Judge()
+  monkeypatch.setattr(audio, "_notes", lambda path: (judge, ""))
+  training = write(tmp_path / "training", 3, first=40)
+  values = _run(music / "generated", music / "reference", tmp_path / "out", training, players=0)
+  assert judge.calls == 20 and len(values["memorisation"]["chroma"]["generated"]) == 10
 
 
 def test_prompts_come_from_reports_or_a_table(music, tmp_path):
