@@ -44,6 +44,10 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.codec.chunk_seconds = 20.0  # music of one pass, by memory; does not change a result
   c.codec.context_seconds = 2.0  # on either side; covers both receptive fields
 
+  c.tokens = ml_collections.ConfigDict()
+  # Of training and of held-out audio, for what tokens explain.
+  c.tokens.explained_windows = 400
+
   c.mulan = ml_collections.ConfigDict()
   c.mulan.clips = 200  # held-out clips of each dataset; a recall's standard error is 3.5 % at most
   c.mulan.k = 10  # recall at k
@@ -96,6 +100,7 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.batch_size = 2
   c.codec.chunk_seconds = 5.0
   c.codec.context_seconds = 0.5
+  c.tokens.explained_windows = 4
   c.mulan.clips = 4
   c.mulan.k = 2
   c.dpd.windows = 3

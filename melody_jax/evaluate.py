@@ -51,6 +51,7 @@ RANGES = {
   key: (1, math.inf)
   for key in (
     "batch_size",
+    "tokens.explained_windows",
     "mulan.clips",
     "mulan.k",
     "mulan.draws",

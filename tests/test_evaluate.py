@@ -51,6 +51,7 @@ def data(tmp_path_factory):
     "latents": Feature(50, "float16", (8,)),
   }
   _write_split(root / "recorded", "validation", audio, (SECONDS, 2 * SECONDS, SECONDS))
+  _write_split(root / "recorded", "train", audio, (SECONDS, SECONDS))
   _write_split(root / "recorded", "test_other", audio, (3, 2))
   _write_split(root / "encoded", "validation", encoded, (SECONDS, 2 * SECONDS))
   return root
@@ -61,6 +62,7 @@ def _config(what, tiny_models, data, out):
   c.bundle, c.data, c.out = str(tiny_models), str(data), str(out)
   c.batch_size = 2
   c.dpd.windows, c.dpd.draws = 3, 1
+  c.tokens.explained_windows = 2
   c.mulan.clips, c.mulan.k = 4, 2
   c.codec.chunk_seconds, c.codec.context_seconds = 2.0, 0.5
   c.prompts.table = c.prompts.table[:2]

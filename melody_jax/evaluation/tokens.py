@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 
 from melody_jax.evaluation.clips import (
-  Clip,
   datasets_of,
   in_batches,
+  named_roots,
   read_windows,
   stack_clips,
   with_all,
@@ -20,6 +20,7 @@ from melody_jax.evaluation.clips import (
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.evaluation.language_model import token_cross_entropy
+from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split
 from melody_jax.metrics.tokens import explained_variance, token_use
 from melody_jax.models.musical_features import N_MELS, musical_features
 from melody_jax.progress import print_progress
@@ -67,7 +68,8 @@ def evaluate_tokens(
       token with the row's style tokens and without style. None leaves the LM out.
     batch_size: Rows per call of `cross_entropy`.
     split: Name of the split that the windows are of, for the text.
-    explained: {dataset: {key of EXPLAINED_COLUMNS: share}} of the datasets with audio.
+    explained: {dataset: {key of EXPLAINED_COLUMNS: share}} of the datasets with audio and a
+      training split.
 
   Returns:
     The finding "tokens".
@@ -140,18 +142,33 @@ def _entry(
 
 
 def _explained(
-  clips: list[Clip], audio_NxS: np.ndarray, encoders: Encoders, vocabulary: int, batch_size: int
+  splits: tuple[ArrayDataset, ArrayDataset], encoders: Encoders, config: ml_collections.ConfigDict
 ) -> dict[str, float]:
-  """Shares of log-mel and of chroma that the clips' semantic tokens explain on other tracks."""
-  config = encoders.semantic.config
-  features = jax.jit(lambda audio: musical_features(audio, config.sample_rate, config.hop))
-  tokens = stack_clips(clips, "semantic_tokens")
-  values = in_batches(features, (audio_NxS,), min(batch_size, len(audio_NxS)))
-  tracks = np.array([clip.track for clip in clips])
-  parts = values[..., :N_MELS], values[..., N_MELS:]
+  """Shares of log-mel and of chroma that semantic tokens explain.
+
+  Args:
+    splits: Audio that tells what a token stands for, and held-out audio that is guessed.
+    encoders: The bundle's tokeniser.
+    config: configs/evaluate.py.
+
+  Returns:
+    {key of EXPLAINED_COLUMNS: share of the variance, at most 1}.
+  """
+  sizes = encoders.semantic.config
+  features = jax.jit(lambda audio: musical_features(audio, sizes.sample_rate, sizes.hop))
+
+  def heard(dataset: ArrayDataset) -> tuple[np.ndarray, np.ndarray]:
+    count, seconds = config.tokens.explained_windows, config.window_seconds
+    audio = stack_clips(read_windows(dataset, seconds, ("audio",), count, config.seed), "audio")
+    tokens = encoders.compute("semantic_tokens", audio)
+    values = in_batches(features, (audio,), min(config.batch_size, len(audio)))
+    return tokens, values[:, : tokens.shape[1]]
+
+  (fit_tokens, fit), (new_tokens, new) = (heard(dataset) for dataset in splits)
+  parts = (slice(None, N_MELS), slice(N_MELS, None))
   return {
-    key: explained_variance(tokens, part[:, : tokens.shape[1]], tracks, vocabulary)
-    for (key, _), part in zip(EXPLAINED_COLUMNS, parts, strict=True)
+    key: explained_variance((fit_tokens, fit[..., p]), (new_tokens, new[..., p]), sizes.n_tokens)
+    for (key, _), p in zip(EXPLAINED_COLUMNS, parts, strict=True)
   }
 
 
@@ -159,7 +176,7 @@ def tokens(config: ml_collections.ConfigDict) -> Finding:
   """Measures use of the semantic vocabulary, the LM, and where there is audio what tokens explain.
 
   Args:
-    config: configs/evaluate.py: bundle, data, split, window_seconds and batch_size.
+    config: configs/evaluate.py: bundle, data, split, window_seconds, batch_size, seed and tokens.
 
   Returns:
     The finding "tokens", see `evaluate_tokens`.
@@ -176,9 +193,10 @@ def tokens(config: ml_collections.ConfigDict) -> Finding:
       dataset, encoders, config.window_seconds, ("semantic_tokens", "style_tokens")
     )
     windows[name] = (stack_clips(clips, "semantic_tokens"), stack_clips(clips, "style_tokens"))
-    if "audio" in dataset.features:
-      heard = stack_clips(read_windows(dataset, config.window_seconds, ("audio",)), "audio")
-      explained[name] = _explained(clips, heard, encoders, model.semantic_vocab, config.batch_size)
+    # Tokens say what they stand for on music that they were fitted on.
+    root = named_roots(config.data)[name]
+    if "audio" in dataset.features and has_split(root, "train") and config.split != "train":
+      explained[name] = _explained((ArrayDataset(root, "train"), dataset), encoders, config)
   return evaluate_tokens(
     windows, model.semantic_vocab, score, config.batch_size, config.split, explained
   )

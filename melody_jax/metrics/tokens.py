@@ -55,34 +55,33 @@ def token_use(tokens_BxT: np.ndarray, vocabulary: int) -> TokenUse:
 
 
 def explained_variance(
-  tokens_BxT: np.ndarray, values_BxTxV: np.ndarray, group_B: np.ndarray, vocabulary: int
+  fit: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray], vocabulary: int
 ) -> float:
   """Share of the variance of values that their tokens explain, on rows that did not fit it.
 
-  A value's guess is the mean of the values that had its token in the other half of the groups,
-  drawn to the mean of all by one count, so that a rare token's guess is not noise.
+  A value's guess is the mean of the fitted values of its token, drawn to the mean of all by one
+  count, so that a rare token's guess is not noise.
 
   Args:
-    tokens_BxT: Tokens [rows, time], integers in [0, vocabulary).
-    values_BxTxV: Values of each frame, float [rows, time, values].
-    group_B: Group of every row [rows], as its track: a group is never guessed by itself.
+    fit: (tokens [rows, time], integers in [0, vocabulary); values of each frame, float [rows, time,
+      values]) that tell what a token stands for.
+    held: The same of other music, which is guessed.
     vocabulary: Number of possible tokens.
 
   Returns:
-    1 for tokens that tell all, 0 or less for tokens that tell nothing; NaN for a single group.
+    1 for tokens that tell all, 0 or less for tokens that tell nothing; NaN where nothing varies.
   """
-  half_B = np.unique(group_B, return_inverse=True)[1] % 2
-  if half_B.min() == half_B.max():
-    return float("nan")
-  error = variance = 0.0
-  for half in (0, 1):
-    fit, held = half_B != half, half_B == half
-    values = values_BxTxV[fit].reshape(-1, values_BxTxV.shape[-1]).astype(np.float64)
-    sums = np.zeros((vocabulary, values.shape[1]))
-    np.add.at(sums, tokens_BxT[fit].reshape(-1), values)
-    counts = np.bincount(tokens_BxT[fit].reshape(-1), minlength=vocabulary)
-    means = (sums + values.mean(axis=0)) / (counts[:, None] + 1)
-    there = values_BxTxV[held].reshape(-1, values.shape[1]).astype(np.float64)
-    error += np.sum(np.square(there - means[tokens_BxT[held].reshape(-1)]))
-    variance += np.sum(np.square(there - there.mean(axis=0)))
+
+  def flat(tokens_BxT: np.ndarray, values_BxTxV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(values_BxTxV, np.float64)
+    return np.asarray(tokens_BxT).reshape(-1), values.reshape(-1, values.shape[-1])
+
+  tokens, values = flat(*fit)
+  sums = np.zeros((vocabulary, values.shape[1]))
+  np.add.at(sums, tokens, values)
+  counts = np.bincount(tokens, minlength=vocabulary)
+  means = (sums + values.mean(axis=0)) / (counts[:, None] + 1)
+  tokens, values = flat(*held)
+  variance = np.sum(np.square(values - values.mean(axis=0)))
+  error = np.sum(np.square(values - means[tokens]))
   return float(1.0 - error / variance) if variance else float("nan")

@@ -31,17 +31,16 @@ def test_tokens_outside_the_vocabulary_are_refused():
     token_use(np.zeros((0, 4), int), 8)
 
 
-def test_tokens_explain_what_they_were_made_of_on_rows_that_did_not_fit_them():
+def test_tokens_explain_what_they_were_made_of_on_other_rows():
   rng = np.random.default_rng(0)
   tokens = rng.integers(0, 8, (40, 100))
-  centres = rng.normal(size=(8, 3))
+  signal = rng.normal(size=(8, 3))[tokens]
   noise = rng.normal(size=(40, 100, 3)) * 0.5
-  signal = centres[tokens]
-  tracks = np.arange(40) // 2
-  by_hand = 1 - noise.var() / (signal + noise).var(axis=(0, 1)).mean()
-  found = explained_variance(tokens, signal + noise, tracks, 16)
-  assert found == pytest.approx(by_hand, abs=0.02)
-  # What only the row itself knows is not explained: its own frames take no part in the guess.
-  own = np.repeat(np.arange(40)[:, None], 100, axis=1)
-  assert explained_variance(own, signal + noise, tracks, 40) < 0.01
-  assert np.isnan(explained_variance(tokens, signal, np.zeros(40), 16))
+  values = signal + noise
+  by_hand = 1 - noise.var() / values.var(axis=(0, 1)).mean()
+  fit, held = (tokens[:20], values[:20]), (tokens[20:], values[20:])
+  assert explained_variance(fit, held, 16) == pytest.approx(by_hand, abs=0.02)
+  # Tokens that the fit never saw stand for the mean of all.
+  new = (np.full((20, 100), 9), values[20:])
+  assert explained_variance(fit, new, 16) == pytest.approx(0.0, abs=0.01)
+  assert np.isnan(explained_variance(fit, (tokens[20:], np.zeros((20, 100, 3))), 16))
