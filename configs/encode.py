@@ -24,5 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Files of a split; a finished one is encoded again only where source or models have changed.
   c.shards = 8  # hosts share them out
   c.style_hop_seconds = 2.5  # between style windows; the DPD's chunks may be shorter
+  # Share of style windows of the train split that carry the tokens of a caption, 0 to 1: an LM then
+  # learns what prompts sound like. The paper has none.
+  c.caption_styles = 0.0
   c.distributed = distributed_config()
   return c

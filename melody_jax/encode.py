@@ -39,10 +39,10 @@ from melody_jax.places.bundles import locate
 from melody_jax.progress import print_progress
 
 # The name of a shard has room for five digits.
-RANGES = {"shards": (1, 99_999), "style_hop_seconds": (0.01, math.inf)}
+RANGES = {"shards": (1, 99_999), "style_hop_seconds": (0.01, math.inf), "caption_styles": (0, 1)}
 
-# Clips [T] -> frames of each.
-EncodeClips = Callable[[list[np.ndarray]], list[np.ndarray]]
+# (clips [T], their records) -> frames of each.
+EncodeClips = Callable[[list[np.ndarray], list[dict[str, Any]]], list[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,23 +51,39 @@ class Encoding:
 
   Attributes:
     feature: Layout of the feature.
-    encode: Function from clips to frames.
+    encode: Function from clips and their records to frames.
     model: Digest of the model that makes it; "" where none does.
+    train: The same function for the training split, where that differs.
   """
 
   feature: Feature
   encode: EncodeClips
   model: str = ""
+  train: EncodeClips | None = None
 
 
 def _style(config) -> Encoding:
+  from melody_jax.encoders.caption_styles import caption_styles
   from melody_jax.encoders.style import StyleEncoder
 
-  style = StyleEncoder.load(config.bundle, text=False)
+  share = config.caption_styles
+  style = StyleEncoder.load(config.bundle, text=share > 0)
   hop = config.style_hop_seconds
   levels = style.params["rvq"]["codebooks"].shape[0]
   feature = Feature(1.0 / hop, "int16", (levels,), per_window=True)
-  return Encoding(feature, lambda clips: style.tokens_of_clips(clips, hop), style.digest)
+
+  def of_audio(clips, records):
+    del records
+    return style.tokens_of_clips(clips, hop)
+
+  def of_both(clips, records):
+    said = [record.get("captions") or [] for record in records]
+    names = [record["id"] for record in records]
+    return caption_styles(of_audio(clips, records), said, names, share, style.tokens_of_texts)
+
+  if not share:
+    return Encoding(feature, of_audio, style.digest)
+  return Encoding(feature, of_audio, f"{style.text_digest} {share}", of_both)
 
 
 def _semantic(config) -> Encoding:
@@ -75,7 +91,7 @@ def _semantic(config) -> Encoding:
 
   tokenizer = SemanticTokenizer.load(config.bundle)
   feature = Feature(SAMPLE_RATE / tokenizer.config.hop, "int16")
-  return Encoding(feature, tokenizer.encode_clips, tokenizer.digest)
+  return Encoding(feature, lambda clips, _: tokenizer.encode_clips(clips), tokenizer.digest)
 
 
 def _latents(config) -> Encoding:
@@ -84,13 +100,14 @@ def _latents(config) -> Encoding:
   codec = Codec.load(config.bundle)
   rate = SAMPLE_RATE / codec.config.hop_length
   feature = Feature(rate, "float16", (codec.config.latent_dim,))
-  return Encoding(feature, codec.encode_clips, codec.digest)
+  return Encoding(feature, lambda clips, _: codec.encode_clips(clips), codec.digest)
 
 
 def _audio(config) -> Encoding:
   del config
 
-  def encode(clips):
+  def encode(clips, records):
+    del records
     return [np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16) for audio in clips]
 
   return Encoding(Feature(SAMPLE_RATE, "int16"), encode)
@@ -191,6 +208,10 @@ def encode_split(
 
   count, read = (_tfds_records if config.tfds else _array_records)(config, split)
   features = {name: encoding.feature for name, encoding in encoders.items()}
+  encode = {
+    name: (encoding.train if split == "train" else None) or encoding.encode
+    for name, encoding in encoders.items()
+  }
   n_shards = min(config.shards, count)
   if jax.process_index() == 0:
     # Of another number of shards none is written over, and a mixture would be refused later on.
@@ -209,17 +230,17 @@ def encode_split(
     with buckets.writable(target.parent) as folder:
       writer = ShardWriter(folder, shard, n_shards, features, made_from, origin)
       # Two clips a device: enough to keep all busy, few enough for the memory.
-      _encode_records(iter(progress), encoders, writer, 2 * jax.local_device_count())
+      _encode_records(iter(progress), encode, writer, 2 * jax.local_device_count())
       buckets.upload(writer.close(), target, last="index.json")
 
 
 def _encode_records(
-  records, encoders: dict[str, Encoding], writer: ShardWriter, at_once: int
+  records, encode: dict[str, EncodeClips], writer: ShardWriter, at_once: int
 ) -> None:
   while group := list(itertools.islice(records, at_once)):
-    clips = [audio for _, audio in group]
-    encoded = {name: encoding.encode(clips) for name, encoding in encoders.items()}
-    for i, (record, _) in enumerate(group):
+    said, clips = [record for record, _ in group], [audio for _, audio in group]
+    encoded = {name: function(clips, said) for name, function in encode.items()}
+    for i, record in enumerate(said):
       writer.write(record, {name: frames[i] for name, frames in encoded.items()})
 
 

@@ -75,6 +75,11 @@ class StyleEncoder:
     encoder = {k: v for k, v in self.params.items() if not k.startswith(("text", "prior"))}
     return bundle.params_digest(self.config, encoder)
 
+  @property
+  def text_digest(self) -> str:
+    """SHA-256 of all that makes style tokens of audio and of text."""
+    return bundle.params_digest(self.config, self.params)
+
   def audio(self, audio_BT: np.ndarray) -> jax.Array:
     """Clips [B, T] at 24 kHz -> unit embeddings [B, C]."""
     return self.embed_music(self.params, jnp.asarray(audio_BT))
@@ -96,10 +101,20 @@ class StyleEncoder:
 
   def text(self, prompts: list[str]) -> jax.Array:
     """Prompts -> unit embeddings [B, C]."""
+    return self._embed_text(self.params, *self._ids_and_mask(prompts))
+
+  def _ids_and_mask(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     # Loaded when the first text comes: music alone needs no tokeniser.
     tokenize = load_tokenizer(self.config.text_length, self.config.text_init)
-    ids, mask = (np.stack(x) for x in zip(*(tokenize(p) for p in prompts), strict=True))
-    return self._embed_text(self.params, ids, mask)
+    ids, mask = zip(*map(tokenize, texts), strict=True)
+    return np.stack(ids), np.stack(mask)
+
+  def tokens_of_texts(self, texts: list[str]) -> np.ndarray:
+    """Texts -> int32 [n, 12], their style tokens."""
+    return map_rows(
+      lambda ids, mask: self.tokens(self._embed_text(self.params, ids, mask)),
+      *self._ids_and_mask(texts),
+    )
 
   def tokens(self, embeddings_BC: jax.Array) -> jax.Array:
     """Unit embeddings [B, C] -> style tokens int32 [B, 12]."""

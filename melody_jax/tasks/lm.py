@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from melody_jax import bundle
@@ -81,20 +82,49 @@ class LMTask(BaseTask):
     """Random parameters; style rows from `config.conditioning.style_codebooks` if it is set."""
     c = self.model_config
     params = self.model.init(rng, jnp.zeros((1, c.style_levels + 1), jnp.int32))["params"]
-    path = self.config.conditioning.style_codebooks
-    if path:
-      mulan, _ = bundle.load(path)
-      if "rvq" not in mulan:
-        raise UserError(f"{path} has no rvq/codebooks: run melody_jax.fit first")
-      try:
-        rows = lm.rows_from_codebooks(c, jax.random.fold_in(rng, 1), mulan["rvq"]["codebooks"])
-      except ValueError as e:
-        raise UserError(f"config.conditioning.style_codebooks={path}: {e}") from e
+    if self.config.conditioning.style_codebooks:
       # Into the box of the drawn table, which carries the logical axes.
       table = params["embed"]["table"]["embedding"]
-      value = jax.lax.dynamic_update_slice(table.value, rows, (0, 0))
+      value = jax.lax.dynamic_update_slice(table.value, self._style_rows(rng), (0, 0))
       params["embed"]["table"]["embedding"] = table.replace_boxed(value)
     return params
+
+  def _style_rows(self, rng: jax.Array) -> jax.Array:
+    """Rows of the style tokens by `config.conditioning.style_codebooks`, float32 [rows, D].
+
+    Raises:
+      UserError: The file has no codebooks, or those of other sizes.
+    """
+    path = self.config.conditioning.style_codebooks
+    mulan, _ = bundle.load(path)
+    if "rvq" not in mulan:
+      raise UserError(f"{path} has no rvq/codebooks: run melody_jax.fit first")
+    try:
+      return lm.rows_from_codebooks(
+        self.model_config, jax.random.fold_in(rng, 1), mulan["rvq"]["codebooks"]
+      )
+    except ValueError as e:
+      raise UserError(f"config.conditioning.style_codebooks={path}: {e}") from e
+
+  def import_params(self, params: Variables) -> Variables:
+    """An LM's file, with style rows by `config.conditioning.style_codebooks` if it is set.
+
+    The file's own rows belong to the MuLan that it was trained with. Rows of "no style" are
+    learned, and stay.
+    """
+    if not self.config.conditioning.style_codebooks:
+      return params
+    c = self.model_config
+    # The key that `training.state.make_init` hands to `init`: the same map as in a new run.
+    rng, _ = jax.random.split(jax.random.key(self.config.seed))
+    new = np.array(self._style_rows(rng)).reshape(c.style_levels, c.style_vocab + 1, -1)
+    table = np.array(params["embed"]["table"]["embedding"], np.float32)
+    if table.shape[1] == new.shape[2] and len(table) >= c.semantic_offset:
+      # A table of another size is told by the caller, name and shape.
+      rows = table[: c.semantic_offset].reshape(new.shape)
+      rows[:, : c.style_vocab] = new[:, : c.style_vocab]
+    embed = params["embed"] | {"table": params["embed"]["table"] | {"embedding": table}}
+    return params | {"embed": embed}
 
   def loss(
     self, params: Variables, batch: Batch, rng: jax.Array, step: jax.Array, train: bool = True

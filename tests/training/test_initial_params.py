@@ -67,3 +67,27 @@ def test_a_file_of_another_task_or_size_is_refused(tiny_models, tmp_path):
   state, task = new_state("dpd", coarse_layers=3)
   with pytest.raises(UserError, match="is not in the file|in the config's model"):
     with_params_of(state, bundle.path_of(tiny_models, "dpd"), task, "dpd")
+
+
+def test_an_lm_takes_style_rows_of_the_named_mulan_and_all_else_of_the_file(tiny_models, tmp_path):
+  state, task = new_state("lm")
+  path, c = bundle.path_of(tiny_models, "lm"), task.model_config
+  mulan, metadata = bundle.load(bundle.path_of(tiny_models, "mulan"))
+  mulan["rvq"]["codebooks"] = -mulan["rvq"]["codebooks"]
+  bundle.save(tmp_path / "mulan.safetensors", mulan, metadata)
+  task.config.conditioning.style_codebooks = str(tmp_path / "mulan.safetensors")
+  task.config.seed = 7  # as `new_state` draws
+  begun = with_params_of(state, path, task, "lm").params
+  params, _ = bundle.load(path)
+  mine, files = (np.asarray(p["embed"]["table"]["embedding"]) for p in (begun, params))
+  shape = c.style_levels, c.style_vocab + 1, c.width
+  mine_rows, files_rows = (x[: c.semantic_offset].reshape(shape) for x in (mine, files))
+  fresh, _ = jax.random.split(jax.random.key(7))
+  born = np.asarray(task.init(fresh)["embed"]["table"]["embedding"].value)[: c.semantic_offset]
+  np.testing.assert_allclose(mine_rows[:, :-1], born.reshape(shape)[:, :-1], rtol=1e-5)
+  assert not np.array_equal(mine_rows[:, :-1], files_rows[:, :-1])
+  assert np.array_equal(mine_rows[:, -1], files_rows[:, -1])  # "no style" is learned
+  assert np.array_equal(mine[c.semantic_offset :], files[c.semantic_offset :])
+  for tree in (begun, params):
+    tree["embed"]["table"].pop("embedding")
+  assert same(begun, params)
