@@ -8,7 +8,7 @@ import pathlib
 from data.build import build, common_arguments
 from data.debian import fetch_packages
 from data.files import find_files
-from data.rendered.corpus import MIDI_PACKAGE, RenderedCorpus, pieces_for
+from data.rendered.corpus import MIDI_PACKAGE, TEXTURE_SHARE, RenderedCorpus, pieces_for
 from data.retold import captions_argument, retold
 from data.tracks import Corpus
 from melody_jax.command_line.flags import at_least_one, run
@@ -38,6 +38,12 @@ def main() -> None:
     "--pieces", type=at_least_one, default=10, help="training pieces of each of 111 styles"
   )
   parser.add_argument(
+    "--texture_share",
+    type=at_least_one,
+    default=TEXTURE_SHARE,
+    help="training pieces of each sparse texture (solo piano, choir, ...) for one of another style",
+  )
+  parser.add_argument(
     "--hours",
     type=at_least_one,
     default=0,
@@ -56,8 +62,8 @@ def main() -> None:
   def make() -> Corpus:
     (root,) = fetch_packages([MIDI_PACKAGE], raw)
     files, notes = midi_files(root)
-    pieces = pieces_for(arguments.hours) if arguments.hours else arguments.pieces
-    corpus = RenderedCorpus(files, pieces)
+    share, hours = arguments.texture_share, arguments.hours
+    corpus = RenderedCorpus(files, pieces_for(hours, share) if hours else arguments.pieces, share)
     corpus.notes += notes
     return retold(corpus, arguments.captions)
 

@@ -32,9 +32,9 @@ HELD_OUT_STYLES = (
 """Styles for testing only. No model hears a piece of them in training."""
 
 MIDI_PACKAGE = "openttd-openmsx"
-# Pieces of a texture for each piece of another style. Only the ten textures have one instrument
-# alone; with equal shares the 101 styles of whole bands would drown them.
-_TEXTURE_SHARE = 4
+# Pieces of a texture for each piece of another style, unless told otherwise. Only the ten textures
+# have one instrument alone; with equal shares the 101 styles of whole bands would drown them.
+TEXTURE_SHARE = 4
 # Shortest mean length of a piece to reckon with: 1,692 of them had 29.95 s on average, 27.1 s the
 # shortest.
 _PIECE_SECONDS = 29.9
@@ -65,10 +65,10 @@ def held_out_voice(style: str) -> str:
   return min(foreign, key=lambda voice: _hash(f"{style} x {voice}"))
 
 
-def pieces_for(hours: int) -> int:
+def pieces_for(hours: int, texture_share: int = TEXTURE_SHARE) -> int:
   """Pieces of a style that give at least so many hours of composed training music together."""
   shares = sum(
-    _TEXTURE_SHARE if s in textures() else 1 for s in catalogue() if s not in HELD_OUT_STYLES
+    texture_share if s in textures() else 1 for s in catalogue() if s not in HELD_OUT_STYLES
   )
   return math.ceil(hours * 3600 / (_PIECE_SECONDS * shares))
 
@@ -78,8 +78,8 @@ class RenderedCorpus:
 
   Args:
     midi_files: {path inside the package: file}: MIDI files to render besides.
-    per_style: Number of training pieces of a style. A texture gets four times as many. Validation
-      gets three tenths of this number.
+    per_style: Number of training pieces of a style. Validation gets three tenths of this number.
+    texture_share: Training pieces of a texture for each piece of another style.
 
   Attributes:
     notes: Lines on what was found.
@@ -89,9 +89,15 @@ class RenderedCorpus:
   splits = (TRAIN, VALIDATION, TEST)
   origin = ""
 
-  def __init__(self, midi_files: dict[str, pathlib.Path], per_style: int = 10):
+  def __init__(
+    self,
+    midi_files: dict[str, pathlib.Path],
+    per_style: int = 10,
+    texture_share: int = TEXTURE_SHARE,
+  ):
     self._midi_files = midi_files
     self._per_style = per_style
+    self._texture_share = texture_share
     self.notes: list[str] = []
     # What `load` made, for `describe`: a composed piece if it is one, and what its MIDI plays.
     self._current: tuple[tuple[Groove, Composition] | None, MidiFacts] | None = None
@@ -132,7 +138,7 @@ class RenderedCorpus:
     # A held-out style has no other split, so it gets more pieces than a single test would.
     if style in HELD_OUT_STYLES:
       return [(TEST, "style", max(1, self._per_style * 6 // 10))]
-    pieces = self._per_style * (_TEXTURE_SHARE if style in textures() else 1)
+    pieces = self._per_style * (self._texture_share if style in textures() else 1)
     validation = max(1, self._per_style * 3 // 10)
     return [
       (TRAIN, "piece", pieces),

@@ -171,6 +171,17 @@ def test_so_many_pieces_that_the_hours_come_out(monkeypatch):
   assert counts == [241]  # of half a minute each; calypso is for testing alone
 
 
+def test_a_texture_gets_its_share_of_the_hours(monkeypatch):
+  styles = {"bossanova": (BOSSA,), "texture-harp": (BOSSA,)}
+  monkeypatch.setattr(rendered, "catalogue", lambda: styles)
+  corpus = rendered.RenderedCorpus({}, rendered.pieces_for(2, 9), 9)
+  harp, bossa = (
+    sum(n for split, _, n in corpus._counts(style) if split == "train")
+    for style in ("texture-harp", "bossanova")
+  )
+  assert bossa == 25 and harp == 9 * bossa  # 250 halves of a minute are over two hours
+
+
 def test_voice_of_a_held_out_pair_is_foreign_to_the_style(monkeypatch):
   monkeypatch.setattr(rendered, "catalogue", lambda: {"bossanova": (BOSSA,)})
   voice = rendered.held_out_voice("bossanova")
