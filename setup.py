@@ -2,8 +2,8 @@
 
 The base install samples: no TensorFlow, no torch. Extras add the rest:
 
-  train   one training loop and TensorBoard files; reads encoded datasets without TensorFlow
-  data    TFDS builders and seqio input (TensorFlow)
+  train   one training loop and TensorBoard files; builds, encodes and reads datasets, no TensorFlow
+  data    seqio input (TensorFlow)
   eval    the evaluation command
   plan    the TPU compiler, for melody_jax.plan; needs no TPU
   gcs     workdirs in Google Cloud Storage (gs://...)
@@ -47,15 +47,19 @@ BASE = [
 ]
 
 EXTRAS = {
-  "train": ["orbax-checkpoint>=0.11.30", "tensorboardX>=2.6"],
-  "data": [
-    "apache-beam>=2.60",
+  "train": [
+    "array_record>=0.8",
+    "grain>=0.2.12",
     "importlib_resources>=6",  # TFDS imports it and does not ask for it
+    "orbax-checkpoint>=0.11.30",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.8",  # it does without TensorFlow
+  ],
+  "data": [
     # seqio asks for sentencepiece>=0.2; from 0.2.1 on it collides with TensorFlow's protobuf 6.
     "sentencepiece>=0.2,<0.2.1",
     "seqio>=0.0.19",
     "tensorflow>=2.19",
-    "tensorflow-datasets>=4.9.8",
   ],
   "eval": ["onnxruntime>=1.19"],  # musicnn's weights are fetched when first used
   "plan": ["libtpu"],

@@ -7,7 +7,7 @@ First it prints the floor: the matmul operations of a step (counted in its jaxpr
 matmul rate measured on this device. Then it prints the step: seconds of audio per second, FLOP/s,
 and the share of that rate in the model's dtype. Recomputation to save memory does not count as
 work. The input pipeline reads random int16 audio, or random tokens and latents, from a temporary
-array dataset; `input/step` says how many times faster it is than the step that it feeds.
+dataset; `input/step` says how many times faster it is than the step that it feeds.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from melody_jax import sharding
 from melody_jax.command_line.flags import Parser, at_least_one, run
 from melody_jax.config import DTYPES
 from melody_jax.errors import check_choice
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.output_files import check_writable
 from melody_jax.places.config_pages import load
@@ -68,7 +68,7 @@ def write_dataset(root: pathlib.Path, config: Any, task: Any, records: int = 32)
       features[name] = Feature(_RATES[name], "int16")
       arrays[name] = rng.integers(0, 1024, (30 * _RATES[name],))
   for split in ("train", "validation"):
-    writer = ShardWriter(root / split, 0, 1, features)
+    writer = ShardWriter(root, split, 0, 1, features)
     for i in range(records if split == "train" else 2):
       writer.write({"id": str(i), "captions": ["slow piano music with strings"]}, arrays)
     writer.close()

@@ -15,9 +15,8 @@ from melody_jax.config import distributed_config
 def get_config() -> ml_collections.ConfigDict:
   """What to encode, from where to where."""
   c = ml_collections.ConfigDict()
-  c.source = ""  # an array dataset, or the TFDS directory
-  c.tfds = ""  # TFDS dataset name; empty: `source` is an array dataset
-  c.out = ""  # directory of the new array dataset
+  c.source = ""  # directory of the dataset to encode
+  c.out = ""  # directory of the new dataset
   c.bundle = "checkpoints/nano"  # whose MuLan, wav2vec and VAE encode
   c.features = "style_tokens,semantic_tokens,latents"  # also: audio
   c.splits = "train,validation"  # comma-separated

@@ -1,8 +1,6 @@
-"""Writes a corpus to disk as a TFDS dataset, an array dataset, or both.
+"""Writes a corpus to disk as a dataset.
 
-Both formats get their records from `data.tracks.examples`, so they hold the same records. A
-manifest (one row a track) and a report (hours, licences, unusable files) lie beside them.
-TensorFlow is imported only when a TFDS dataset is asked for.
+A manifest (one row a track) and a report (hours, licences, unusable files) lie beside it.
 """
 
 import argparse
@@ -18,7 +16,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from data.rebuild import array_origin, check_place, fingerprint, replaced
+from data.rebuild import check_place, fingerprint, origin_of, replaced
 from data.tracks import (
   FEATURES,
   Corpus,
@@ -34,7 +32,7 @@ from melody_jax.command_line.signals import end_children
 from melody_jax.command_line.streams import StdoutError
 from melody_jax.errors import UserError
 from melody_jax.host import cache_folders
-from melody_jax.input_pipeline.array_dataset import ShardWriter
+from melody_jax.input_pipeline.shards import ShardWriter
 from melody_jax.places.paths import argument
 from melody_jax.progress import bar
 
@@ -72,9 +70,7 @@ def _write_shards(
     count = max(1, min(n_shards, len(chosen)))
     if not chosen or shard >= count:
       continue
-    writer = ShardWriter(
-      pathlib.Path(root) / split, shard, count, FEATURES, {"build": made_from}, corpus.origin
-    )
+    writer = ShardWriter(root, split, shard, count, FEATURES, {"build": made_from}, corpus.origin)
     # Arrays are small and processes many: threads of the linear algebra would wait for each other.
     with threadpool_limits(1):
       for _, record, pcm in examples(corpus, counted(chosen[shard::count], done), ledger):
@@ -83,14 +79,14 @@ def _write_shards(
   return ledger
 
 
-def build_arrays(
+def build_dataset(
   corpus: Corpus,
   root: str | os.PathLike,
   licences: str = "all",
   jobs: int = 1,
   shown: bool = False,
 ) -> Ledger:
-  """Writes an array dataset, manifest.jsonl and report.json to `root`.
+  """Writes a dataset, manifest.jsonl and report.json to `root`.
 
   Args:
     corpus: The corpus. Must be picklable if `jobs` is above 1.
@@ -113,7 +109,7 @@ def build_arrays(
     )
   jobs = jobs or usual_jobs(len(tracks))
   root = pathlib.Path(root)
-  check_place(root, corpus.origin, array_origin(root), tracks)
+  check_place(root, corpus.origin, origin_of(root), tracks)
   made_from = fingerprint(corpus, tracks)
   with replaced(root) as new:
     ledger = Ledger(remarks=list(corpus.notes))
@@ -186,14 +182,12 @@ def data_dir(given: str) -> pathlib.Path:
   return argument(given)
 
 
-def check_name(name: str, to_tfds: bool) -> None:
-  """Refuses a name of a dataset that would lie elsewhere, or that TFDS cannot make a class of.
+def check_name(name: str) -> None:
+  """Refuses a name of a dataset that would lie elsewhere.
 
   Raises:
     UserError: saying what a name is made of.
   """
-  if to_tfds and not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-    raise UserError(f"--name={name}: use lower-case letters, digits and underscores")
   if not re.fullmatch(r"[^\W_][\w. -]*", name):  # in any language
     raise UserError(f"--name={name}: use letters, digits, underscores and hyphens")
 
@@ -212,12 +206,6 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     help="datasets and downloads go here (default: %(default)s)",
   )
   parser.add_argument(
-    "--format",
-    choices=("tfds", "arrays", "both"),
-    default="tfds",
-    help="TFDS dataset, TensorFlow-free array dataset, or both",
-  )
-  parser.add_argument(
     "--licences",
     choices=("all", "free"),
     default="all",
@@ -227,13 +215,13 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     "--jobs",
     type=at_least_one,
     default=0,
-    help="processes (array datasets only; default: one a core, but none for under eight tracks)",
+    help="processes (default: one a core, but none for under eight tracks)",
   )
   return parser
 
 
 def build(make_corpus: Callable[[], Corpus], arguments: argparse.Namespace) -> None:
-  """Builds the formats that the flags ask for; prints the directory and the hours of each.
+  """Builds the dataset that the flags ask for; prints its directory and its hours.
 
   Args:
     make_corpus: Makes the corpus. Called once.
@@ -257,13 +245,8 @@ def _build(corpus: Corpus, arguments: argparse.Namespace) -> None:
     print(note)
   # A dataset of free licences has a name of its own, so that both can lie side by side.
   name = corpus.name if arguments.licences == "all" else f"{corpus.name}_{arguments.licences}"
-  if arguments.format in ("arrays", "both"):
-    where = arguments.data_dir / "arrays" / name
-    _announce(where, build_arrays(corpus, where, arguments.licences, arguments.jobs, True))
-  if arguments.format in ("tfds", "both"):
-    from data.tfds_builder import build_tfds  # TensorFlow, only where it is asked for
-
-    _announce(*build_tfds(corpus, arguments.data_dir / "tfds", arguments.licences))
+  where = arguments.data_dir / name
+  _announce(where, build_dataset(corpus, where, arguments.licences, arguments.jobs, True))
 
 
 def _announce(where: pathlib.Path, ledger: Ledger) -> None:

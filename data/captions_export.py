@@ -1,4 +1,4 @@
-"""Writes the tags of each track of an array dataset as JSONL, for a language model to write from.
+"""Writes the tags of each track of a dataset as JSONL, for a language model to write from.
 
 python -m data.captions_export --source=DIR --out=tags.jsonl
 """
@@ -8,7 +8,8 @@ import pathlib
 
 from melody_jax.command_line.flags import Parser, run
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, json_text, shards_of
+from melody_jax.input_pipeline.dataset import Dataset
+from melody_jax.input_pipeline.shards import json_text, shards_of
 from melody_jax.output_files import write_files
 from melody_jax.places.paths import argument
 
@@ -19,14 +20,14 @@ def rows_of(source: pathlib.Path) -> list[dict[str, object]]:
   Titles and authors stay out: they must not come into captions.
 
   Raises:
-    UserError: There is no array dataset, or it is not complete.
+    UserError: There is no dataset, or it is not complete.
   """
   splits = sorted(shards_of(source))
   if not splits:
-    raise UserError(f"no array dataset at {source}: build one with --format=arrays")
+    raise UserError(f"no dataset at {source}: build one with python -m data....")
   rows: list[dict[str, object]] = []
   for split in splits:
-    dataset = ArrayDataset(source, split)
+    dataset = Dataset(source, split)
     tags: dict[str, Counter[str]] = {}
     seconds: Counter[str] = Counter()
     for i in range(len(dataset)):
@@ -49,7 +50,7 @@ def rows_of(source: pathlib.Path) -> list[dict[str, object]]:
 def main() -> None:
   """Writes the file; prints how many tracks it holds."""
   parser = Parser(description=__doc__.splitlines()[0])
-  parser.add_argument("--source", type=argument, required=True, help="an array dataset")
+  parser.add_argument("--source", type=argument, required=True, help="a dataset")
   parser.add_argument("--out", type=argument, required=True, help="file to write; it must be new")
   arguments = parser.parse_args()
   if arguments.out.exists():

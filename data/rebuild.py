@@ -17,7 +17,8 @@ from typing import Any
 
 from data.tracks import FEATURES, Corpus, Track
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import read_index, shards_of
+from melody_jax.input_pipeline.shards import VERSION as STORE
+from melody_jax.input_pipeline.shards import read_note, shards_of
 from melody_jax.output_files import check_new_folder, claim, write_error
 from melody_jax.provenance import VERSION
 
@@ -88,9 +89,9 @@ def _is_ledger(path: pathlib.Path) -> bool:
   return not path.stat().st_size or (isinstance(found, dict) and found.keys() >= keys)
 
 
-def array_origin(root: pathlib.Path) -> str:
-  """Where the music of an array dataset lay; "" where there is none, or it does not say."""
-  found = (read_index(shard).get("origin", "") for s in shards_of(root).values() for shard in s)
+def origin_of(root: pathlib.Path) -> str:
+  """Where the music of a dataset lay; "" where there is none, or it does not say."""
+  found = (read_note(note).get("origin", "") for s in shards_of(root).values() for note in s)
   return next(filter(None, found), "")
 
 
@@ -98,7 +99,7 @@ def array_origin(root: pathlib.Path) -> str:
 def replaced(root: pathlib.Path) -> Iterator[pathlib.Path]:
   """An empty directory whose contents take the place of the dataset in `root` at the end.
 
-  Shards, manifest and report of the old dataset go; other files in `root` stay. Where the block
+  Records, manifest and report of the old dataset go; other files in `root` stay. Where the block
   raises, the old dataset stays as it was.
 
   Args:
@@ -121,15 +122,9 @@ def replaced(root: pathlib.Path) -> Iterator[pathlib.Path]:
     new.mkdir()
     try:
       yield new
-      for split, shards in shards_of(root).items():
-        for shard in shards:
-          shutil.rmtree(shard)
-        with contextlib.suppress(OSError):  # the user's own files may lie there
-          (root / split).rmdir()
-      for split, shards in shards_of(new).items():
-        (root / split).mkdir(exist_ok=True)
-        for shard in shards:
-          os.rename(shard, root / split / shard.name)
+      if (root / STORE).exists():
+        os.rename(root / STORE, new / "old")
+      os.rename(new / STORE, root / STORE)
       for name in LEDGER:
         os.replace(new / name, root / name)
     finally:

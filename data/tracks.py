@@ -20,7 +20,7 @@ import pyloudnorm
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.errors import UserError
 from melody_jax.host import decoding
-from melody_jax.input_pipeline.array_dataset import Feature, json_text
+from melody_jax.input_pipeline.shards import Feature, json_text
 
 # Quiet enough that most music reaches it without clipping. One level for all clips keeps loudness
 # from telling which corpus a clip comes from.

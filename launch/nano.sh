@@ -17,8 +17,8 @@
 #   ROOT      directory of runs and encoded datasets                       (default runs/$PRESET)
 #   DATA      directory of datasets and downloads                          (default $MELODY_DATA or ~/melody_data)
 #   JOBS      number of processes that build datasets                      (default 2)
-#   AUDIO     comma-separated array datasets to train on, of different names, for example one that
-#             `python -m data.music_folder --format=arrays` wrote          (default: both corpora, built here)
+#   AUDIO     comma-separated datasets to train on, of different names, for example one that
+#             `python -m data.music_folder` wrote                          (default: both corpora, built here)
 #   BUNDLE    directory of the finished models                             (default checkpoints/$PRESET)
 #   X_ARGS    further arguments for stage x, for example TRAIN_LM_ARGS="--config.train.steps=500";
 #             quotes keep one with spaces together: ENCODE_ARGS="'--config.splits=train, test'"
@@ -46,7 +46,7 @@ STAGES=(fit_axes train_vae export_vae fit_latents
   evaluate)
 
 if [[ -z ${AUDIO:-} ]]; then
-  AUDIO=$DATA/arrays/recorded,$DATA/arrays/rendered
+  AUDIO=$DATA/recorded,$DATA/rendered
   STAGES=(build_recorded build_rendered "${STAGES[@]}")
   BUILDS=1
 fi
@@ -99,7 +99,7 @@ extra() { # stage
 
 build() { # corpus
   extra "build_$1"
-  run "$PYTHON" -m "data.$1" --data_dir="$DATA" --format=arrays --jobs="$JOBS" "${MORE[@]}"
+  run "$PYTHON" -m "data.$1" --data_dir="$DATA" --jobs="$JOBS" "${MORE[@]}"
 }
 
 train() { # model datasets [arguments]
@@ -195,9 +195,9 @@ check_audio() {
   local path
   [[ -z $DRY_RUN && -z ${BUILDS:-} ]] || return 0
   for path in "${datasets[@]}"; do
-    [[ -d $path/train ]] && continue
-    echo "nano.sh: error: AUDIO: $path is no array dataset (it has no train/): build one with" \
-      "$PYTHON -m data.music_folder --folder=... --format=arrays" >&2
+    [[ -f $path/1.0.0/dataset_info.json ]] && continue
+    echo "nano.sh: error: AUDIO: $path is no dataset (it has no 1.0.0/dataset_info.json): build one with" \
+      "$PYTHON -m data.music_folder --folder=..." >&2
     exit 2
   done
 }

@@ -10,7 +10,7 @@
 # stage costs. Training and encoding go through LAUNCHER; exports, fits and the evaluation run here,
 # on one host that sees the data. Settings are environment variables:
 #
-#   AUDIO        array datasets of audio as hosts see them, with commas   (default /data/audio)
+#   AUDIO        datasets of audio       as hosts see them, with commas   (default /data/audio)
 #   ENCODED_TO   where encode writes; may be a bucket                     (default $RUNS/encoded)
 #   ENCODED      the same as hosts see it: a disk or a mount, no bucket   (default /data/encoded)
 #   RUNS         checkpoints and logs of all stages, a bucket             (example gs://BUCKET/paper)

@@ -225,11 +225,10 @@ def _optimizer_config() -> ml_collections.ConfigDict:
 def data_config() -> ml_collections.ConfigDict:
   """Which datasets are read: keys of training and of fits."""
   c = ml_collections.ConfigDict()
-  c.source = "array"  # "array" needs no TensorFlow; "seqio" reads TFDS datasets
-  # array: directories, comma-separated; seqio: TFDS datasets, or registered tasks and mixtures
-  c.path = ""
-  c.weights = ""  # array: comma-separated sampling weights; empty: by hours
-  c.tfds_dir = ""  # seqio: where the TFDS datasets were built
+  c.source = "grain"  # "grain" needs no TensorFlow; "seqio" knows tasks of your own, too
+  c.path = ""  # directories of datasets, comma-separated; seqio: or names of tasks and mixtures
+  c.weights = ""  # comma-separated sampling weights; empty: by hours
+  c.workers = 0  # grain: processes that read; 0: threads of the one that trains
   c.modules = ""  # seqio: Python modules, comma-separated, that register tasks of your own
   c.split = "train"  # what is trained or fitted on
   c.eval_split = "validation"  # what evaluations and reports are about

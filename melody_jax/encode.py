@@ -3,21 +3,22 @@ r"""Writes the features that LM and DPD train on, or plain audio for the encoder
     python -m melody_jax.encode --config=configs/encode.py --config.source=DIR --config.out=DIR \
         --config.bundle=checkpoints/nano --config.features=style_tokens,semantic_tokens,latents
 
-The source is an array dataset, or a TFDS dataset (`--config.tfds=NAME --config.source=TFDS_DIR`).
 Shards are written one by one and a finished shard is not encoded again, so the command resumes.
 Every shard states the digests of the source and of the models; one that was made from others is
 stale and is encoded anew.
 A shard holds records that follow each other in the source, and several hosts
-(`melody_jax.multihost`) take shards that follow each other: so a source that can only be read from
-its beginning to its end is read once. The devices of a host take windows of several records at a
-time.
+(`melody_jax.multihost`) take shards that follow each other; each record is read once. The devices
+of a host take windows of several records at a time, while others are read and written.
 """
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+import concurrent.futures
 import dataclasses
 import itertools
 import math
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,9 @@ from melody_jax import cli
 from melody_jax.audio_io import SAMPLE_RATE
 from melody_jax.config import check_numbers, check_ranges, listed
 from melody_jax.errors import UserError, check_choice
-from melody_jax.input_pipeline import array_dataset
-from melody_jax.input_pipeline.array_dataset import (
-  ArrayDataset,
-  Feature,
-  ShardWriter,
-  has_split,
-)
+from melody_jax.input_pipeline import shards
+from melody_jax.input_pipeline.dataset import Dataset, has_split
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.output_files import check_new_folder
 from melody_jax.places import buckets
 from melody_jax.places.bundles import locate
@@ -121,30 +118,21 @@ FEATURES = {
 }
 
 
-def _array_records(config, split: str) -> tuple[int, Callable[[Iterable[int]], Any]]:
-  dataset = ArrayDataset(config.source, split)
+def _read(dataset: Dataset, indices: range) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+  """Records in order with their audio, float32 [samples] in [-1, 1]; a thread reads ahead."""
+  import grain
 
-  def read(indices):
-    for i in indices:
-      yield dataset.record(i), dataset.read(i, "audio").astype(np.float32) / 32768.0
+  def record(i: int) -> tuple[dict[str, Any], np.ndarray]:
+    return dataset.record(i), dataset.read(i, "audio").astype(np.float32) / 32768.0
 
-  return len(dataset), read
-
-
-def _tfds_records(config, split: str) -> tuple[int, Callable[[Iterable[int]], Any]]:
-  from melody_jax.input_pipeline.tfds_records import open_split
-
-  return open_split(config.source, config.tfds, split)
+  # One thread: a dataset keeps the record that it read last, and both entries are of one.
+  ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=16)
+  return iter(grain.MapDataset.source(indices).map(record).to_iter_dataset(ahead))
 
 
 def _source(config) -> tuple[str, str]:
   """Digest of the source's contents, and its place."""
-  place = config.source if buckets.in_bucket(config.source) else os.path.realpath(config.source)
-  if not config.tfds:
-    return array_dataset.digest(config.source), place
-  from melody_jax.input_pipeline.tfds_records import digest
-
-  return digest(config.source, config.tfds), f"{place} {config.tfds}"
+  return shards.digest(config.source), os.path.realpath(config.source)
 
 
 def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]) -> None:
@@ -164,9 +152,9 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
       " a directory beside it"
     )
   check_new_folder(out)
-  for split, shards in array_dataset.shards_of(out).items():
-    for shard in shards:
-      index = array_dataset.read_index(shard)
+  for split, notes in shards.shards_of(out).items():
+    for note in notes:
+      index = shards.read_note(note)
       found, place = index.get("made_from") or {}, index.get("origin") or origin
       if place != origin and found.get("source") != made_from["source"]:
         raise UserError(
@@ -175,7 +163,7 @@ def _check_out(config, made_from: dict[str, Any], origin: str, splits: list[str]
         )
       if found != made_from and split not in splits:
         raise UserError(
-          f"{shard.parent} was encoded from another state of the source or by other models: name"
+          f"{split} of {out} was encoded from another state of the source or by other models: name"
           f" {split} in config.splits, too, or delete it"
         )
 
@@ -206,49 +194,61 @@ def encode_split(
   import jax
   from tqdm import tqdm
 
-  count, read = (_tfds_records if config.tfds else _array_records)(config, split)
+  dataset = Dataset(config.source, split)
+  dataset.check_features(["audio"])
   features = {name: encoding.feature for name, encoding in encoders.items()}
   encode = {
     name: (encoding.train if split == "train" else None) or encoding.encode
     for name, encoding in encoders.items()
   }
-  n_shards = min(config.shards, count)
+  n_shards = min(config.shards, len(dataset))
   if jax.process_index() == 0:
     # Of another number of shards none is written over, and a mixture would be refused later on.
-    for old in array_dataset.shards_of(config.out).get(split, []):
-      if not old.name.endswith(f"-of-{n_shards:05d}"):
-        buckets.remove_folder(old)
+    for old in shards.shards_of(config.out).get(split, []):
+      if shards.announced(old) != n_shards:
+        shards.remove_shard(old)
+  seconds, began = 0.0, time.monotonic()
   for shard in part_of(n_shards, jax.process_index(), jax.process_count()):
-    target = buckets.path_of(config.out) / split / f"shard-{shard:05d}-of-{n_shards:05d}"
-    # Its index is written last: in a bucket a folder has files as soon as the first is there.
-    if _is_current(target, features, made_from):
+    if shards.is_current(shards.note_of(config.out, split, shard, n_shards), features, made_from):
       continue
-    indices = part_of(count, shard, n_shards)
-    progress = tqdm(
-      read(indices), total=len(indices), desc=f"{split} {shard + 1}/{n_shards}", mininterval=10
+    indices = part_of(len(dataset), shard, n_shards)
+    records = tqdm(
+      _read(dataset, indices), f"{split} {shard + 1}/{n_shards}", len(indices), mininterval=10
     )
-    with buckets.writable(target.parent) as folder:
-      writer = ShardWriter(folder, shard, n_shards, features, made_from, origin)
+    writer = ShardWriter(config.out, split, shard, n_shards, features, made_from, origin)
+    try:
       # Two clips a device: enough to keep all busy, few enough for the memory.
-      _encode_records(iter(progress), encode, writer, 2 * jax.local_device_count())
-      buckets.upload(writer.close(), target, last="index.json")
+      seconds += _encode_records(records, encode, writer, 2 * jax.local_device_count())
+    except BaseException:
+      writer.drop()
+      raise
+    writer.close()
+  shards.finish(config.out)  # where a run was killed between a shard and that
+  if seconds:
+    speed = seconds / (time.monotonic() - began)
+    print_progress(f"{split}: {seconds / 3600:.2f} h encoded, {speed:.0f} s of audio a second")
 
 
 def _encode_records(
-  records, encode: dict[str, EncodeClips], writer: ShardWriter, at_once: int
-) -> None:
-  while group := list(itertools.islice(records, at_once)):
-    said, clips = [record for record, _ in group], [audio for _, audio in group]
-    encoded = {name: function(clips, said) for name, function in encode.items()}
-    for i, record in enumerate(said):
-      writer.write(record, {name: frames[i] for name, frames in encoded.items()})
-
-
-def _is_current(shard: Any, features: dict[str, Feature], made_from) -> bool:
-  index = array_dataset.read_index(shard)
-  # As JSON has them: tuples are lists there.
-  layout = {k: {**dataclasses.asdict(f), "shape": list(f.shape)} for k, f in features.items()}
-  return index.get("made_from") == made_from and index.get("features") == layout
+  records: Iterable, encode: dict[str, EncodeClips], writer: ShardWriter, at_once: int
+) -> float:
+  """Encodes records into a shard; returns their seconds. Writing goes on beside it, in order."""
+  rest, samples = iter(records), 0
+  waiting: deque[concurrent.futures.Future] = deque()
+  with concurrent.futures.ThreadPoolExecutor(1, "write") as pool:
+    while group := list(itertools.islice(rest, at_once)):
+      said, clips = [record for record, _ in group], [audio for _, audio in group]
+      encoded = {name: function(clips, said) for name, function in encode.items()}
+      for i, record in enumerate(said):
+        arrays = {name: frames[i] for name, frames in encoded.items()}
+        waiting.append(pool.submit(writer.write, record, arrays))
+        samples += len(clips[i])
+      # What waits is held in memory.
+      while len(waiting) > 4 * at_once:
+        waiting.popleft().result()
+    for written in waiting:
+      written.result()
+  return samples / SAMPLE_RATE
 
 
 def _splits_of(config, wanted: list[str]) -> list[str]:
@@ -257,8 +257,6 @@ def _splits_of(config, wanted: list[str]) -> list[str]:
   Raises:
     UserError: if it has none of them.
   """
-  if config.tfds:
-    return wanted  # TFDS says itself which splits a dataset has
   found = [name for name in wanted if has_split(config.source, name)]
   if not found:
     missing = f"{config.source} has no split {' or '.join(wanted)} (config.splits)"
@@ -267,10 +265,10 @@ def _splits_of(config, wanted: list[str]) -> list[str]:
 
 
 def _what_is_there(config) -> str:
-  splits = sorted(array_dataset.shards_of(config.source))
+  splits = sorted(shards.shards_of(config.source))
   if splits:
     return f"it has {', '.join(splits)}"
-  return "it is no array dataset, name the directory of one"
+  return "it is no dataset, name the directory of one"
 
 
 def main(config) -> None:
@@ -286,8 +284,7 @@ def main(config) -> None:
     check_choice("config.features", name, FEATURES)
   check_ranges(config, RANGES)
   check_numbers(config)
-  if not config.tfds:
-    buckets.refuse(config.source, "array datasets")
+  buckets.refuse(config.source, "datasets to read")
   if not buckets.path_of(config.source).is_dir():
     raise UserError(f"no dataset directory {config.source} (config.source): check the path")
   splits = _splits_of(config, wanted)

@@ -20,7 +20,7 @@ import time
 import numpy as np
 import soundfile
 
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from tests import tiny_bundle
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -46,9 +46,7 @@ COMMANDS = {
   " --config.checkpoint={fixed}/bundle --config.prompt=café --out={new}/x.sampler --platforms=cpu",
   "exported loader": "{fixed}/loader.py {fixed}/x.sampler --seconds=1 --out={new}/x.wav",
   "plan": "-m melody_jax.plan --config={root}/configs/dpd.py:tiny --topology=cpu:1",
-  "data.music_folder": "-m data.music_folder --folder={fixed}/music --format=arrays"
-  " --data_dir={new}",
-  "data.encoded": "-m data.encoded --source={fixed}/data --data_dir={new}",
+  "data.music_folder": "-m data.music_folder --folder={fixed}/music --data_dir={new}",
   "launch/sweep.py": "{root}/launch/sweep.py lm_learning_rate {new}",
 }
 
@@ -122,7 +120,7 @@ def write_fixed(folder: pathlib.Path) -> pathlib.Path:
       folder / "music" / f"{name}.wav", 0.1 * rng.standard_normal(12 * 24_000), 24_000
     )
   for split in ("train", "validation"):
-    writer = ShardWriter(folder / "data" / split, 0, 1, {"audio": Feature(24_000, "int16")})
+    writer = ShardWriter(folder / "data", split, 0, 1, {"audio": Feature(24_000, "int16")})
     for name in "abcd":
       audio = (3000 * rng.standard_normal(11 * 24_000)).astype(np.int16)
       writer.write({"id": name, "captions": ["a tone"]}, {"audio": audio})

@@ -9,7 +9,7 @@ from tests import bad_environments
 from tests.bad_environments import COMMANDS, ENVIRONMENTS
 
 # Where a command needs nothing of what is missing, it works.
-NO_JAX = ("data.music_folder", "launch/sweep.py", "data.encoded")
+NO_JAX = ("data.music_folder", "launch/sweep.py")
 NO_PRINT = ("train", "encode", "fit", "sample", "exported loader")
 
 

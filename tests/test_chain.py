@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from data.build import build_arrays
+from data.build import build_dataset
 from data.music_folder.corpus import FolderCorpus
 from melody_jax import audio_io, bundle
-from melody_jax.input_pipeline import array_dataset
+from melody_jax.input_pipeline import shards
 from melody_jax.task import TASKS
 from tests.conftest import REPOSITORY
 
@@ -63,7 +63,7 @@ def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(
   monkeypatch.chdir(repository)
   songs = write_songs(tmp_path / "my songs", (12, 11, 10.5, 11, 10.5, 12))
   corpus, runs, models = tmp_path / "my data", tmp_path / "runs", tmp_path / "bundle"
-  build_arrays(FolderCorpus(songs), corpus)
+  build_dataset(FolderCorpus(songs), corpus)
   settings = {"PRESET": "tiny", "AUDIO": str(corpus), "ROOT": str(runs), "BUNDLE": str(models)}
   printed = recipe("--dry_run", "all", **settings)
   assert printed.returncode == 0, printed.stderr
@@ -77,7 +77,7 @@ def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(
   kept = bundle.load(models / "vae.safetensors")[0]["encoder"]["axes"]
   np.testing.assert_allclose(kept, axes, atol=1e-3 * np.abs(axes).max())
   assert all(bundle.load(bundle.path_of(models, model))[1]["step"] > 0 for model in TASKS)
-  dataset = array_dataset.ArrayDataset(runs / "encoded" / "my data", "train")
+  dataset = shards.Dataset(runs / "encoded" / "my data", "train")
   seconds = dataset.record(0)["seconds"]
   assert dataset.length(0, "latents") == pytest.approx(50 * seconds, abs=2)
   assert dataset.length(0, "semantic_tokens") == pytest.approx(25 * seconds, abs=1)

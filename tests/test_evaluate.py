@@ -8,7 +8,7 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.evaluate import EVALUATIONS, evaluate
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from tests.configs import load_config
 
 RATE = 24_000
@@ -20,7 +20,7 @@ needs_tokenizer = pytest.mark.skipif(
 
 def _write_split(root, split, features, seconds):
   rng = np.random.default_rng(0)
-  writer = ShardWriter(root / split, 0, 1, features)
+  writer = ShardWriter(root, split, 0, 1, features)
   for i, n in enumerate(seconds):
     time = np.arange(n * RATE) / RATE
     tone = 0.2 * np.sin(2 * np.pi * 110 * (i + 2) * time) * (1 + np.sin(3 * time)) / 2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from melody_jax import audio_io, cli
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.provenance import MARK
 from tests.test_wrong_inputs import COMMANDS
 
@@ -129,7 +129,7 @@ def seen(root: pathlib.Path) -> dict[str, object]:
 
 @pytest.mark.parametrize(("line", "there", "expected"), ROWS)
 def test_nothing_is_lost(line, there, expected, tmp_path, repository, monkeypatch, capsys):
-  writer = ShardWriter(tmp_path / "data" / "train", 0, 1, {"audio": Feature(24_000, "int16")})
+  writer = ShardWriter(tmp_path / "data", "train", 0, 1, {"audio": Feature(24_000, "int16")})
   writer.close()
   put(tmp_path, there)
   before = seen(tmp_path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from melody_jax import bundle
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 
 FILES = {
   "network.py": "melody_jax/models/loudness.py",
@@ -39,7 +39,7 @@ def write_audio(root) -> None:
   """Noise whose level changes from record to record."""
   rng = np.random.default_rng(0)
   for split in ("train", "validation"):
-    writer = ShardWriter(root / split, 0, 1, {"audio": Feature(24_000, "int16")})
+    writer = ShardWriter(root, split, 0, 1, {"audio": Feature(24_000, "int16")})
     for i in range(8):
       wave = 10_000 * 0.5**i * rng.uniform(-1, 1, 2 * 24_000)
       writer.write({"id": str(i)}, {"audio": wave.astype(np.int16)})

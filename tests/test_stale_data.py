@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from data.build import build_arrays
+from data.build import build_dataset
 from data.music_folder.corpus import FolderCorpus
 from melody_jax import bundle, cli, encode, export
 from melody_jax.errors import UserError
 from melody_jax.evaluation.features import Encoders, encoded_windows
-from melody_jax.input_pipeline import array_dataset
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.input_pipeline import shards
+from melody_jax.input_pipeline.dataset import Dataset
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.task import make_task
 from melody_jax.training import loop
@@ -34,11 +35,11 @@ def music(folder, *names):
 
 
 def tracks_of(root):
-  """{split: tracks} of an array dataset, read as readers do."""
+  """{split: tracks} of a dataset, read as readers do."""
   return {
-    split: {ArrayDataset(root, split).record(i)["track"] for i in range(len(shards_records))}
-    for split in array_dataset.shards_of(root)
-    for shards_records in [ArrayDataset(root, split)]
+    split: {Dataset(root, split).record(i)["track"] for i in range(len(shards_records))}
+    for split in shards.shards_of(root)
+    for shards_records in [Dataset(root, split)]
   }
 
 
@@ -62,10 +63,10 @@ def add(folder):
 @pytest.mark.parametrize(("change", "jobs"), [(delete, 3), (move_to_test, 1), (add, 1)])
 def test_a_new_build_takes_the_place_of_the_old(tmp_path, change, jobs):
   folder, root = music(tmp_path / "music", "a.wav", "b.wav", "c.wav", "d.wav"), tmp_path / "set"
-  build_arrays(FolderCorpus(folder), root, jobs=4 - jobs)
+  build_dataset(FolderCorpus(folder), root, jobs=4 - jobs)
   (root / "notes.txt").write_text("mine")
   change(folder)
-  ledger = build_arrays(FolderCorpus(folder), root, jobs=jobs)
+  ledger = build_dataset(FolderCorpus(folder), root, jobs=jobs)
   found = {
     name.split("/", 1)[1]: split for split, names in tracks_of(root).items() for name in names
   }
@@ -73,79 +74,41 @@ def test_a_new_build_takes_the_place_of_the_old(tmp_path, change, jobs):
   assert json.loads((root / "report.json").read_text()) == ledger.report()
   assert (root / "notes.txt").read_text() == "mine"
   assert {p.name for p in root.iterdir()} == {
-    *found.values(), "notes.txt", "manifest.jsonl", "report.json"
+    "1.0.0", "notes.txt", "manifest.jsonl", "report.json"
   }  # fmt: skip
 
 
 def test_a_build_that_fails_leaves_the_old_one(tmp_path):
   folder, root = music(tmp_path / "music", "a.wav"), tmp_path / "set"
-  build_arrays(FolderCorpus(folder), root)
+  build_dataset(FolderCorpus(folder), root)
   before = tracks_of(root)
   (folder / "a.wav").write_bytes(b"no music")
   with pytest.raises(UserError, match="none of 1 files could be used"):
-    build_arrays(FolderCorpus(folder), root)
+    build_dataset(FolderCorpus(folder), root)
   assert tracks_of(root) == before
 
 
 def test_two_folders_do_not_share_a_dataset(tmp_path):
   root = tmp_path / "set"
-  build_arrays(FolderCorpus(music(tmp_path / "one", "a.wav")), root)
+  build_dataset(FolderCorpus(music(tmp_path / "one", "a.wav")), root)
   with pytest.raises(UserError, match="holds the dataset of .*one: give this one another --name"):
-    build_arrays(FolderCorpus(music(tmp_path / "two", "b.wav")), root)
+    build_dataset(FolderCorpus(music(tmp_path / "two", "b.wav")), root)
   with pytest.raises(UserError, match="lies in the directory of the dataset"):
-    build_arrays(FolderCorpus(music(tmp_path / "here", "c.wav")), tmp_path / "here")
+    build_dataset(FolderCorpus(music(tmp_path / "here", "c.wav")), tmp_path / "here")
   (tmp_path / "other").mkdir()
   (tmp_path / "other" / "report.json").write_text('{"tracks": "mine"}')
   with pytest.raises(UserError, match="report.json is there already and was not written by"):
-    build_arrays(FolderCorpus(tmp_path / "two"), tmp_path / "other")
-
-
-def test_tfds_is_built_again_where_something_changed(tmp_path):
-  builder = pytest.importorskip("data.tfds_builder")
-  from melody_jax.input_pipeline.tfds_records import open_split
-
-  folder, root = music(tmp_path / "music", "a.wav", "b.wav"), tmp_path / "tfds"
-  where, ledger = builder.build_tfds(FolderCorpus(folder), root)
-  written = (where / "dataset_info.json").stat().st_mtime_ns
-  again, same = builder.build_tfds(FolderCorpus(folder), root)
-  assert again == where and same.report() == ledger.report()
-  assert (where / "dataset_info.json").stat().st_mtime_ns == written
-  music(folder, "c.wav", "d.wav")
-  _, more = builder.build_tfds(FolderCorpus(folder), root)
-  assert set(files_of(more)) == {"a.wav", "b.wav", "c.wav", "d.wav"}
-  found = sum(open_split(root, "music_folder", s)[0] for s in set(files_of(more).values()))
-  assert found == 4 and {p.name for p in root.iterdir()} == {"music_folder"}
-  (folder / "captions.csv").write_text("file,caption\na.wav,slow piano\n")
-  builder.build_tfds(FolderCorpus(folder), root)
-  count, read = open_split(root, "music_folder", files_of(more)["a.wav"])
-  assert ["slow piano"] in [record["captions"] for record, _ in read(range(count))]
-  with pytest.raises(UserError, match="give this one another --name"):
-    builder.build_tfds(FolderCorpus(music(tmp_path / "other", "x.wav")), root)
-
-
-def test_a_copy_for_tfds_follows_its_source(tmp_path):
-  builder = pytest.importorskip("data.tfds_builder")
-  from melody_jax.input_pipeline.tfds_records import open_dataset, open_split
-
-  source = write_audio(tmp_path / "source", 1, models={"audio": "one"})
-  builder.build_tfds_from_arrays(source, "copy", ["train"], tmp_path / "tfds")
-  write_audio(tmp_path / "source", 2, models={"audio": "two"})
-  builder.build_tfds_from_arrays(source, "copy", ["train"], tmp_path / "tfds")
-  assert open_split(tmp_path / "tfds", "copy", "train")[0] == 2
-  assert open_dataset(tmp_path / "tfds", "copy").made_from["models"] == {"audio": "two"}
-  other = write_audio(tmp_path / "elsewhere", 1)
-  with pytest.raises(UserError, match="give this one another --name"):
-    builder.build_tfds_from_arrays(other, "copy", ["train"], tmp_path / "tfds")
+    build_dataset(FolderCorpus(tmp_path / "two"), tmp_path / "other")
 
 
 def write_audio(root, records, seed=0, splits=("train",), shards=1, models=None, caption="noise"):
-  """An array dataset of 2 s records, as if some models had made it."""
+  """A dataset of 2 s records, as if some models had made it."""
   rng = np.random.default_rng(seed)
   made_from = {"models": models} if models else None
   for split in splits:
     for shard in range(shards):
       features = {"audio": Feature(RATE, "int16")}
-      writer = ShardWriter(root / split, shard, shards, features, made_from)
+      writer = ShardWriter(root, split, shard, shards, features, made_from)
       for i in range(shard, records, shards):
         sound = rng.integers(-3000, 3000, 2 * RATE).astype(np.int16)
         writer.write({"id": f"r{i}", "captions": [caption]}, {"audio": sound})
@@ -168,7 +131,7 @@ def encode_with(source, out, models="", *arguments):
 
 
 def stamps(out):
-  return {p: p.stat().st_mtime_ns for s in array_dataset.shards_of(out).values() for p in s}
+  return {p: p.stat().st_mtime_ns for s in shards.shards_of(out).values() for p in s}
 
 
 def refit(models):
@@ -184,7 +147,7 @@ def test_encode_redoes_what_is_stale_and_nothing_else(tmp_path, repository, monk
   out, tokens = tmp_path / "out", "--config.features=semantic_tokens"
   both = f"{source}", out, models, tokens, "--config.shards=2"
   encode_with(*both)
-  first, before = stamps(out), ArrayDataset(out, "train").read(0, "semantic_tokens")
+  first, before = stamps(out), Dataset(out, "train").read(0, "semantic_tokens")
   encode_with(*both)
   assert stamps(out) == first  # nothing changed, nothing done
   refit(models)
@@ -192,15 +155,17 @@ def test_encode_redoes_what_is_stale_and_nothing_else(tmp_path, repository, monk
     encode_with(*both, "--config.splits=train")
   encode_with(*both)
   assert not set(stamps(out).values()) & set(first.values())
-  assert (ArrayDataset(out, "train").read(0, "semantic_tokens") != before).any()
+  assert (Dataset(out, "train").read(0, "semantic_tokens") != before).any()
   # Another caption in the source is another source; so is another sound.
   write_audio(source, 2, splits=("train", "validation"), caption="birds")
   encode_with(*both)
-  assert ArrayDataset(out, "train").record(0)["captions"] == ["birds"]
+  assert Dataset(out, "train").record(0)["captions"] == ["birds"]
   # Fewer shards, other features: no rest of the old ones stays.
   encode_with(source, out, models, "--config.features=latents", "--config.shards=1")
-  assert list(ArrayDataset(out, "train").features) == ["latents"]
-  assert [p.name for p in (out / "train").iterdir()] == ["shard-00000-of-00001"]
+  assert list(Dataset(out, "train").features) == ["latents"]
+  assert [p.name for p in (out / "1.0.0").glob("*-train*-of-*")] == [
+    "music-train.array_record-00000-of-00001"
+  ]
 
 
 def test_what_encoding_does_not_read_makes_nothing_stale(models):
@@ -238,11 +203,11 @@ def test_encode_does_not_take_the_place_of_another_dataset(tmp_path, repository,
 
 def old_and_new(root):
   write_audio(root, 4, shards=2, models={"audio": "one"})
-  kept = root / "train" / "shard-00001-of-00002"
-  shutil.copytree(kept, root / "kept")
+  kept = {p: p.read_bytes() for p in (root / "1.0.0").rglob("*-00001-of-00002*")}
+  assert len(kept) == 3  # records, note, lengths
   write_audio(root, 4, shards=2, models={"audio": "two"})
-  shutil.rmtree(kept)
-  shutil.move(root / "kept", kept)
+  for path, content in kept.items():
+    path.write_bytes(content)
 
 
 def other_jobs(root):
@@ -264,7 +229,7 @@ def unmarked(root):
 def test_readers_refuse_a_mixture(tmp_path, mix):
   mix(tmp_path)
   with pytest.raises(UserError, match="mixes what was made at different times"):
-    ArrayDataset(tmp_path, "train")
+    Dataset(tmp_path, "train")
 
 
 def training(tmp_path, *paths):
@@ -324,7 +289,7 @@ def test_evaluation_refuses_features_of_another_bundle(tmp_path, repository, mon
   source = write_audio(tmp_path / "audio", 1, splits=("train", "validation"))
   tokens = "--config.features=semantic_tokens"
   encode_with(source, tmp_path / "out", models, tokens)
-  dataset = ArrayDataset(tmp_path / "out", "validation")
+  dataset = Dataset(tmp_path / "out", "validation")
   assert encoded_windows(dataset, Encoders(str(models), 1), 2.0, ("semantic_tokens",))
   refit(models)
   with pytest.raises(UserError, match="made by another model than that of .*: encode it again"):

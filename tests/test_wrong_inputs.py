@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from melody_jax import cli, encode, evaluate, export, export_sampler, fit, plan, sample, train
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 
 PLAN_FLAGS = {"topology": "", "preset": "", "out": ""}
 COMMANDS = {
@@ -211,7 +211,7 @@ PROCESSES = [
 def data(tmp_path_factory):
   root = tmp_path_factory.mktemp("data")
   for split in ("train", "validation"):
-    writer = ShardWriter(root / split, 0, 1, {"audio": Feature(24_000, "int16")})
+    writer = ShardWriter(root, split, 0, 1, {"audio": Feature(24_000, "int16")})
     writer.write({"id": "a", "captions": ["a tone"]}, {"audio": np.zeros(48_000, np.int16)})
     writer.close()
   return root

@@ -56,7 +56,7 @@ def main() -> None:
   )
   duplicates_argument(parser)
   arguments = parser.parse_args()
-  check_name(arguments.name, to_tfds=arguments.format != "arrays")
+  check_name(arguments.name)
 
   def make() -> Corpus:
     corpus = FolderCorpus(

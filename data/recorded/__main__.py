@@ -1,6 +1,6 @@
 """Builds the recorded corpus.
 
-python -m data.recorded [--data_dir=DIR] [--format=arrays] [--jobs=2]
+python -m data.recorded [--data_dir=DIR] [--jobs=2]
 """
 
 from data.build import build, common_arguments

@@ -1,6 +1,6 @@
 """Builds the rendered corpus.
 
-python -m data.rendered [--data_dir=DIR] [--format=arrays] [--jobs=2]
+python -m data.rendered [--data_dir=DIR] [--jobs=2]
 """
 
 import pathlib

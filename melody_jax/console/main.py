@@ -1,7 +1,7 @@
 """`melody-jax COMMAND ...`: every command of the program, and every builder, from any directory.
 
     melody-jax sample --config.prompt="dark ambient techno" --config.out=x.wav
-    melody-jax build music_folder --folder=~/Music --format=arrays
+    melody-jax build music_folder --folder=~/Music
 
 What follows the command is what `python -m melody_jax.COMMAND` and `python -m data.BUILDER` take.
 """
@@ -29,17 +29,17 @@ BUILDERS = {
   "music_folder": "your own music",
   "recorded": "recordings from Debian packages",
   "rendered": "rendered grooves and MIDI",
-  "encoded": "encoded tokens and latents, for seqio",
 }
 # Top-level module that a base install lacks -> extra that brings it.
 _EXTRA_OF = {
+  "array_record": "train",
   "etils": "train",
+  "grain": "train",
   "orbax": "train",
   "tensorboardX": "train",
-  "apache_beam": "data",
   "seqio": "data",
   "tensorflow": "data",
-  "tensorflow_datasets": "data",
+  "tensorflow_datasets": "train",
 }
 
 

@@ -1,4 +1,4 @@
-"""Held-out clips and whole tracks of array datasets, as evaluation reads them."""
+"""Held-out clips and whole tracks of datasets, as evaluation reads them."""
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
@@ -10,7 +10,8 @@ import ml_collections
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split, shards_of
+from melody_jax.input_pipeline.dataset import Dataset, has_split
+from melody_jax.input_pipeline.shards import shards_of
 from melody_jax.progress import print_progress
 
 # Where a split is missing, the next of these is measured on: what no model heard comes first.
@@ -73,7 +74,7 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
     where = pathlib.Path(path)
     if not path or not where.is_dir():
       raise UserError(
-        f"no dataset directory {path!r} (config.data): name array datasets, comma-separated"
+        f"no dataset directory {path!r} (config.data): name datasets, comma-separated"
       )
     name = name or where.name
     if named.setdefault(name, where) != where:
@@ -82,7 +83,7 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
       )
   if not named:
     raise UserError(
-      "config.data is empty: name array datasets as --config.data=recorded=DIR,rendered=DIR"
+      "config.data is empty: name datasets as --config.data=recorded=DIR,rendered=DIR"
     )
   return named
 
@@ -106,11 +107,11 @@ def existing_split(data: str, wanted: str) -> str:
       return split
   raise UserError(
     f"{', '.join(map(str, roots))}: no split {', '.join(dict.fromkeys((wanted, *_IN_ITS_PLACE)))}"
-    " (config.data): name directories of array datasets"
+    " (config.data): name directories of datasets"
   )
 
 
-def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, ArrayDataset]:
+def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, Dataset]:
   """Opens the datasets of config.data that have a split of this name; names the others.
 
   Returns:
@@ -121,14 +122,12 @@ def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, Arra
   """
   roots = named_roots(config.data)
   # A dataset may lack a split: only the recorded one holds out whole packages, for example.
-  found = {
-    name: ArrayDataset(root, split) for name, root in roots.items() if has_split(root, split)
-  }
+  found = {name: Dataset(root, split) for name, root in roots.items() if has_split(root, split)}
   for name in roots.keys() - found.keys() if found else ():
     print_progress(f"{name} has no split {split!r}: it is left out")
   if not found:
     splits = sorted({name for root in roots.values() for name in shards_of(root)})
-    has = f"they have {', '.join(splits)}" if splits else "they hold no array dataset"
+    has = f"they have {', '.join(splits)}" if splits else "they hold no dataset"
     raise UserError(
       f"none of {', '.join(map(str, roots.values()))} (config.data) has a split {split!r}: {has}"
     )
@@ -136,12 +135,12 @@ def datasets_of(config: ml_collections.ConfigDict, split: str) -> dict[str, Arra
 
 
 def read_windows(
-  dataset: ArrayDataset, seconds: float, names: tuple[str, ...], count: int = 0, seed: int = 0
+  dataset: Dataset, seconds: float, names: tuple[str, ...], count: int = 0, seed: int = 0
 ) -> list[Clip]:
   """Reads windows of a split that do not overlap.
 
   Args:
-    dataset: One split of an array dataset.
+    dataset: One split of a dataset.
     seconds: Length of a window. A shorter record gives no window.
     names: Names of the features to read.
     count: Number of windows, drawn without replacement. 0 means all of them, in order.
@@ -175,9 +174,7 @@ def read_windows(
   return [_clip(dataset, i, start, seconds, names) for i, start in places]
 
 
-def _clip(
-  dataset: ArrayDataset, i: int, start: float, seconds: float, names: tuple[str, ...]
-) -> Clip:
+def _clip(dataset: Dataset, i: int, start: float, seconds: float, names: tuple[str, ...]) -> Clip:
   arrays = {}
   for name in names:
     feature = dataset.features[name]
@@ -249,7 +246,7 @@ def in_batches(function: Callable[..., Any], rows: tuple[np.ndarray, ...], size:
   return joined[0] if single else joined
 
 
-def whole_tracks(dataset: ArrayDataset) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def whole_tracks(dataset: Dataset) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
   """Joins the segments of every track of a dataset.
 
   A record's id is "<track>#<segment number>". An id without a number is a track of one segment.

@@ -10,7 +10,7 @@ from melody_jax.encoders.semantic import SemanticTokenizer
 from melody_jax.encoders.style import StyleEncoder
 from melody_jax.errors import UserError
 from melody_jax.evaluation.clips import Clip, in_batches, read_windows, stack_clips
-from melody_jax.input_pipeline.array_dataset import ArrayDataset
+from melody_jax.input_pipeline.dataset import Dataset
 
 
 class Encoders:
@@ -57,7 +57,7 @@ class Encoders:
     array = np.array(texts, dtype=object)
     return in_batches(lambda batch: self.style.text(list(batch)), (array,), 16)
 
-  def check(self, dataset: ArrayDataset, names: tuple[str, ...]) -> None:
+  def check(self, dataset: Dataset, names: tuple[str, ...]) -> None:
     """Refuses stored features that other models made; a dataset that does not say passes.
 
     Args:
@@ -99,7 +99,7 @@ class Encoders:
 
 
 def encoded_windows(
-  dataset: ArrayDataset,
+  dataset: Dataset,
   encoders: Encoders,
   seconds: float,
   names: tuple[str, ...],

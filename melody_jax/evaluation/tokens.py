@@ -20,7 +20,7 @@ from melody_jax.evaluation.clips import (
 from melody_jax.evaluation.features import Encoders, encoded_windows
 from melody_jax.evaluation.finding import Finding, number, table
 from melody_jax.evaluation.language_model import token_cross_entropy
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split
+from melody_jax.input_pipeline.dataset import Dataset, has_split
 from melody_jax.metrics.tokens import explained_variance, token_use
 from melody_jax.models.musical_features import N_MELS, musical_features
 from melody_jax.progress import print_progress
@@ -142,7 +142,7 @@ def _entry(
 
 
 def _explained(
-  splits: tuple[ArrayDataset, ArrayDataset], encoders: Encoders, config: ml_collections.ConfigDict
+  splits: tuple[Dataset, Dataset], encoders: Encoders, config: ml_collections.ConfigDict
 ) -> dict[str, float]:
   """Shares of log-mel and of chroma that semantic tokens explain.
 
@@ -157,7 +157,7 @@ def _explained(
   sizes = encoders.semantic.config
   features = jax.jit(lambda audio: musical_features(audio, sizes.sample_rate, sizes.hop))
 
-  def heard(dataset: ArrayDataset) -> tuple[np.ndarray, np.ndarray]:
+  def heard(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     count, seconds = config.tokens.explained_windows, config.window_seconds
     audio = stack_clips(read_windows(dataset, seconds, ("audio",), count, config.seed), "audio")
     tokens = encoders.compute("semantic_tokens", audio)
@@ -196,7 +196,7 @@ def tokens(config: ml_collections.ConfigDict) -> Finding:
     # Tokens say what they stand for on music that they were fitted on.
     root = named_roots(config.data)[name]
     if "audio" in dataset.features and has_split(root, "train") and config.split != "train":
-      explained[name] = _explained((ArrayDataset(root, "train"), dataset), encoders, config)
+      explained[name] = _explained((Dataset(root, "train"), dataset), encoders, config)
   return evaluate_tokens(
     windows, model.semantic_vocab, score, config.batch_size, config.split, explained
   )

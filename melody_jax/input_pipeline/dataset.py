@@ -1,8 +1,12 @@
 """Random access to the records of one split of a dataset. Needs no TensorFlow."""
 
+import collections
 from collections.abc import Iterable, Iterator
+import contextlib
 import os
 import pathlib
+import resource
+import threading
 from typing import Any
 
 import numpy as np
@@ -75,8 +79,9 @@ class Dataset:
     if not notes:
       raise UserError(_nothing_there(root, split))
     self.where = f"{root}, split {split},"
-    first = read_note(notes[0])
-    _refuse_mixture(root, shards, split)
+    states = [read_note(note) for note in notes]
+    first = states[0]
+    _refuse_mixture(root, shards, split, states)
     # Every shard's name tells how many there are, so a dataset half written is noticed.
     folder = folder_of(root)
     self._files = [str(data_file(folder, note.name.removesuffix(".json"))) for note in notes]
@@ -89,20 +94,16 @@ class Dataset:
       )
     self.features: dict[str, Feature] = features_of(first["features"])
     self.made_from: dict[str, Any] = first.get("made_from") or {}
-    self._sizes = [read_note(note)["records"] for note in notes]
+    self._sizes = [state["records"] for state in states]
     self._lengths_file = str(folder / f"lengths-{split}.npy")
     self._open()
 
   def _open(self) -> None:
-    from array_record.python import array_record_data_source as array_record
-
     # Mapped, not read: of a million hours they are gigabytes.
     self._lengths = np.load(self._lengths_file, mmap_mode="r")
     self._names = list(self.features)
     self._schema = schema(self.features)
-    self._records = array_record.ArrayRecordDataSource(
-      [_Shard(*shard) for shard in zip(self._files, self._sizes, strict=True)]
-    )
+    self._records = _Records(self._files, self._sizes)
     self._last: tuple[int, dict[str, Any]] = (-1, {})
 
   def __getstate__(self) -> dict[str, Any]:
@@ -171,25 +172,54 @@ class Dataset:
       yield self.record(i), {name: self.read(i, name) for name in self.features}
 
 
-class _Shard:
-  """A file of records, as ArrayRecord's reader wants to be told of one."""
+class _Records:
+  """Serialised records of several files by their number; safe for threads.
 
-  def __init__(self, filename: str, records: int):
-    self.filename, self.skip = filename, 0
-    self.take = self.examples_in_shard = records
+  ArrayRecord's own source keeps every file open that it read from, one for each shard: more than a
+  process may have, for a large dataset. Here files that were not read for longest are closed.
+  """
+
+  def __init__(self, files: list[str], sizes: list[int]):
+    self._files, self._ends = files, np.cumsum(sizes)
+    self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
+    self._lock = threading.Lock()
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if len(files) > allowed // 2:
+      with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        allowed = most
+    # Half of what there is: other datasets, and all else that is open, need some, too.
+    self._most_open = max(1, allowed // 2)
+
+  def __getitem__(self, i: int) -> bytes:
+    from array_record.python import array_record_module
+
+    file = int(np.searchsorted(self._ends, i, side="right"))
+    with self._lock:
+      reader = self._readers.pop(file, None)
+      if reader is None:
+        reader = array_record_module.ArrayRecordReader(
+          self._files[file], "readahead_buffer_size:0", file_reader_buffer_size=1 << 15
+        )
+      self._readers[file] = reader
+      if len(self._readers) > self._most_open:
+        # Closed by its destructor: another thread may still read from it.
+        self._readers.popitem(last=False)
+    return reader.read([i - (int(self._ends[file - 1]) if file else 0)])[0]
 
 
-def _refuse_mixture(root: pathlib.Path, shards: dict[str, list[Any]], split: str) -> None:
+def _refuse_mixture(
+  root: pathlib.Path, shards: dict[str, list[Any]], split: str, states: list[dict[str, Any]]
+) -> None:
   """Raises UserError where shards of the split, or of splits beside it, are of other builds."""
 
-  def build(note: Any) -> tuple[Any, ...]:
-    found = read_note(note)
+  def build(found: dict[str, Any]) -> tuple[Any, ...]:
     return found.get("features"), found.get("made_from")
 
   notes = shards[split]
-  beside = [others[0] for name, others in shards.items() if name != split]
-  first = build(notes[0])
-  others = [note for note in [*notes, *beside] if build(note) != first]
+  found = list(zip(notes, states, strict=True))
+  found += [(others[0], read_note(others[0])) for name, others in shards.items() if name != split]
+  others = [note for note, state in found if build(state) != build(states[0])]
   if len({announced(note) for note in notes}) > 1 or others:
     other = others[0] if others else notes[-1]
     raise UserError(

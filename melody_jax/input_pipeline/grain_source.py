@@ -5,7 +5,7 @@ integer, whatever the number of hosts, threads and processes that read; going to
 and the rows of hosts are together those of one.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
@@ -80,7 +80,7 @@ class GrainSource:
     self._batches = rows.batch(batch_size // count)[index::count]
     self._workers = workers
     self._position = 0
-    self._iterator: Iterator[dict[str, np.ndarray]] | None = None
+    self._iterator: grain.DatasetIterator | None = None
 
   def __iter__(self) -> "GrainSource":
     return self
@@ -106,7 +106,13 @@ class GrainSource:
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Continues from a position that `get_state` returned."""
+    self.close()
     self._position = int(state["position"])
+
+  def close(self) -> None:
+    """Ends the threads and processes that read; reading again starts others."""
+    if self._iterator is not None:
+      self._iterator.close()
     self._iterator = None
 
 
@@ -134,15 +140,24 @@ def _row(
   return parts[which].row(number - (int(ends[which - 1]) if which else 0), rng, moved)
 
 
-class _Prepared:
+class _Prepared(grain.DatasetIterator):
   """A source whose batches are worked on, as Grain's reading ahead wants it."""
 
   def __init__(self, source: Any, prepare: Callable[[Any], Any]):
+    super().__init__()
     self._source, self._prepare = source, prepare
-    self.get_state, self.set_state = source.get_state, source.set_state
 
   def __next__(self) -> Any:
     return self._prepare(next(self._source))
+
+  def get_state(self) -> dict[str, Any]:
+    return self._source.get_state()
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    self._source.set_state(state)
+
+  def close(self) -> None:
+    self._source.close()
 
 
 def ahead(source: Any, prepare: Callable[[Any], Any], depth: int = 2) -> Any:

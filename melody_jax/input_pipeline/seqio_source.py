@@ -1,38 +1,39 @@
-"""Batches through seqio: tasks over built TFDS datasets, a user's tasks, and mixtures of them.
+"""Batches through seqio: tasks over our datasets, a user's tasks, and mixtures of them.
 
-Several names in config.data.path become a Mixture. A name is that of a TFDS dataset, or of a Task
-or Mixture that a user registered; the rows of the latter are taken as they are. Only the files
-named seqio_* and tfds_* here import TensorFlow.
+Several names in config.data.path become a Mixture. A name is the directory of a dataset, or that of
+a Task or Mixture that a user registered; the rows of the latter are taken as they are. Only the
+files named seqio_* here import TensorFlow.
 
 Each epoch is a dataset of its own with a seed made of (seed, epoch), so the position of a source is
-two integers. A resumed run builds the epoch again and skips the batches already seen: exact, but it
-reads again what the epoch had read.
+two integers. A resumed run builds the epoch again and skips the batches already seen. Where all
+datasets are ours an epoch is short, as each one draws from everywhere: so little is read again.
 """
 
 from collections.abc import Iterator, Mapping
+import os
 from typing import Any
 
 import ml_collections
 import numpy as np
 import seqio
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from melody_jax.config import listed
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_source import check_tokens, models_of
+from melody_jax.input_pipeline.dataset import Dataset
 from melody_jax.input_pipeline.seqio_tasks import (
+  WindowSource,
   add_task,
   import_modules,
   own_names,
   registered,
-  windows_in_split,
 )
-from melody_jax.input_pipeline.tfds_records import TfdsDataset, check_split, open_dataset
+from melody_jax.input_pipeline.windows import check_tokens, models_of
 from melody_jax.multihost import session
 from melody_jax.task import Tokenize, WindowFeature
 
 _UNKNOWN_WINDOWS = 10_000  # of a task that does not tell how many examples it has
+_EPOCH_BATCHES = 64  # of an epoch of our own datasets, at most
 
 
 class _Rows:
@@ -40,7 +41,8 @@ class _Rows:
 
   Attributes:
     windows: Number of windows, see `SeqioSource.windows`.
-    datasets: The TFDS datasets among them.
+    datasets: Our datasets among them.
+    all_ours: Whether there are no others.
   """
 
   def __init__(
@@ -49,15 +51,11 @@ class _Rows:
   ):  # fmt: skip
     import_modules(config.data.get("modules", ""))
     self._features, self._split, self._shuffle = features, split, shuffle
-    self.datasets: list[TfdsDataset] = []
+    self.datasets: list[Dataset] = []
     names = listed(config.data.path)
     parts = [self._part(config, name, tokenize) for name in names]
     self.windows = sum(windows for _, windows in parts)
-    if not self.windows:
-      raise UserError(
-        f"no record of {config.data.path}, split {split}, is as long as a window of"
-        f" {config.window_seconds} s"
-      )
+    self.all_ours = len(self.datasets) == len(names)
     shares = [float(w) for w in listed(config.data.weights)]
     if shares and len(shares) != len(names):
       raise UserError(
@@ -83,18 +81,19 @@ class _Rows:
         return name, theirs.num_input_examples(self._split) or _UNKNOWN_WINDOWS
       except (TypeError, ValueError):
         return name, _UNKNOWN_WINDOWS
-    if not config.data.tfds_dir:
+    if not os.path.isdir(name):
       raise UserError(
         f"no seqio task or mixture {name!r} is registered (config.data.modules imports those of"
-        " your own), and config.data.tfds_dir, where TFDS datasets were built, is empty"
+        " your own), and no dataset directory has that name"
       )
-    dataset = open_dataset(config.data.tfds_dir, name)
-    check_split(dataset, self._split)
+    # Two datasets may have one name, in different places.
+    unique = f"ours_{len(self.datasets)}{'' if self._shuffle else '.in_order'}"
+    task = add_task(name, self._features, config.window_seconds, self._shuffle, tokenize, unique)
+    own_names.add(unique)
+    assert isinstance(task.source, WindowSource)
+    dataset, windows = task.source.opened(self._split)
     self.datasets.append(dataset)
-    task = add_task(
-      config.data.tfds_dir, name, self._features, config.window_seconds, self._shuffle, tokenize
-    )
-    return task.name, windows_in_split(dataset, self._split, config.window_seconds)
+    return task.name, len(windows)
 
   def _mixed(self, names: list[str], weights: list[float]) -> seqio.Task | seqio.Mixture:
     if len(names) == 1:
@@ -167,8 +166,8 @@ class SeqioSource:
   """Endless batches through seqio: {feature: array [rows of this host, *shape]}.
 
   Args:
-    config: Config of the run. data.path names datasets below data.tfds_dir, or tasks and mixtures
-      that are registered with seqio, separated by commas; data.modules are imported before, and may
+    config: Config of the run. data.path names directories of datasets, or tasks and mixtures that
+      are registered with seqio, separated by commas; data.modules are imported before, and may
       register them. data.weights are sampling weights, by default the numbers of windows.
     features: Shape and dtype of each entry of a row, from `Task.input_features`. A registered task
       must yield them all, text_ids and text_mask included where they are asked for.
@@ -183,6 +182,7 @@ class SeqioSource:
       no window, or the hosts do not divide the batch.
 
   Attributes:
+    datasets: Our datasets among what it reads.
     models: Digests of the models that encoded the data, {feature: digest}; {} for plain audio, and
       for a task of a user, which does not state them.
   """
@@ -199,11 +199,14 @@ class SeqioSource:
     self._shard = seqio.ShardInfo(index=host[0], num_shards=hosts) if hosts > 1 else None
     self._split = split
     self._rows = _Rows(config, features, split, shuffle, tokenize)
-    self.models = models_of(self._rows.datasets)
+    self.datasets = self._rows.datasets
+    self.models = models_of(self.datasets)
     session.every_host_has_data(
       self._rows.datasets_with_rows(self._shard), f"windows of {config.data.path}, split {split}"
     )
-    self._epoch_batches = max(1, self._rows.windows // batch_size) if shuffle else 0
+    # A user's task may shuffle a part of its data only: it has to be read to its end.
+    longest = _EPOCH_BATCHES if self._rows.all_ours else self._rows.windows
+    self._epoch_batches = max(1, min(self._rows.windows // batch_size, longest)) if shuffle else 0
     self._epoch, self._position = 0, 0
     self._iterator: Iterator[dict[str, np.ndarray]] | None = None
 
@@ -214,17 +217,6 @@ class SeqioSource:
     """
     return self._rows.windows
 
-  def captions(self) -> Iterator[str]:
-    """All captions of the split; those of a registered task are known to its owner alone."""
-    for dataset in self._rows.datasets:
-      # Only this field is decoded, as in `windows_in_split`.
-      records = dataset.builder.as_dataset(
-        split=self._split, decoders=tfds.decode.PartialDecoding({"captions": True}),
-        shuffle_files=False,
-      )  # fmt: skip
-      for record in tfds.as_numpy(records):
-        yield from (caption.decode("utf-8", "replace") for caption in record["captions"])
-
   def _batches(self, epoch: int, skip: int) -> Iterator[dict[str, np.ndarray]]:
     # SeedSequence makes seeds of neighbouring epochs unrelated; the shift keeps them positive.
     seed = int(np.random.SeedSequence((self._seed, epoch)).generate_state(1)[0] >> 1)
@@ -234,7 +226,7 @@ class SeqioSource:
     options.deterministic = True
     # Autotune would choose buffers by timing, so that memory would differ from run to run.
     options.autotune.enabled = False
-    return tfds.as_numpy(batches.with_options(options).prefetch(2)).__iter__()
+    return batches.with_options(options).prefetch(2).as_numpy_iterator()
 
   def __iter__(self) -> "SeqioSource":
     return self
@@ -256,4 +248,8 @@ class SeqioSource:
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Continues from a position that `get_state` returned."""
     self._epoch, self._position = int(state["epoch"]), int(state["position"])
+    self.close()
+
+  def close(self) -> None:
+    """Ends what reads; reading again starts it."""
     self._iterator = None

@@ -1,8 +1,8 @@
-"""Data sets on disk: TFDS datasets in ArrayRecord format, written shard by shard without TensorFlow.
+"""Datasets on disk: those of TFDS in ArrayRecord format, written by shards, without TensorFlow.
 
     <root>/1.0.0/
       dataset_info.json  features.json  metadata.json    TFDS; written when a split is complete
-      music-train.array_record-00000-of-00004            records: texts, and each feature [frames, ...]
+      music-train.array_record-00000-of-00004            records: texts, features [frames, ...]
       lengths-train.npy                                  int32 [features, records]: frames
       shards/train-00000-of-00004.json, .npy             a note a shard: what it was made from
 

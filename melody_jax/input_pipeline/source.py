@@ -1,7 +1,6 @@
 """Makes the input source that a training config names."""
 
-from collections.abc import Iterable, Iterator
-import itertools
+from collections.abc import Iterator
 import math
 from typing import Any, Protocol
 
@@ -12,14 +11,14 @@ import numpy as np
 from melody_jax.config import listed
 from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline import unheard_captions
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, has_split
-from melody_jax.input_pipeline.array_source import ArraySource
+from melody_jax.input_pipeline.dataset import Dataset, has_split
 from melody_jax.multihost import session
 from melody_jax.progress import print_progress
 from melody_jax.task import Inputs, Tokenize
 from melody_jax.text import Tokenizer
 
-_CAPTIONS_LOOKED_AT = 100_000
+# Each takes the reading of a record: a start must not take minutes.
+_RECORDS_LOOKED_AT = 256
 
 
 class Source(Protocol, Iterator[dict[str, np.ndarray]]):
@@ -47,6 +46,9 @@ class Source(Protocol, Iterator[dict[str, np.ndarray]]):
   def set_state(self, state: dict[str, Any]) -> None:
     """Goes to a position that `get_state` of a source of these settings returned."""
 
+  def close(self) -> None:
+    """Ends the threads and processes that read; reading again starts others."""
+
 
 def make_source(
   config: ml_collections.ConfigDict,
@@ -71,17 +73,21 @@ def make_source(
   features = task.input_features()
   host = part or (jax.process_index(), jax.process_count())
   tokenize = task.tokenizer()
-  check_choice("config.data.source", config.data.source, ("array", "seqio"))
+  check_choice("config.data.source", config.data.source, ("grain", "seqio"))
   _weights(config.data.weights)  # told before TensorFlow is loaded
   if not listed(config.data.path):
     raise UserError(
-      "config.data.path is empty: name an array dataset (or TFDS datasets or a seqio mixture with"
-      " config.data.source=seqio); README, 'Train', makes one"
+      "config.data.path is empty: name a dataset, or a seqio mixture with"
+      " config.data.source=seqio; README, 'Train', makes one"
     )
-  if config.data.source == "array":
+  source: Source
+  if config.data.source == "grain":
     split, paths, weights = _chosen(config.data, split)
-    datasets = [ArrayDataset(path, split) for path in paths]
-    source = ArraySource(
+    datasets = [Dataset(path, split) for path in paths]
+    # Late: who samples has no Grain.
+    from melody_jax.input_pipeline.grain_source import GrainSource
+
+    source = GrainSource(
       datasets,
       features,
       config.window_seconds,
@@ -91,29 +97,31 @@ def make_source(
       shuffle,
       host,
       tokenize,
+      config.data.workers,
     )
-    if split == config.data.split:
-      records = (dataset.record(i) for dataset in datasets for i in range(len(dataset)))
-      _tell_unheard(
-        tokenize, (c for record in records for c in record.get("captions") or ()), split
-      )
     # A host without data would leave all others waiting in the first step.
     session.every_host_has_data(source.windows, f"windows of split {split}")
-    return source
-  from melody_jax.input_pipeline.seqio_source import SeqioSource
+  else:
+    from melody_jax.input_pipeline.seqio_source import SeqioSource
 
-  seqio_source = SeqioSource(config, features, split, shuffle, host, tokenize)
+    source = SeqioSource(config, features, split, shuffle, host, tokenize)
+    datasets = source.datasets
   if split == config.data.split:
-    _tell_unheard(tokenize, seqio_source.captions(), split)
-  return seqio_source
+    _tell_unheard(tokenize, datasets, split)
+  return source
 
 
-def _tell_unheard(tokenize: Tokenize | None, captions: Iterable[str], split: str) -> None:
+def _tell_unheard(tokenize: Tokenize | None, datasets: list[Dataset], split: str) -> None:
   """Says once, on one host, what of the captions the text tower will not hear."""
   if isinstance(tokenize, Tokenizer) and jax.process_index() == 0:
-    # The first ones tell: of millions a start would take minutes.
-    first = itertools.islice(captions, _CAPTIONS_LOOKED_AT)
-    unheard_captions.tell(first, tokenize, f"split {split!r}")
+    captions = (
+      caption
+      for dataset in datasets
+      # Some from everywhere tell: neighbours are of one track, and have much the same captions.
+      for i in np.unique(np.linspace(0, len(dataset) - 1, _RECORDS_LOOKED_AT).astype(int))
+      for caption in dataset.record(int(i)).get("captions") or ()
+    )
+    unheard_captions.tell(captions, tokenize, f"split {split!r}")
 
 
 def _chosen(

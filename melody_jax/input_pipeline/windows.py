@@ -1,6 +1,6 @@
 """Windows of one dataset by their number: where each lies, and its row of a batch.
 
-What is kept in memory does not grow with the dataset, but for one number every few thousand records.
+Memory does not grow with the dataset, but for one number every few hundred records.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from melody_jax.task import Tokenize, WindowFeature
 
 TEXT_FEATURES = ("text_ids", "text_mask")  # not stored: made from a record's captions
 _NO_CAPTION = "music"  # music without captions still has a true one
-_BLOCK = 4096  # records whose windows are counted together
-_AT_ONCE = 256 * _BLOCK  # records whose lengths are in memory while windows are counted
+_BLOCK = 512  # records whose windows are counted together
+_AT_ONCE = 128 * _BLOCK  # records whose lengths are in memory while windows are counted
 # Rounding of floats must not lose a window that fits exactly.
 _TINY = 1e-6
 

@@ -39,8 +39,8 @@ def refuse(path: str | os.PathLike, what: str) -> None:
   """
   if in_bucket(path):
     raise UserError(
-      f"{what} cannot lie in a bucket ({os.fspath(path)}): they are mapped into memory; copy them"
-      " to a disk, or mount the bucket (launch/README.md, 'Data')"
+      f"{what} cannot lie in a bucket ({os.fspath(path)}): they are read at random places; copy"
+      " them to a disk, or mount the bucket (launch/README.md, 'Data')"
     )
 
 

@@ -22,7 +22,6 @@ PATH_KEYS = frozenset(
     "bundle",
     "checkpoint",
     "conditioning.style_codebooks",
-    "data.tfds_dir",
     "export.bundle",
     "generated",
     "model.music_init",

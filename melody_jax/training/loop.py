@@ -16,7 +16,7 @@ import ml_collections
 
 from melody_jax import sharding
 from melody_jax.errors import UserError, check_choice
-from melody_jax.input_pipeline.prefetch import Prefetch
+from melody_jax.input_pipeline.grain_source import ahead
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.multihost.preemption import PreemptionNotice
 from melody_jax.task import Task, make_task
@@ -69,6 +69,7 @@ class _Evaluation:
       batch = _to_device(self._prepare(next(self._source)), self._rows)
       for name, value in jax.device_get(self._step(state, batch, i)).items():
         total[name] = total.get(name, 0.0) + float(value) / self._batches
+    self._source.close()  # until the next time nobody reads ahead
     return total, batch
 
 
@@ -154,7 +155,7 @@ class _Run:
       self._check_same_models(position.pop("models", {}))
       source.set_state(position)
     # A thread reads ahead: the device must not wait for the disk.
-    self.source = Prefetch(source, self.task.prepare)
+    self.source = ahead(source, self.task.prepare)
     self.train_step = compile_train_step(
       make_train_step(config, self.task, optimizers), self.mesh, shardings
     )

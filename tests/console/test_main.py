@@ -96,10 +96,13 @@ def test_a_builder_runs_in_several_processes(call, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "Music" / f"{i}.wav", song(i, 11), 24_000)
   monkeypatch.setenv("HOME", str(tmp_path))
   status, out, errors = call(
-    "build", "music_folder", "--folder=~/Music", "--format=arrays", "--data_dir=~/d", "--jobs=2"
+    "build", "music_folder", "--folder=~/Music", "--data_dir=~/d", "--jobs=2"
   )
   assert status == 0, errors
-  assert "3 tracks" in out and (tmp_path / "d" / "arrays" / "music_folder" / "train").is_dir()
+  assert (
+    "3 tracks" in out
+    and (tmp_path / "d" / "music_folder" / "1.0.0" / "dataset_info.json").is_file()
+  )
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +152,8 @@ def test_a_wheel_samples_and_builds_from_any_directory(installed, tiny_models, t
     ]
   )
   lines = [
-    "build|music_folder|--folder=~/Music|--format=arrays|--data_dir=~/d",
-    "encode|--config.source=~/d/arrays/music_folder|--config.features=audio|--config.out=~/e",
+    "build|music_folder|--folder=~/Music|--data_dir=~/d",
+    "encode|--config.source=~/d/music_folder|--config.features=audio|--config.out=~/e",
     f"sample|--config.mode=reconstruct|--config.audio=~/Music/a song.wav"
     f"|--config.checkpoint={tiny_models}|--config.out=~/x.wav",
   ]

@@ -6,20 +6,20 @@ import zipfile
 import pytest
 
 from data import debian
-from data.build import build_arrays, common_arguments, default_data_dir, usual_jobs
+from data.build import build_dataset, common_arguments, default_data_dir, usual_jobs
 from data.captions import article, join_words, tempo_word, tidy
 from data.music_folder.corpus import FolderCorpus
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset
+from melody_jax.input_pipeline.dataset import Dataset
 
 
 def test_shards_hold_every_record_once(sounds, tmp_path):
-  one = build_arrays(FolderCorpus(sounds), tmp_path / "one")
-  two = build_arrays(FolderCorpus(sounds), tmp_path / "two", jobs=2)
+  one = build_dataset(FolderCorpus(sounds), tmp_path / "one")
+  two = build_dataset(FolderCorpus(sounds), tmp_path / "two", jobs=2)
   assert one.report() == two.report()
   for split in ("train", "validation"):
-    ids = {r["id"] for r, _ in ArrayDataset(tmp_path / "one", split)}
-    assert ids == {r["id"] for r, _ in ArrayDataset(tmp_path / "two", split)}
+    ids = {r["id"] for r, _ in Dataset(tmp_path / "one", split)}
+    assert ids == {r["id"] for r, _ in Dataset(tmp_path / "two", split)}
   manifests = [
     json.loads(line)["track"]
     for line in (tmp_path / "two" / "manifest.jsonl").read_text().splitlines()
@@ -29,7 +29,7 @@ def test_shards_hold_every_record_once(sounds, tmp_path):
 
 def test_nothing_to_build_is_an_error(sounds, tmp_path):
   with pytest.raises(UserError, match="no track found for licences=free"):
-    build_arrays(FolderCorpus(sounds, licence="unknown"), tmp_path, licences="free")
+    build_dataset(FolderCorpus(sounds, licence="unknown"), tmp_path, licences="free")
 
 
 def test_packages_are_fetched_once_and_archives_unpacked(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from data.music_folder.corpus import FolderCorpus
 from melody_jax.command_line import flags
 from melody_jax.command_line.streams import StdoutError
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset
+from melody_jax.input_pipeline.dataset import Dataset
 from tests.data.conftest import tone
 
 GOOD = {"a.wav", "b.flac", "album/c.ogg", "d.mp3"}
@@ -24,11 +24,11 @@ GOOD = {"a.wav", "b.flac", "album/c.ogg", "d.mp3"}
 
 def records(root):
   splits = [path.name for path in root.iterdir() if path.is_dir()]
-  return {r["id"]: (split, r) for split in splits for r, _ in ArrayDataset(root, split)}
+  return {r["id"]: (split, r) for split in splits for r, _ in Dataset(root, split)}
 
 
 def test_build_without_captions_measures_some_words(sounds, tmp_path):
-  ledger = build.build_arrays(FolderCorpus(sounds), tmp_path)
+  ledger = build.build_dataset(FolderCorpus(sounds), tmp_path)
   found = records(tmp_path)
   assert {r["track"].split("/", 1)[1] for _, r in found.values()} == GOOD
   assert all(r["captions"] and "music" in r["captions"][0].lower() for _, r in found.values())
@@ -47,7 +47,7 @@ def test_csv_captions_tags_and_split(sounds, tmp_path):
     'a.wav,"slow, quiet piano|piano at night","piano, night",CC-BY-4.0,test\n'
     "album/c.ogg,,,,\n"
   )
-  ledger = build.build_arrays(FolderCorpus(sounds, captions), tmp_path / "out")
+  ledger = build.build_dataset(FolderCorpus(sounds, captions), tmp_path / "out")
   split, record = records(tmp_path / "out")["music_folder/a.wav#0"]
   assert split == "test" and record["licence"] == "CC-BY-4.0"
   assert record["captions"] == ["slow, quiet piano", "piano at night", "piano, night"]
@@ -65,7 +65,7 @@ def test_jsonl_captions_lie_in_the_folder(sounds, tmp_path):
     {"file": "d.mp3", "caption": "three"},
   ]
   (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-  build.build_arrays(FolderCorpus(folder), tmp_path / "out")
+  build.build_dataset(FolderCorpus(folder), tmp_path / "out")
   found = records(tmp_path / "out")
   assert found["music_folder/a.wav#0"][1]["captions"] == ["one", "two", "x, y"]
   assert found["music_folder/d.mp3#0"][1]["captions"] == ["three"]
@@ -89,7 +89,7 @@ def test_licence_switch_keeps_the_free_subset(sounds, tmp_path):
   captions = tmp_path / "c.csv"
   captions.write_text("file,licence\na.wav,GPL-2+\nb.flac,CC-BY-SA-3.0\n")
   corpus = FolderCorpus(sounds, captions, licence="all rights reserved")
-  ledger = build.build_arrays(corpus, tmp_path / "out", licences="free")
+  ledger = build.build_dataset(corpus, tmp_path / "out", licences="free")
   assert [row["track"] for row in ledger.manifest] == ["music_folder/b.flac"]
 
 
@@ -118,7 +118,7 @@ def test_malformed_jsonl_missing_folder_and_empty_folder(tmp_path, sounds):
 
 def run(monkeypatch, folder, out, *more):
   """Runs the command in this process; returns its exit status."""
-  arguments = [f"--folder={folder}", f"--data_dir={out}", "--format=arrays", *more]
+  arguments = [f"--folder={folder}", f"--data_dir={out}", *more]
   monkeypatch.setattr(sys, "argv", ["music_folder", *arguments])
   try:
     flags.run(command.main)
@@ -137,7 +137,7 @@ def test_what_was_found_and_what_was_not_is_printed_and_reported(tmp_path, monke
   (folder / "captions.csv").write_text("path;text;mood\na.wav;slow;sad\nlost.wav;x;y\n")
   assert run(monkeypatch, folder, tmp_path) == 0
   printed = capsys.readouterr().out
-  report = json.loads((tmp_path / "arrays/music_folder/report.json").read_text())
+  report = json.loads((tmp_path / "music_folder/report.json").read_text())
   for line in (
     "links that lead to what is read already, and are not read again (1): link.wav",
     f"captions file {folder}/captions.csv: columns that were not understood: 'mood'",
@@ -159,9 +159,7 @@ def test_a_name_that_would_lie_elsewhere_is_refused(name, sounds, tmp_path, monk
 
 def test_names_of_datasets():
   for name in ("a", "Musik für mich", "my-music_2", "音楽"):
-    build.check_name(name, to_tfds=False)
-  with pytest.raises(UserError, match="lower-case"):
-    build.check_name("My-Music", to_tfds=True)
+    build.check_name(name)
 
 
 def the_error(capsys) -> str:
@@ -182,7 +180,7 @@ def test_a_folder_without_a_usable_file_is_an_error(sounds, tmp_path, monkeypatc
   line = the_error(capsys)
   assert "none of 4 files could be used (1 corrupt, 2 silent, 1 too_short)" in line
   assert "the first is music_folder/bad_empty.mp3: the file is empty" in line
-  assert not list((tmp_path / "out").rglob("shard-*"))
+  assert not list((tmp_path / "out").rglob("*.array_record*"))
 
 
 def test_trouble_of_the_machine_stops_the_build_and_blames_no_file(
@@ -195,7 +193,7 @@ def test_trouble_of_the_machine_stops_the_build_and_blames_no_file(
   assert run(monkeypatch, sounds, tmp_path) == 2
   line = the_error(capsys)
   assert line.endswith("No space left on device") and "cannot load music_folder/" in line
-  assert not (tmp_path / "arrays/music_folder/report.json").exists()
+  assert not (tmp_path / "music_folder/report.json").exists()
 
 
 def test_a_full_standard_output_is_not_blamed_on_the_build(sounds, tmp_path, monkeypatch, capsys):
@@ -253,11 +251,10 @@ def test_texts_with_other_ends_of_lines_are_read_back(tmp_path):
   soundfile.write(os.fsencode(folder / name), tone(11), 8000, format="WAV")
   row = {"file": name, "caption": "slow\u2028piano", "author": "A\u2029B"}
   (folder / "captions.json").write_text(json.dumps([row], ensure_ascii=False), encoding="utf-8")
-  build.build_arrays(FolderCorpus(folder), tmp_path / "out")
+  build.build_dataset(FolderCorpus(folder), tmp_path / "out")
   ((_, record),) = records(tmp_path / "out").values()
   assert record["captions"] == ["slow piano"] and record["author"] == "A B"
   assert record["title"] == "one\u2028two\x85three"
   # Whoever reads the files by lines finds one record a line.
-  for file in ("train/shard-00000-of-00001/records.jsonl", "manifest.jsonl"):
-    (line,) = (tmp_path / "out" / file).read_text(encoding="utf-8").splitlines()
-    assert json.loads(line)["title"] == record["title"]
+  (line,) = (tmp_path / "out" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+  assert json.loads(line)["title"] == record["title"]

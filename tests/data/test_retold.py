@@ -6,20 +6,20 @@ import sys
 import pytest
 
 from data import captions_export
-from data.build import build_arrays
+from data.build import build_dataset
 from data.music_folder.corpus import FolderCorpus
 from data.retold import RetoldCorpus, read_sentences
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset
+from melody_jax.input_pipeline.dataset import Dataset
 
 
 def records_of(root):
   return [record for split in ("train", "validation", "test")
-          if (root / split).is_dir() for record, _ in ArrayDataset(root, split)]  # fmt: skip
+          if (root / split).is_dir() for record, _ in Dataset(root, split)]  # fmt: skip
 
 
 def test_sentences_go_around_through_a_file(sounds, tmp_path, monkeypatch):
-  build_arrays(FolderCorpus(sounds), tmp_path / "d")
+  build_dataset(FolderCorpus(sounds), tmp_path / "d")
   file = tmp_path / "tags.jsonl"
   monkeypatch.setattr(sys, "argv", ["x", f"--source={tmp_path / 'd'}", f"--out={file}"])
   captions_export.main()
@@ -34,7 +34,7 @@ def test_sentences_go_around_through_a_file(sounds, tmp_path, monkeypatch):
   retold = RetoldCorpus(FolderCorpus(sounds), file)
   assert retold.identity() != FolderCorpus(sounds).identity()
   assert any(f"captions of 1 of {len(retold.tracks())}" in note for note in retold.notes)
-  build_arrays(retold, tmp_path / "r")
+  build_dataset(retold, tmp_path / "r")
   for old, new in zip(before, records_of(tmp_path / "r"), strict=True):
     told = ["A bell rings."] if new["track"] == rows[0]["track"] else old["captions"]
     assert new == old | {"captions": told}

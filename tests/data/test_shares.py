@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from data.build import build_arrays
+from data.build import build_dataset
 from data.music_folder import __main__ as command
 from data.music_folder.corpus import FolderCorpus
 from data.music_folder.shares import Share, parts, shares_of
 from data.splits import TEST, TRAIN, VALIDATION
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset
+from melody_jax.input_pipeline.dataset import Dataset
 from tests.data.conftest import tone
 
 RATE = 8000
@@ -43,18 +43,18 @@ def test_parts_follow_each_other_and_hold_a_window_each(seconds, splits):
 def test_one_song_is_split_by_time_without_overlap(tmp_path, capsys):
   folder = write(tmp_path / "music", only=40)
   (folder / "captions.csv").write_text("file,caption\nonly.wav,a pulse\n")
-  build_arrays(FolderCorpus(folder), tmp_path / "out")
+  build_dataset(FolderCorpus(folder), tmp_path / "out")
   told = capsys.readouterr().err
   assert "1 song only: split by time" in told and "test, validation" in told
   whole = np.concatenate(
-    [ArrayDataset(tmp_path / "out", split).read(0, "audio") for split in (TRAIN, VALIDATION, TEST)]
+    [Dataset(tmp_path / "out", split).read(0, "audio") for split in (TRAIN, VALIDATION, TEST)]
   )
   # Put together they are the song, at one level: nothing twice, nothing lost.
   assert len(whole) == 40 * 24_000
   song = soundfile.read(folder / "only.wav")[0]
   song = np.interp(np.arange(len(whole)) / 24_000, np.arange(len(song)) / RATE, song)
   assert np.corrcoef(whole, song)[0, 1] > 0.99
-  record = ArrayDataset(tmp_path / "out", TEST).record(0)
+  record = Dataset(tmp_path / "out", TEST).record(0)
   assert record["id"] == "music_folder/only.wav@test#0" and record["captions"] == ["a pulse"]
 
 

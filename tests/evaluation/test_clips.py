@@ -5,7 +5,8 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.evaluation import clips
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.input_pipeline.dataset import Dataset
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 
 RATE = 8
 
@@ -16,7 +17,7 @@ def dataset(tmp_path):
     "audio": Feature(RATE, "int16"),
     "style_tokens": Feature(1.0, "int16", (2,), per_window=True),
   }
-  writer = ShardWriter(tmp_path / "validation", 0, 1, features)
+  writer = ShardWriter(tmp_path, "validation", 0, 1, features)
   for track, number, seconds in (("b/x", 1, 3), ("b/x", 0, 5), ("a/y", 0, 2), ("b/x", 10, 1)):
     audio = np.arange(seconds * RATE) + 1000 * number
     style = np.stack([np.arange(seconds), np.full(seconds, number)], axis=1)
@@ -30,7 +31,7 @@ def dataset(tmp_path):
       {"audio": audio, "style_tokens": style},
     )
   writer.close()
-  return ArrayDataset(tmp_path, "validation")
+  return Dataset(tmp_path, "validation")
 
 
 def test_windows_do_not_overlap_and_features_agree(dataset):
@@ -105,13 +106,15 @@ def test_named_roots(tmp_path):
 def test_the_split_to_measure_on(tmp_path):
   for name, splits in (("a", ("train", "validation")), ("b", ("train", "test")), ("c", ("train",))):
     for split in splits:
-      (tmp_path / name / split / "shard-00000-of-00001").mkdir(parents=True)
+      notes = tmp_path / name / "1.0.0" / "shards"
+      notes.mkdir(parents=True, exist_ok=True)
+      (notes / f"{split}-00000-of-00001.json").write_text("{}")
   a, b, c = (str(tmp_path / name) for name in "abc")
   assert clips.existing_split(f"{a},{c}", "validation") == "validation"
   assert clips.existing_split(f"{a},x={b}", "test_other") == "test"
   assert clips.existing_split(a, "test_other") == "validation"
   assert clips.existing_split(b, "validation") == "test"
   assert clips.existing_split(c, "validation") == "train"
-  (tmp_path / "empty" / "train").mkdir(parents=True)
+  (tmp_path / "empty").mkdir()
   with pytest.raises(UserError, match="no split validation, test, test_other, train"):
     clips.existing_split(str(tmp_path / "empty"), "validation")

@@ -5,7 +5,8 @@ import pytest
 
 from melody_jax.evaluation.clips import whole_tracks
 from melody_jax.evaluation.codec import evaluate_codec, reconstruct
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.input_pipeline.dataset import Dataset
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 
 
 def _smooth(audio):
@@ -21,7 +22,7 @@ def test_chunks_with_context_equal_one_pass():
 
 def test_scores_are_means_over_tracks(tmp_path):
   rate = 2_000
-  writer = ShardWriter(tmp_path / "test_other", 0, 1, {"audio": Feature(rate, "int16")})
+  writer = ShardWriter(tmp_path, "test_other", 0, 1, {"audio": Feature(rate, "int16")})
   rng = np.random.default_rng(1)
   for package, track, segments in (("p", "p/a", 2), ("p", "p/b", 1), ("q", "q/c", 1)):
     for k in range(segments):
@@ -33,7 +34,7 @@ def test_scores_are_means_over_tracks(tmp_path):
   def ten_db_worse(audio):
     return audio + noise.normal(size=audio.shape) * audio.std() * 10 ** (-10 / 20)
 
-  tracks = whole_tracks(ArrayDataset(tmp_path, "test_other"))
+  tracks = whole_tracks(Dataset(tmp_path, "test_other"))
   finding = evaluate_codec(ten_db_worse, tracks, 10, rate, 2.0, 0.0, lambda message: None)
   overall = finding.values["overall"]
   assert overall["tracks"] == 3 and overall["minutes"] == pytest.approx(12 / 60)

@@ -12,7 +12,7 @@ from melody_jax.errors import UserError
 from melody_jax.fit import fit
 from melody_jax.fitting.prior import fit_linear
 from melody_jax.fitting.semantic import bigram_cross_entropy, fit_kmeans
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.models import mulan
 from melody_jax.task import make_task
 from tests.configs import load_config, waveform_vae
@@ -23,7 +23,7 @@ def corpus(tmp_path_factory):
   root = tmp_path_factory.mktemp("corpus")
   rng = np.random.default_rng(0)
   for split in ("train", "validation"):
-    writer = ShardWriter(root / split, 0, 1, {"audio": Feature(24_000, "int16")})
+    writer = ShardWriter(root, split, 0, 1, {"audio": Feature(24_000, "int16")})
     for i in range(3):
       pcm = (3000 * rng.normal(size=12 * 24_000)).astype(np.int16)
       writer.write(

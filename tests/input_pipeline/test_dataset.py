@@ -1,6 +1,8 @@
 """Datasets on disk: what is written is read back, by TFDS too, and nothing half-written is seen."""
 
+import os
 import pickle
+import resource
 import shutil
 import subprocess
 import sys
@@ -84,6 +86,18 @@ def test_read_part_of_a_record(tmp_path):
   name = dataset.record(1)["id"]
   np.testing.assert_array_equal(dataset.read(1, "latents", 4, 7), kept[name]["latents"][4:11])
   assert dataset.length(1, "latents") == len(kept[name]["latents"])
+
+
+def test_more_shards_than_files_may_be_open(tmp_path):
+  write(tmp_path, count=12, records=12)
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  dataset = Dataset(tmp_path, "train")
+  dataset._records._most_open = 3
+  before = len(os.listdir("/proc/self/fd"))
+  ids = [dataset.record(i)["id"] for i in [*range(12), *range(12)]]
+  assert sorted(ids) == sorted(2 * [f"r{i}" for i in range(12)])
+  assert len(os.listdir("/proc/self/fd")) <= before + 3
+  assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits, "there are few shards"
 
 
 def test_unfinished_shard_is_invisible_and_named(tmp_path):

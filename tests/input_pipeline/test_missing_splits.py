@@ -5,7 +5,8 @@ import pytest
 
 from melody_jax import cli, encode
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter, has_split
+from melody_jax.input_pipeline.dataset import Dataset, has_split
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.task import WindowFeature
 
@@ -22,7 +23,7 @@ class Audio:
 
 def write(root, *splits):
   for i, split in enumerate(splits):
-    writer = ShardWriter(root / split, 0, 1, {"audio": Feature(8000, "int16")})
+    writer = ShardWriter(root, split, 0, 1, {"audio": Feature(8000, "int16")})
     writer.write({"id": f"{root.name}/{split}", "captions": ["x"]}, {"audio": np.full(16_000, i)})
     writer.close()
   return str(root)
@@ -64,7 +65,7 @@ def test_encode_takes_the_splits_that_there_are(tmp_path, capsys):
   flags = [f"--config.source={source}", f"--config.out={out}", "--config.features=audio"]
   config, _ = cli.parse(["x", "--config=encode", *flags])
   encode.main(config)
-  assert len(ArrayDataset(out, "train")) == 1 and not has_split(out, "validation")
+  assert len(Dataset(out, "train")) == 1 and not has_split(out, "validation")
   assert "has no split 'validation': it is left out" in capsys.readouterr().err
   with config.unlocked():
     config.splits = "test"

@@ -11,10 +11,9 @@ import ml_collections
 import seqio
 import tensorflow as tf
 
-from data.tfds_builder import build_tfds_from_arrays
 from melody_jax.errors import UserError
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
-from melody_jax.input_pipeline.prefetch import Prefetch
+from melody_jax.input_pipeline.grain_source import ahead
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.task import WindowFeature
 
@@ -35,16 +34,15 @@ class Inputs:
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
-  """An array dataset and the same as TFDS, and in seqio's registry what a user put there."""
+  """A dataset, and in seqio's registry what a user put there."""
   root = tmp_path_factory.mktemp("data")
   for split in ("train", "validation"):
-    writer = ShardWriter(root / "arrays" / split, 0, 1, STORED)
+    writer = ShardWriter(root / "encoded", split, 0, 1, STORED)
     for i, seconds in enumerate((4, 9, 7)):
       writer.write({"id": f"r{i}", "captions": ["one"], "seconds": seconds}, {
           "latents": np.tile(np.arange(seconds * 10)[:, None], 3) + 100 * i,
           "semantic_tokens": np.arange(seconds * 5) + 100 * i})  # fmt: skip
     writer.close()
-  build_tfds_from_arrays(root / "arrays", "encoded", ["train", "validation"], root / "tfds")
   register("mine", 12)
   register("shuffled_by_nobody", 12, shuffle_buffer_size=None)
   register("without_tokens", 12, keys=("latents",))
@@ -84,20 +82,19 @@ def register(name, n, keys=tuple(FEATURES), frames=10, **options):
 
 
 SOURCES = {
-  "array": {"source": "array", "path": "ROOT/arrays"},
-  "two arrays": {"source": "array", "path": "ROOT/arrays,ROOT/arrays", "weights": "1,2"},
-  "TFDS": {"source": "seqio", "path": "encoded", "tfds_dir": "ROOT/tfds"},
+  "grain": {"source": "grain", "path": "ROOT/encoded"},
+  "two datasets": {"source": "grain", "path": "ROOT/encoded,ROOT/encoded", "weights": "1,2"},
+  "seqio": {"source": "seqio", "path": "ROOT/encoded"},
   "registered task": {"source": "seqio", "path": "mine"},
   "registered mixture": {"source": "seqio", "path": "our weekend/mix"},
   "mixture of both": {
-    "source": "seqio", "path": "our weekend/mix, encoded, ", "weights": "1, 2, ",
-    "tfds_dir": "ROOT/tfds"
+    "source": "seqio", "path": "our weekend/mix, ROOT/encoded, ", "weights": "1, 2, "
   },
 }  # fmt: skip
 
 
 def make(roots, data, shuffle=True, host=(0, 1), batch_size=4, split="train", seed=3):
-  settings = {"path": "", "weights": "", "tfds_dir": "", "modules": "", "split": "train"} | {
+  settings = {"path": "", "weights": "", "workers": 0, "modules": "", "split": "train"} | {
     key: value.replace("ROOT", str(roots)) for key, value in data.items()
   }
   config = ml_collections.ConfigDict(
@@ -106,7 +103,7 @@ def make(roots, data, shuffle=True, host=(0, 1), batch_size=4, split="train", se
   return make_source(config, Inputs(), split, shuffle, host)
 
 
-@pytest.mark.parametrize("kind", ["array", "TFDS", "registered task"])
+@pytest.mark.parametrize("kind", ["grain", "seqio", "registered task"])
 def test_tokens_that_the_model_lacks_are_named(roots, kind, monkeypatch):
   monkeypatch.setitem(FEATURES, "semantic_tokens", WindowFeature((5,), "int32", 2))
   with pytest.raises(UserError, match="among their semantic_tokens, the model has 2, from 0"):
@@ -152,15 +149,17 @@ def test_every_source_keeps_the_protocol(roots, name):
 @pytest.mark.parametrize("name", SOURCES)
 def test_reading_ahead_and_several_hosts_keep_it_too(roots, name):
   whole = take(make(roots, SOURCES[name]), 6)
-  ahead = Prefetch(make(roots, SOURCES[name]), lambda batch: batch)
-  first = ahead.get_state()
-  assert same(take(ahead, 2), whole[:2])
-  state = ahead.get_state()
-  ahead.set_state(first)
-  assert same(take(ahead, 3), whole[:3])
-  ahead.set_state(state)
-  assert same(take(ahead, 4), whole[2:])
-  ahead.close()
+  reader = ahead(make(roots, SOURCES[name]), lambda batch: batch)
+  first = reader.get_state()
+  assert same(take(reader, 2), whole[:2])
+  state = reader.get_state()
+  reader.set_state(first)
+  assert same(take(reader, 3), whole[:3])
+  reader.set_state(state)
+  assert same(take(reader, 4), whole[2:])
+  reader.close()
+  with pytest.raises(ZeroDivisionError):
+    next(ahead(make(roots, SOURCES[name]), lambda batch: 1 // 0))
   for host in range(2):
     part = take(make(roots, SOURCES[name], host=(host, 2)), 2)
     assert all(batch["latents"].shape == (2, 10, 3) for batch in part)

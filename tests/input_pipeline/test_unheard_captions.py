@@ -7,7 +7,7 @@ import pytest
 
 from melody_jax import cli
 from melody_jax.input_pipeline import unheard_captions
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.input_pipeline.source import make_source
 from melody_jax.task import make_task
 
@@ -47,7 +47,7 @@ def test_nothing_is_said_where_all_is_heard(monkeypatch):
 def test_training_says_it_for_its_own_split_alone(tmp_path, capsys):
   pytest.importorskip("tokenizers")
   for split in ("train", "validation"):
-    writer = ShardWriter(tmp_path / split, 0, 1, {"audio": Feature(24_000, "int16")})
+    writer = ShardWriter(tmp_path, split, 0, 1, {"audio": Feature(24_000, "int16")})
     captions = ["slow waltz", "loud drums, " * 50, "\N{CJK UNIFIED IDEOGRAPH-5409} guitar"]
     audio = np.ones(11 * 24_000, np.int16)
     writer.write({"id": split, "captions": captions}, {"audio": audio})

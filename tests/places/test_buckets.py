@@ -14,7 +14,8 @@ from melody_jax.errors import UserError
 from melody_jax.evaluation.finding import Finding, write
 from melody_jax.evaluation.systems.measure import Measurer
 from melody_jax.export import export
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.input_pipeline.dataset import Dataset
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.places import buckets
 from melody_jax.places.bundles import locate
 from melody_jax.training import loop
@@ -84,7 +85,7 @@ def test_a_run_is_exported_to_a_bucket(bucket, tmp_path):
 
 
 def test_encoding_writes_whole_shards_and_goes_on(bucket, tmp_path):
-  writer = ShardWriter(tmp_path / "source" / "train", 0, 1, {"audio": Feature(24_000, "int16")})
+  writer = ShardWriter(tmp_path / "source", "train", 0, 1, {"audio": Feature(24_000, "int16")})
   for i in range(4):
     writer.write({"id": str(i)}, {"audio": np.full(100 + i, i)})
   writer.close()
@@ -93,22 +94,28 @@ def test_encoding_writes_whole_shards_and_goes_on(bucket, tmp_path):
   config.splits = "train"
   encode.main(config)
   names = [path.split("/")[-1] for path in bucket.written]
-  assert names == 2 * ["audio.npy", "records.jsonl", "index.json"]
-  shards = sorted(path.name for path in epath.Path("gs://b/encoded/train").iterdir())
-  assert shards == ["shard-00000-of-00002", "shard-00001-of-00002"]
-  # A shard without its index was cut off in the middle: it alone is written again.
-  epath.Path("gs://b/encoded/train/shard-00001-of-00002/index.json").unlink()
+  shard = [
+    "music-train.array_record-{}-of-00002",
+    "train-{}-of-00002.npy",
+    "train-{}-of-00002.json",
+  ]
+  first, second = ([name.format(f"{n:05d}") for name in shard] for n in range(2))
+  assert names[:6] == first + second and names[-1] == "dataset_info.json"
+  everything = list(bucket.written)
+  # A shard without its note was cut off in the middle: it alone is written again.
+  epath.Path("gs://b/encoded/1.0.0/shards/train-00001-of-00002.json").unlink()
   bucket.written.clear()
   encode.main(config)
-  assert len(bucket.written) == 3 and all("shard-00001" in path for path in bucket.written)
-  with pytest.raises(UserError, match="array datasets cannot lie in a bucket"):
-    ArrayDataset("gs://b/encoded", "train")
+  assert [path.split("/")[-1] for path in bucket.written][:3] == second
+  assert not any("00000-of" in path for path in bucket.written)
+  with pytest.raises(UserError, match="datasets to read cannot lie in a bucket"):
+    Dataset("gs://b/encoded", "train")
   # Brought to a disk, they are what they were.
-  for path in bucket.written + [name.replace("00001-of", "00000-of") for name in bucket.written]:
+  for path in everything:
     target = tmp_path / "copy" / path.split("/encoded/")[1]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(epath.Path("gs:/" + path).read_bytes())
-  dataset = ArrayDataset(tmp_path / "copy", "train")
+  dataset = Dataset(tmp_path / "copy", "train")
   assert [dataset.length(i, "audio") for i in range(4)] == [100, 101, 102, 103]
 
 

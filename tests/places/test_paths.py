@@ -23,7 +23,7 @@ OTHER_TEXTS = frozenset(
     "model.remat", "model.text_pooling", "model.tokens_from", "negative_prompt", "optimizer.name",
     "optimizer.schedule", "preset", "train.best_metric", "train.best_mode", "train.profile",
     "prompt", "prompts.sampling.schedule", "regions", "schedule", "solver", "split", "splits",
-    "task", "tfds", "times", "train.on_nonfinite", "weights", "what",
+    "task", "times", "train.on_nonfinite", "weights", "what",
   )
 )  # fmt: skip
 TRAINING = ("dpd", "lm", "mulan", "vae", "wav2vec")

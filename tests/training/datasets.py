@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from tests.configs import load_config
 
 RATE = 24_000
@@ -14,7 +14,7 @@ SECONDS = 12  # of a record: a window of 10 s has several places in it
 def _write(root: pathlib.Path, features, arrays_of) -> pathlib.Path:
   rng = np.random.default_rng(0)
   for split, records in (("train", 5), ("validation", 4)):
-    writer = ShardWriter(root / split, 0, 1, features)
+    writer = ShardWriter(root, split, 0, 1, features)
     for i in range(records):
       record = {"id": f"{split}{i}", "captions": [f"tone {i}", "noise"], "seconds": SECONDS}
       writer.write(record, arrays_of(rng, i))

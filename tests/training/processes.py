@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -59,7 +59,7 @@ def write_token_dataset(root: pathlib.Path, records: int = 6) -> pathlib.Path:
     "semantic_tokens": Feature(25.0, "int16"),
   }
   for split in ("train", "validation"):
-    writer = ShardWriter(root / split, 0, 1, features)
+    writer = ShardWriter(root, split, 0, 1, features)
     for i in range(records):
       arrays = {
         "style_tokens": rng.integers(0, 8, (6, 12)),

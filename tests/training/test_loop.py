@@ -9,7 +9,7 @@ import pytest
 from melody_jax import bundle
 from melody_jax.errors import UserError
 from melody_jax.export import export
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.task import make_task
 from melody_jax.training import loop
 from melody_jax.training.checkpoint import load_params
@@ -22,7 +22,7 @@ def config(tmp_path_factory):
   root = tmp_path_factory.mktemp("data")
   rng = np.random.default_rng(0)
   for split in ("train", "validation"):
-    writer = ShardWriter(root / split, 0, 1, {"audio": Feature(24_000, "int16")})
+    writer = ShardWriter(root, split, 0, 1, {"audio": Feature(24_000, "int16")})
     for i in range(2):
       t = np.arange(3 * 24_000) / 24_000
       wave = 0.2 * np.sin(2 * np.pi * 220 * (i + 1) * t) + 0.01 * rng.normal(size=t.size)

@@ -10,7 +10,7 @@ from melody_jax import bundle
 from melody_jax.encoders.style import StyleEncoder
 from melody_jax.errors import UserError
 from melody_jax.export import export
-from melody_jax.input_pipeline.array_dataset import Feature, ShardWriter
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from melody_jax.models import mulan
 from melody_jax.task import make_task
 from melody_jax.training import loop
@@ -44,7 +44,7 @@ def public(tmp_path_factory):
 def config(public, tmp_path_factory):
   root = tmp_path_factory.mktemp("data")
   for split in ("train", "validation"):
-    writer = ShardWriter(root / split, 0, 1, {"audio": Feature(24_000, "int16")})
+    writer = ShardWriter(root, split, 0, 1, {"audio": Feature(24_000, "int16")})
     for i, caption in enumerate(("low tone", "high tones")):
       t = np.arange(2 * 24_000) / 24_000
       wave = 8000 * np.sin(2 * np.pi * 220 * (4 * i + 1) * t)

@@ -1,1 +1,0 @@
-"""Datasets of tokens and latents, made by the trained models."""
