@@ -57,6 +57,7 @@ TRAINING_RANGES: Ranges = {
   "loss.gumbel_decay": (1e-6, 1),
   "loss.mask_start_probability": (0, 1),
   "loss.teacher_visible": (0, 1),
+  "data.workers": (0, 1024),
   "mesh.data": (-1, math.inf),
   "mesh.fsdp": (-1, math.inf),
   "mesh.tensor": (-1, math.inf),

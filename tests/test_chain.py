@@ -17,7 +17,7 @@ import soundfile
 from data.build import build_dataset
 from data.music_folder.corpus import FolderCorpus
 from melody_jax import audio_io, bundle
-from melody_jax.input_pipeline import shards
+from melody_jax.input_pipeline.dataset import Dataset
 from melody_jax.task import TASKS
 from tests.conftest import REPOSITORY
 
@@ -77,7 +77,7 @@ def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(
   kept = bundle.load(models / "vae.safetensors")[0]["encoder"]["axes"]
   np.testing.assert_allclose(kept, axes, atol=1e-3 * np.abs(axes).max())
   assert all(bundle.load(bundle.path_of(models, model))[1]["step"] > 0 for model in TASKS)
-  dataset = shards.Dataset(runs / "encoded" / "my data", "train")
+  dataset = Dataset(runs / "encoded" / "my data", "train")
   seconds = dataset.record(0)["seconds"]
   assert dataset.length(0, "latents") == pytest.approx(50 * seconds, abs=2)
   assert dataset.length(0, "semantic_tokens") == pytest.approx(25 * seconds, abs=1)
@@ -130,7 +130,7 @@ def test_paths_with_spaces_tildes_and_quoted_arguments(tmp_path):
   ("arguments", "environ", "message"),
   [
     (["no_such_stage"], {}, "no stage 'no_such_stage'"),
-    (["all"], {"AUDIO": "/no/such folder"}, "AUDIO: /no/such folder is no array dataset"),
+    (["all"], {"AUDIO": "/no/such folder"}, "AUDIO: /no/such folder is no dataset"),
     (["--dry_run", "encode"], {"AUDIO": "a", "ENCODE_ARGS": "'b"}, "a quote without its pair"),
   ],
 )

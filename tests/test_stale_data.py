@@ -151,7 +151,7 @@ def test_encode_redoes_what_is_stale_and_nothing_else(tmp_path, repository, monk
   encode_with(*both)
   assert stamps(out) == first  # nothing changed, nothing done
   refit(models)
-  with pytest.raises(UserError, match="validation was encoded from another state .* name"):
+  with pytest.raises(UserError, match="validation of .* was encoded from another state .* name"):
     encode_with(*both, "--config.splits=train")
   encode_with(*both)
   assert not set(stamps(out).values()) & set(first.values())

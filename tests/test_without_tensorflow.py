@@ -24,7 +24,8 @@ from melody_jax.training import loop
 root = pathlib.Path(sys.argv[1])
 
 def parsed(command, *flags):
-  return cli.parse([command, *(f"--config.{flag}" for flag in flags[1:]), f"--config={flags[0]}"])[0]
+  keys = [f"--config.{flag}" for flag in flags[1:]]
+  return cli.parse([command, f"--config={flags[0]}", *keys])[0]
 
 build_dataset(FolderCorpus(root / "music"), root / "audio")
 encode.main(parsed(

@@ -73,7 +73,7 @@ ROWS = [
       ("dpd.py:tiny", "model.n_heads=0", "n_heads is 0; it takes 1 or more"),
       ("dpd.py:tiny", "model.width=-32", "width is -32"),
       ("dpd.py:tiny", "model.dtype=float33", "'float33'; it must be one of float32, bfloat16"),
-      ("dpd.py:tiny", "data.source=web", "'web'; it must be one of array, seqio"),
+      ("dpd.py:tiny", "data.source=web", "'web'; it must be one of grain, seqio"),
       ("lm.py:tiny", "model.head=both", "head is 'both'"),
       ("lm.py:tiny", "model.remat=some", "remat is 'some'"),
       ("lm.py:tiny", "conditioning.style_dropout=-1.0", "style_dropout is -1"),
@@ -96,7 +96,7 @@ ROWS = [
         "cosine, linear",
       ),
       ("vae.py:tiny", "data.path={data} --config.optimizer.name=sgd", "one of adamw, muon"),
-      ("dpd.py:tiny", "data.path={data}", "/train lacks latents, semantic_tokens"),
+      ("dpd.py:tiny", "data.path={data}", ", split train, lacks latents, semantic_tokens"),
     ]
   ),
   # export, fit, encode, evaluate.

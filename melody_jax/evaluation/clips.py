@@ -164,7 +164,7 @@ def read_windows(
   ]
   if not places:
     raise UserError(
-      f"{dataset.where}: no record is as long as a window of {seconds:g} s"
+      f"{dataset.where} no record is as long as a window of {seconds:g} s"
       " (config.window_seconds): take a shorter window or longer music"
     )
   if count and count < len(places):

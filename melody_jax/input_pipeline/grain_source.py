@@ -15,7 +15,7 @@ import numpy as np
 
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.dataset import Dataset
-from melody_jax.input_pipeline.windows import Windows, models_of
+from melody_jax.input_pipeline.windows import Windows, check_tokens, models_of
 from melody_jax.task import Tokenize, WindowFeature
 
 # Batches read ahead, and threads that make one each.
@@ -77,7 +77,8 @@ class GrainSource:
     numbers = _in_order(ends, weights, int(order)) if shuffle else _all(0, self.windows).repeat()
     rows = numbers.random_map(functools.partial(_row, parts, ends, shuffle), seed=int(draws))
     # Of a batch of all hosts this one takes a part; the next one lies behind those of the others.
-    self._batches = rows.batch(batch_size // count)[index::count]
+    batches = rows.batch(batch_size // count, drop_remainder=True)[index::count]
+    self._batches = batches.map(functools.partial(_checked, dict(features)))
     self._workers = workers
     self._position = 0
     self._iterator: grain.DatasetIterator | None = None
@@ -131,6 +132,13 @@ def _in_order(ends: np.ndarray, weights: list[float] | None, seed: int) -> grain
     if weight
   ]
   return grain.MapDataset.mix([part for part, _ in read], [weight for _, weight in read])
+
+
+def _checked(
+  features: Mapping[str, WindowFeature], batch: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  check_tokens(batch, features)
+  return batch
 
 
 def _row(

@@ -10,7 +10,9 @@ datasets are ours an epoch is short, as each one draws from everywhere: so littl
 """
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import os
+import re
 from typing import Any
 
 import ml_collections
@@ -34,6 +36,18 @@ from melody_jax.task import Tokenize, WindowFeature
 
 _UNKNOWN_WINDOWS = 10_000  # of a task that does not tell how many examples it has
 _EPOCH_BATCHES = 64  # of an epoch of our own datasets, at most
+
+
+@contextlib.contextmanager
+def _errors_as_ours() -> Iterator[None]:
+  """Raises a UserError as itself that TensorFlow wraps where it calls Python."""
+  try:
+    yield
+  except tf.errors.OpError as error:
+    said = re.search(r"UserError: (.*)", error.message)
+    if not said:
+      raise
+    raise UserError(said[1]) from error
 
 
 class _Rows:
@@ -158,7 +172,8 @@ class _Rows:
     """
     tasks = getattr(self._provider, "tasks", [self._provider])
     tasks = [task for task in tasks if self._split in task.splits]  # as a mixture does
-    found = [bool(list(self._dataset(task, shard, 0, 1).take(1))) for task in tasks]
+    with _errors_as_ours():
+      found = [bool(list(self._dataset(task, shard, 0, 1).take(1))) for task in tasks]
     return len(found) if all(found) else 0
 
 
@@ -236,7 +251,8 @@ class SeqioSource:
       self._epoch, self._position, self._iterator = self._epoch + 1, 0, None
     if self._iterator is None:
       self._iterator = self._batches(self._epoch, self._position)
-    batch = next(self._iterator)
+    with _errors_as_ours():
+      batch = next(self._iterator)
     self._position += 1
     check_tokens(batch, self._features)
     return dict(batch)

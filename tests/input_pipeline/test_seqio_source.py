@@ -1,6 +1,10 @@
 """seqio over a dataset built from a tiny folder: content, seeds, resume, hosts, mixtures."""
 
 import csv
+import os
+import re
+import subprocess
+import sys
 
 import ml_collections
 import numpy as np
@@ -151,7 +155,7 @@ def test_a_mixture_draws_by_weight_and_names_what_is_missing(roots):
   source = SeqioSource(config(roots, "encoded,encoded2", 1.0, weights="0.8,0.2"), wanted, "train")
   marks = np.concatenate([batch["latents"][:, 0, 0] for batch in take(source, 50)])
   assert 0.1 < (marks >= 1000).mean() < 0.32
-  with pytest.raises(UserError, match="encoded lacks audio"):
+  with pytest.raises(UserError, match="encoded, split train, lacks audio"):
     SeqioSource(config(roots, "music_folder,encoded"), AUDIO, "train")
 
 
@@ -164,6 +168,20 @@ def test_bad_configs_end_in_one_line(roots, overrides, split, message):
   with pytest.raises(UserError, match=message) as error:
     SeqioSource(config(roots, **overrides), AUDIO, split)
   assert "\n" not in str(error.value)
+
+
+def test_the_script_of_the_docs_runs_on_our_datasets(tmp_path, repository, roots):
+  page = (repository / "data" / "README.md").read_text("utf-8")
+  script = re.search(r"^# my_tasks.py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[1]
+  # The documented names are those of directories.
+  for name in ("RECORDED", "RENDERED"):
+    (tmp_path / name).symlink_to(f"{roots}/music_folder")
+  (tmp_path / "my_tasks.py").write_text(script)
+  done = subprocess.run(
+    [sys.executable, "my_tasks.py"], cwd=tmp_path, capture_output=True, text=True, check=False,
+    env=os.environ | {"PYTHONPATH": str(repository)},
+  )  # fmt: skip
+  assert done.stdout.splitlines() == ["(240000,)"] * 3, done.stderr[-2000:]
 
 
 def test_a_mixture_of_a_user_reads_our_datasets(roots):
