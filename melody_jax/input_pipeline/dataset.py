@@ -85,7 +85,9 @@ class Dataset:
     # Every shard's name tells how many there are, so a dataset half written is noticed.
     folder = folder_of(root)
     self._files = [str(data_file(folder, note.name.removesuffix(".json"))) for note in notes]
-    whole = sum(map(os.path.exists, self._files))
+    whole = sum(
+      bool(state) and os.path.exists(file) for state, file in zip(states, self._files, strict=True)
+    )
     if whole != announced(notes[0]) or not (folder / INFO).exists():
       audio = set(first.get("features", {})) <= {"audio"}
       writer = "its builder (python -m data....)" if audio else "python -m melody_jax.encode"

@@ -18,6 +18,7 @@ different `made_from`, which an interrupted or partly repeated build leaves.
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -333,10 +334,13 @@ def finish(root: str | os.PathLike) -> None:
     for notes in states.values()
     for s in notes
   }
-  if len(builds) > 1:
+  # Of a damaged note nothing is known: its shard has to be written again.
+  if len(builds) > 1 or not all(s.get("features") for notes in states.values() for s in notes):
     return
   features = features_of(next(iter(states.values()))[0]["features"])
-  with tempfile.TemporaryDirectory(prefix="melody-") as name:
+  # On the disk of the dataset, so that renaming works: readers see no half of a file.
+  beside = None if buckets.in_bucket(folder) else folder
+  with tempfile.TemporaryDirectory(prefix=".finish-", dir=beside) as name:
     temporary = pathlib.Path(name)
     for split, notes in whole.items():
       parts = [np.load(_local(lengths_file(note))) for note in notes]
@@ -344,18 +348,11 @@ def finish(root: str | os.PathLike) -> None:
     _write_info(temporary, features, states)
     # Last, as it tells readers that all the rest is there.
     for path in sorted(temporary.iterdir(), key=lambda path: path.name == INFO):
-      # Renaming works within one disk only.
-      staged = folder / f".{path.name}-{os.getpid()}"
-      if buckets.in_bucket(folder):
-        staged = path
-      else:
-        shutil.copyfile(path, staged)
-      _move(staged, folder / path.name)
+      _move(path, folder / path.name)
 
 
 def _local(path: Any) -> Any:
-  import io
-
+  """What numpy can load: a file of a bucket has to be read whole."""
   return io.BytesIO(path.read_bytes()) if buckets.in_bucket(path) else path
 
 

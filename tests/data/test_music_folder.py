@@ -17,14 +17,14 @@ from melody_jax.command_line import flags
 from melody_jax.command_line.streams import StdoutError
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.dataset import Dataset
+from melody_jax.input_pipeline.shards import shards_of
 from tests.data.conftest import tone
 
 GOOD = {"a.wav", "b.flac", "album/c.ogg", "d.mp3"}
 
 
 def records(root):
-  splits = [path.name for path in root.iterdir() if path.is_dir()]
-  return {r["id"]: (split, r) for split in splits for r, _ in Dataset(root, split)}
+  return {r["id"]: (split, r) for split in shards_of(root) for r, _ in Dataset(root, split)}
 
 
 def test_build_without_captions_measures_some_words(sounds, tmp_path):

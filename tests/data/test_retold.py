@@ -11,11 +11,11 @@ from data.music_folder.corpus import FolderCorpus
 from data.retold import RetoldCorpus, read_sentences
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.dataset import Dataset
+from melody_jax.input_pipeline.shards import shards_of
 
 
 def records_of(root):
-  return [record for split in ("train", "validation", "test")
-          if (root / split).is_dir() for record, _ in Dataset(root, split)]  # fmt: skip
+  return [record for split in shards_of(root) for record, _ in Dataset(root, split)]
 
 
 def test_sentences_go_around_through_a_file(sounds, tmp_path, monkeypatch):

@@ -122,6 +122,15 @@ def test_missing_shard_is_an_error(tmp_path):
     Dataset(tmp_path, "train")
 
 
+def test_a_damaged_note_is_a_missing_shard(tmp_path):
+  write(tmp_path, count=1)
+  note = tmp_path / "1.0.0" / "shards" / "train-00000-of-00001.json"
+  note.write_text(note.read_text()[:50])
+  with pytest.raises(UserError, match="0 of 1 shards"):
+    Dataset(tmp_path, "train")
+  shards.finish(tmp_path)
+
+
 def test_a_split_that_is_being_written_hides_no_other(tmp_path):
   write(tmp_path)
   ShardWriter(tmp_path, "validation", 0, 2, FEATURES).close()
