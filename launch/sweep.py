@@ -11,8 +11,11 @@ A sweep is a file configs/sweeps/NAME.py with
     SEEDS = {"nano": 3, "paper": 1}       its presets, the default first; runs of each setting
     METRICS = {"loss": ("metrics", "loss")}   what `gather` takes from a result: {title: keys}
     get_sweep(preset) -> list[dict[str, Any]]   one dict a setting: {config key: value}
+    BASE = {"short": "nano"}              optional: the config's preset, where its name is another
+    RECIPE = {"short": {"train.steps": 60}}    optional: what all runs of a preset have in common
 
-Runs that differ by `seed` alone are one row of the table: their mean and spread.
+Runs that differ by `seed` alone are one row of the table: their mean and spread. All settings run
+with one seed before the next one begins: a sweep that is cut short has every row, of fewer seeds.
 """
 
 from collections.abc import Mapping
@@ -63,6 +66,7 @@ class Sweep:
     name: Name of its directory and of its jobs.
     config: Base config, with its preset.
     runs: Values of config keys, one dict a run.
+    recipe: Values of config keys that all runs have; not part of their names.
     metrics: What `gather` takes from a result, {title: keys}.
   """
 
@@ -70,6 +74,7 @@ class Sweep:
   config: str
   runs: list[dict[str, Any]]
   metrics: Mapping[str, tuple[str, ...]]
+  recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def evaluates(self) -> bool:
@@ -133,10 +138,11 @@ def load(named: str) -> Sweep:
   settings = page.get_sweep(preset)
   return Sweep(
     name=name if preset == default else f"{name}_{preset}",
-    config=f"{page.CONFIG}:{preset}",
+    config=f"{page.CONFIG}:{getattr(page, 'BASE', {}).get(preset, preset)}",
     # With one run a setting, the seed stays the config's own.
-    runs=[{**s, "seed": seed} for s in settings for seed in seeds] if len(seeds) > 1 else settings,
+    runs=[{**s, "seed": seed} for seed in seeds for s in settings] if len(seeds) > 1 else settings,
     metrics=page.METRICS,
+    recipe=getattr(page, "RECIPE", {}).get(preset, {}),
   )
 
 
@@ -157,7 +163,7 @@ def check(sweep: Sweep) -> None:
     # an open config takes any misspelt key.
     config = base_config(sweep).lock()
     try:
-      config.update_from_flattened_dict(run)
+      config.update_from_flattened_dict({**sweep.recipe, **run})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
       reason = str(error).splitlines()[0]
       raise SweepError(f"{sweep.name}: {run} does not fit {sweep.config}: {reason}") from error
@@ -210,7 +216,7 @@ def expand(sweep: Sweep, directory: str, more: list[str]) -> list[list[str]]:
     seen.add(where)
     # Kubernetes allows only small letters, digits and dashes in a name.
     name = f"{sweep.name.replace('_', '-')}-{i}"
-    values = [f"--config.{key}={value}" for key, value in run.items()]
+    values = [f"--config.{key}={value}" for key, value in {**sweep.recipe, **run}.items()]
     output = f"{sweep.output}={where}"
     runs.append([name, sweep.module, f"--config={sweep.config}", output, *values, *more])
   return runs
