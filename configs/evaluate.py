@@ -88,6 +88,7 @@ def _audio(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   audio.embeddings = "musicnn,mulan"  # also musicnn_mtt, vggish=FILE, clap=FILE
   audio.notes = ""  # nmp.onnx of basic-pitch, or its wheel; empty: as installed; "none": without
   audio.prompts = ""  # CSV with columns file, prompt; empty: the reports beside the files
+  audio.tags = True  # whether tags of musicnn (MagnaTagATune) agree with the prompts
   audio.level = "same"  # embeddings hear all clips at -20 LUFS; "as_is": at their own level
   audio.max_seconds = 60.0  # of a file that are measured
   audio.draws = 4  # subsets of each size for FAD-infinity
