@@ -81,6 +81,18 @@ def centred(scores_IxC: np.ndarray) -> np.ndarray:
   return scores_IxC - scores_IxC.mean(axis=0, keepdims=True)
 
 
+def settings_of(sampler: ml_collections.ConfigDict) -> Settings:
+  """How to sample, of a group of keys of configs/evaluate.py that are named as its fields."""
+  # A config key keeps its type, so the config says 0 and 1 where the sampler has None.
+  return Settings(
+    **{
+      **sampler,
+      "top_k": sampler.top_k or None,
+      "top_p": sampler.top_p if sampler.top_p < 1 else None,
+    }
+  )
+
+
 def generate_all(
   generate: Callable[[list[str], list[int]], np.ndarray],
   prompts: Sequence[JudgedPrompt],
@@ -263,14 +275,7 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
   taggers, absent = _taggers() if c.musicnn else ({}, "")
   # The public sampler itself, so that what is judged is what a user gets.
   melody = Melody.load(config.bundle)
-  # A config key keeps its type, so the config says 0 and 1 where the sampler has None.
-  settings = Settings(
-    **{
-      **c.sampling,
-      "top_k": c.sampling.top_k or None,
-      "top_p": c.sampling.top_p if c.sampling.top_p < 1 else None,
-    }
-  )
+  settings = settings_of(c.sampling)
 
   def generate(texts: list[str], seeds: list[int]) -> np.ndarray:
     requests = [Request(t, seconds=c.seconds, seed=s) for t, s in zip(texts, seeds, strict=True)]

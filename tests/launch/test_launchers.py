@@ -323,9 +323,11 @@ def test_every_key_of_a_sweep_is_in_its_config(name):
 
 
 def test_the_sweeps_of_the_paper_and_of_the_sizes_are_there():
-  assert {"angle_schedule", "dpd_size", "lm_learning_rate"} <= set(sweeps.names())
+  assert {"angle_schedule", "denoisers", "steps", "dpd_size", "lm_learning_rate"} <= set(
+    sweeps.names()
+  )
   settings = sweeps.load("angle_schedule").runs
-  assert {s["prompts.sampling.schedule"] for s in settings} == {"uniform", "linear"}
+  assert {s["sampling.sampler.schedule"] for s in settings} == {"uniform", "linear"}
 
 
 @pytest.mark.parametrize(

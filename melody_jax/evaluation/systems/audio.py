@@ -25,8 +25,18 @@ from melody_jax.progress import print_progress
 LEVELS = ("same", "as_is")
 
 
-def _notes(path: str) -> tuple[basic_pitch.NoteModel | None, str]:
-  """The judge of notes, or None and a line that says why not: the rest can do without it."""
+def load_notes(path: str) -> tuple[basic_pitch.NoteModel | None, str]:
+  """Loads the judge of notes.
+
+  Args:
+    path: config.audio.notes.
+
+  Returns:
+    The judge, or None and a line that says why not: the rest can do without it.
+
+  Raises:
+    UserError: if the file that is named is missing or damaged.
+  """
   if path == "none":
     return None, "Notes were not measured (config.audio.notes=none)."
   try:
@@ -134,7 +144,7 @@ def audio(config: ml_collections.ConfigDict) -> Finding:
     if title != "training" or config.training:  # the one that may be left out
       files[title] = audio_files(config[title], f"config.{title}")
   prompts_by_path = prompts_of(files["generated"], c.prompts)
-  judge, no_notes = _notes(c.notes)
+  judge, no_notes = load_notes(c.notes)
   tagger, no_tags = load_tagger(c.tags, prompts_by_path)
   embeddings = choice.load(c.embeddings, config.bundle)
   kept = buckets.path_of(config.out) / "measured"
