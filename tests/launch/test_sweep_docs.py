@@ -32,7 +32,7 @@ def made(tmp_path):
 
 
 def test_the_place_of_a_sweep_is_written_anew(made):
-  sweep, root = made
+  _, root = made
   page = root / "results.md"
   page.write_text(PLACE)
   with pytest.raises(sweeps.SweepError, match="2 runs have no result"):
@@ -53,7 +53,7 @@ def test_the_place_of_a_sweep_is_written_anew(made):
 
 @pytest.mark.parametrize("page", ["", "<!-- sweep steps -->\n", PLACE + PLACE])
 def test_a_page_without_one_place_is_left_alone(made, page):
-  sweep, root = made
+  _, root = made
   path = root / "results.md"
   path.write_text(page)
   with pytest.raises(sweeps.SweepError, match="no place for the sweep 'steps'"):
