@@ -285,7 +285,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
 
   c.mesh = ml_collections.ConfigDict()
   c.mesh.data = -1  # -1: all devices that the other two leave
-  c.mesh.fsdp = 1  # devices that share out rows and parameters
+  c.mesh.fsdp = 1  # devices that share out rows and parameters; -1 with data -1: all of a slice
   c.mesh.tensor = 1  # devices that share out the widths of layers
   c.distributed = distributed_config()
   return c
