@@ -5,6 +5,7 @@ those of the card, but nothing is tuned by trying it out. It takes the `gpu_plan
 """
 
 import dataclasses
+import importlib.util
 import os
 from typing import Any
 
@@ -90,6 +91,13 @@ def description(chip: Chip) -> str:
   ])  # fmt: skip
 
 
+def has_compiler() -> bool:
+  """Whether the compiler for CUDA is installed."""
+  return bool(
+    importlib.util.find_spec("jax_plugins") and importlib.util.find_spec("jax_plugins.xla_cuda12")
+  )
+
+
 def devices_of(chip: Chip, number: int) -> list[Any]:
   """Devices of one host that XLA compiles for, none of which is here.
 
@@ -98,17 +106,19 @@ def devices_of(chip: Chip, number: int) -> list[Any]:
   """
   # No card is asked for, so none must be found wanting.
   os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+  import jax
   from jax.experimental import topologies
 
-  try:
-    import jax_plugins.xla_cuda12 as plugin
-  except ImportError as error:
+  if not has_compiler():
     raise UserError(
       f"planning for {chip.name} needs the compiler for CUDA, which works without a card: pip"
-      f" install -c constraints.txt -e '.[gpu_plan]' ({error})"
-    ) from error
+      " install -c constraints.txt -e '.[gpu_plan]'"
+    )
+  # Loads plugins, the compiler's too. Whatever else is asked of JAX here, such as a random key, is
+  # for this machine.
+  jax.config.update("jax_platforms", "cpu")
+  jax.devices()
   try:
-    plugin.initialize()
     # Hosts, processes of each, devices of each.
     found = topologies.get_topology_desc(
       platform="cuda", topology_name="", target_config=description(chip), topology=f"1x1x{number}"

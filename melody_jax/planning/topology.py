@@ -97,8 +97,6 @@ def open_topology(name: str, slices: int = 1) -> Topology:
   if slices > 1 and chip.name not in CHIPS:
     raise UserError(f"--slices={slices} takes a TPU: {name} has no slices")
   if chip.name in GPUS:
-    # Whatever else is asked of JAX here, such as a random key, is for this machine.
-    jax.config.update("jax_platforms", "cpu")
     return Topology(name, chip, gpu_target.devices_of(chip, shape[0]))
   if chip is CPU:
     # Virtual devices: their number can be set only until JAX has made its devices.
