@@ -30,6 +30,7 @@ TRAINING_RANGES: Ranges = {
   "train.log_every": (1, math.inf),
   "train.eval_every": (0, math.inf),  # 0: never
   "train.eval_batches": (1, math.inf),
+  "train.judge_clips": (2, math.inf),  # one clip has no spread
   "train.save_every": (1, math.inf),
   "train.keep": (1, math.inf),
   "train.keep_every": (0, math.inf),  # 0: none for good
@@ -275,6 +276,10 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.train.ema_decay = 0.0  # average of the parameters, which evaluation and export take; 0: none
   c.train.profile = ""  # "100:105" records these steps to <workdir>/profile
   c.train.media = False  # audio and spectrograms to TensorBoard at evaluation
+  # With media: a bundle whose MuLan hears what LM, DPD or VAE make at evaluation ("fad", "mcc");
+  # the LM's tokens and the DPD's latents become sound by its other models. "": nobody listens.
+  c.train.judge = ""
+  c.train.judge_clips = 64  # windows of a validation batch that are heard, at most
 
   c.optimizer = _optimizer_config()
 
@@ -285,7 +290,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
 
   c.mesh = ml_collections.ConfigDict()
   c.mesh.data = -1  # -1: all devices that the other two leave
-  c.mesh.fsdp = 1  # devices that share out rows and parameters
+  c.mesh.fsdp = 1  # devices that share out rows and parameters; -1 with data -1: all of a slice
   c.mesh.tensor = 1  # devices that share out the widths of layers
   c.distributed = distributed_config()
   return c

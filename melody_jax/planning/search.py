@@ -11,7 +11,8 @@ from melody_jax.planning import train_plan
 from melody_jax.planning.topology import Topology
 from melody_jax.planning.train_plan import TrainPlan
 
-FSDP = (1, 2, 4, 8, 16, 32)  # more would gather the parameters over a whole pod in every layer
+# A ring of any length gathers parameters with the same traffic, so a whole pod is tried, too.
+FSDP = (1, 4, 16, 64, 256)
 TENSOR = (1, 2, 4, 8)  # heads of the smallest model that is sharded so
 PARTS = (1, 2, 4, 8, 16)  # of a batch
 
