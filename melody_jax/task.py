@@ -163,9 +163,11 @@ class BaseTask:
   makes = ""
 
   def made(self, params: Variables, batch: Batch, rng: jax.Array) -> jax.Array:
+    """What the model makes of a batch, float [B, T] or [B, L, D]; see `makes`."""
     raise NotImplementedError
 
   def wanted(self, batch: Batch) -> jax.Array:
+    """What real data has in its place, of the same shape."""
     raise NotImplementedError
 
   def without_recomputation(self) -> Any:

@@ -35,6 +35,7 @@ PATH_KEYS = frozenset(
     "stream.resume",
     "stream.save",
     "train.init_from",
+    "train.judge",
     "training",
   )
 )

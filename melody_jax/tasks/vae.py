@@ -189,10 +189,11 @@ class VAETask(BaseTask):
   makes = "audio"
 
   def made(self, params: Variables, batch: Batch, rng: jax.Array) -> jax.Array:
-    """The reconstruction."""
+    """The reconstruction, float [B, T]."""
     return self.media(params, batch, rng)["audio/reconstruction"]
 
   def wanted(self, batch: Batch) -> jax.Array:
+    """The audio itself, float [B, T]."""
     return batch["audio"]
 
   def export_params(self, params: Variables) -> Variables:

@@ -22,7 +22,8 @@ OTHER_TEXTS = frozenset(
     "model.head", "model.music_front", "model.music_pooling", "model.norms", "model.positions",
     "model.remat", "model.text_pooling", "model.tokens_from", "negative_prompt", "optimizer.name",
     "optimizer.schedule", "preset", "train.best_metric", "train.best_mode", "train.profile",
-    "prompt", "prompts.sampling.schedule", "regions", "schedule", "solver", "split", "splits",
+    "prompt", "prompts.sampling.schedule", "prompts.sampling.solver", "regions",
+    "sampling.sampler.schedule", "sampling.sampler.solver", "schedule", "solver", "split", "splits",
     "task", "tfds", "times", "train.on_nonfinite", "weights", "what",
   )
 )  # fmt: skip
