@@ -22,7 +22,7 @@ from typing import Any
 import ml_collections
 
 from melody_jax import cli, provenance
-from melody_jax.config import check_numbers, check_ranges
+from melody_jax.config import check_numbers, check_ranges, listed
 from melody_jax.errors import UserError, check_choice
 from melody_jax.evaluation.clips import existing_split
 from melody_jax.evaluation.finding import Finding, check_out, write
@@ -103,8 +103,7 @@ def _evaluation(what: str) -> Callable[[ml_collections.ConfigDict], Finding]:
 
 def _reads_bundle(config: ml_collections.ConfigDict) -> bool:
   """Whether a bundle is asked for: files of audio need none but for its MuLan."""
-  words = [word.strip() for word in config.audio.embeddings.split(",")]
-  return config.what not in OF_FILES or "mulan" in words
+  return config.what not in OF_FILES or "mulan" in listed(config.audio.embeddings)
 
 
 def _read_by(what: str, split: str, config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 
 from melody_jax import audio_io
+from melody_jax.config import listed
 from melody_jax.errors import UserError
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, table
@@ -270,7 +271,10 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     UserError: if the bundle lacks a model, or a tag does not exist.
   """
   c = config.prompts
-  table = [JudgedPrompt(text, {"MTT": _tags(mtt), "MSD": _tags(msd)}) for text, mtt, msd in c.table]
+  table = [
+    JudgedPrompt(text, {"MTT": tuple(listed(mtt)), "MSD": tuple(listed(msd))})
+    for text, mtt, msd in c.table
+  ]
   # The tagger comes first: where it cannot be had, that is known before the long part.
   taggers, absent = _taggers() if c.musicnn else ({}, "")
   # The public sampler itself, so that what is judged is what a user gets.
@@ -308,10 +312,6 @@ def _keep(clips_IxS: np.ndarray, seeds: Sequence[int], folder: Any, rate: int) -
   check_outputs(names)
   for name, clip in zip(names, clips_IxS, strict=True):
     write_files({name: audio_io.encode(clip, ".flac", rate)})
-
-
-def _tags(line: str) -> tuple[str, ...]:
-  return tuple(tag.strip() for tag in line.split(",") if tag.strip())
 
 
 def _taggers() -> tuple[dict[str, Any], str]:

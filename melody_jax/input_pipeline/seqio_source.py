@@ -22,9 +22,9 @@ from melody_jax.config import listed
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.array_source import check_tokens, models_of
 from melody_jax.input_pipeline.seqio_tasks import (
+  add_mixture,
   add_task,
   import_modules,
-  own_names,
   registered,
   windows_in_split,
 )
@@ -100,9 +100,7 @@ class _Rows:
     if len(names) == 1:
       return seqio.get_mixture_or_task(names[0])
     name = ":".join(names)
-    seqio.MixtureRegistry.remove(name)
-    own_names.add(name)
-    return seqio.MixtureRegistry.add(name, list(zip(names, weights, strict=True)))
+    return add_mixture(name, list(zip(names, weights, strict=True)))
 
   def _dataset(
     self, provider: seqio.Task | seqio.Mixture, shard: seqio.ShardInfo | None, seed: int,
@@ -193,7 +191,9 @@ class SeqioSource:
   ):  # fmt: skip
     batch_size, hosts = config.train.batch_size, host[1]
     if batch_size % hosts:
-      raise UserError(f"train.batch_size {batch_size} does not divide over {hosts} hosts")
+      raise UserError(
+        f"train.batch_size {batch_size} does not divide over {hosts} hosts: take a multiple"
+      )
     self._shuffle, self._seed = shuffle, int(config.seed)
     self._batch, self._features = batch_size // hosts, features
     self._shard = seqio.ShardInfo(index=host[0], num_shards=hosts) if hosts > 1 else None

@@ -22,7 +22,7 @@ from melody_jax.task import Tokenize, WindowFeature
 
 _SHUFFLE_WINDOWS = 256  # about 250 MB of float audio
 _NO_CAPTION = "music"
-own_names: set[str] = set()  # tasks and mixtures registered here; all others are a user's
+_own_names: set[str] = set()  # tasks and mixtures registered here; all others are a user's
 
 
 class DirectorySource(seqio.DataSource):
@@ -295,11 +295,23 @@ def add_task(
   )  # fmt: skip
   task_name = name.replace("/", ".") + ("" if random_starts else ".in_order")
   seqio.TaskRegistry.remove(task_name)
-  own_names.add(task_name)
+  _own_names.add(task_name)
   return seqio.TaskRegistry.add(
     task_name, source=DirectorySource(dataset), preprocessors=[preprocessor],
     output_features=_output_features(wanted, vocabulary), shuffle_buffer_size=_SHUFFLE_WINDOWS,
   )  # fmt: skip
+
+
+def add_mixture(name: str, rates: list[tuple[str, float]]) -> seqio.Mixture:
+  """Registers a mixture of tasks, in the place of one of that name from before.
+
+  Args:
+    name: Name of the mixture.
+    rates: (task, share) of each part.
+  """
+  seqio.MixtureRegistry.remove(name)
+  _own_names.add(name)
+  return seqio.MixtureRegistry.add(name, rates)
 
 
 def windows_in_split(dataset: TfdsDataset, split: str, window_seconds: float) -> int:
@@ -338,6 +350,6 @@ def import_modules(names: str) -> None:
 
 def registered(name: str) -> seqio.Task | seqio.Mixture | None:
   """The Task or Mixture that a user registered under a name, or None."""
-  if name in own_names or name not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+  if name in _own_names or name not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
     return None
   return seqio.get_mixture_or_task(name)

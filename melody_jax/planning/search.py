@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 
 from melody_jax.errors import UserError
+from melody_jax.host.chips import GIB
 from melody_jax.models.lm import REMAT_POLICIES
 from melody_jax.planning import train_plan
 from melody_jax.planning.topology import Topology
@@ -121,7 +122,7 @@ def flags(settings: Settings) -> str:
 
 def row(plan: TrainPlan) -> str:
   """One plan as a line."""
-  memory = f"{plan.peak_bytes / train_plan.GIB:.1f} GiB"
+  memory = f"{plan.peak_bytes / GIB:.1f} GiB"
   if not plan.fits:
     return f"does not fit ({memory}): {flags(plan.settings)}"
   return (

@@ -2,11 +2,11 @@
 
 import functools
 
-import ml_collections
 import pytest
 
 from data import build
 from melody_jax import cli
+from melody_jax.config import keys_of
 from melody_jax.places import config_pages, paths
 from tests.configs import load_config
 
@@ -34,16 +34,10 @@ PAGES = [
 ]
 
 
-def texts(config, prefix=""):
-  for key, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      yield from texts(value, f"{prefix}{key}.")
-    elif isinstance(value, str):
-      yield prefix + key
-
-
 def test_every_text_of_every_page_is_known_as_a_path_or_not():
-  found = {key for page in PAGES for key in texts(load_config(*page))}
+  found = {
+    key for page in PAGES for key, value in keys_of(load_config(*page)) if isinstance(value, str)
+  }
   assert found <= paths.PATH_KEYS | paths.PATH_LIST_KEYS | OTHER_TEXTS
   assert found >= paths.PATH_KEYS | paths.PATH_LIST_KEYS  # none is misspelt
 
