@@ -14,7 +14,7 @@ OUT ?= out/sample.wav
 ARGS ?=
 # Test files run side by side, each in one process: fixtures of a module are compiled once.
 WORKERS ?= 2
-# What pytest's -m takes; empty: all tests. .ci/run takes "not long".
+# What pytest's -m takes; empty: all tests. .ci/run takes "not long and not twin".
 MARKERS ?= not slow and not long
 
 BIN := $(VENV)/bin

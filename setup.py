@@ -6,6 +6,7 @@ The base install samples: no TensorFlow, no torch. Extras add the rest:
   data    seqio input (TensorFlow)
   eval    the evaluation command
   plan    the TPU compiler, for melody_jax.plan; needs no TPU
+  gpu_plan  the compiler for NVIDIA GPUs, for melody_jax.plan; needs no GPU, takes 5.5 GB
   gcs     workdirs in Google Cloud Storage (gs://...)
   tpu     jax for Cloud TPU
   cuda    jax for NVIDIA GPUs
@@ -63,6 +64,8 @@ EXTRAS = {
   ],
   "eval": ["onnxruntime>=1.19"],  # musicnn's weights are fetched when first used
   "plan": ["libtpu"],
+  # Not "cuda": there the plugin looks for a card. Both bring the same wheels.
+  "gpu_plan": ["jax-cuda12-plugin[with-cuda]>=0.10"],
   "gcs": ["gcsfs>=2024.6"],
   "tpu": ["jax[tpu]>=0.10"],
   "cuda": ["jax[cuda12]>=0.10"],

@@ -3,10 +3,10 @@
     python -m melody_jax.evaluate --config=configs/evaluate.py:WHAT \
         --config.bundle=checkpoints/nano --config.data=recorded=DIR,rendered=DIR
 
-WHAT: codec, tokens, mulan, dpd, prompts, or all; with _tiny after it the size of tests. Each
-writes WHAT.json and WHAT.md under `config.out`. Metrics: docs/spec.md, section 8, and the
-docstrings of melody_jax/metrics. Cost: in the "seconds" of each WHAT.json. Scores: in the model
-card. Or files of audio, docs/evaluating.md:
+WHAT: codec, tokens, mulan, dpd, prompts, sampling, or all (all but sampling); with _tiny after it
+the size of tests. Each writes WHAT.json and WHAT.md under `config.out`. Metrics: docs/spec.md,
+section 8, and the docstrings of melody_jax/metrics. Cost: in the "seconds" of each WHAT.json.
+Scores: in the model card. Or files of audio, docs/evaluating.md:
 
     python -m melody_jax.evaluate --config=configs/evaluate.py:audio \
         --config.generated=DIR --config.reference=DIR [--config.training=DIR]
@@ -19,7 +19,7 @@ import ml_collections
 from melody_jax.config import check_preset
 from melody_jax.places.config_pages import load
 
-WHATS = ("codec", "tokens", "mulan", "dpd", "prompts", "all", "audio")
+WHATS = ("codec", "tokens", "mulan", "dpd", "prompts", "all", "sampling", "audio")
 
 
 def get_config(preset: str = "all") -> ml_collections.ConfigDict:
@@ -43,6 +43,7 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.codec.split = "test_other"  # whole packages that no model trains on; else as above: test
   c.codec.chunk_seconds = 20.0  # music of one pass, by memory; does not change a result
   c.codec.context_seconds = 2.0  # on either side; covers both receptive fields
+  c.codec.musicnn = True  # FAD by the independent tagger; its weights are fetched on first use
 
   c.tokens = ml_collections.ConfigDict()
   # Of training and of held-out audio, for what tokens explain.
@@ -64,19 +65,31 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.prompts.permutations = 10_000  # p-values down to 1e-4
   c.prompts.musicnn = True  # the independent tagger; its weights are fetched on first use
   c.prompts.keep_audio = False  # write the clips beside the table
-  # What users hear who change nothing; the reasons stand there.
-  sample = load("sample")
-  c.prompts.sampling = ml_collections.ConfigDict()
-  c.prompts.sampling.steps = sample.steps  # denoising steps
-  c.prompts.sampling.schedule = sample.schedule  # angle steps: "linear" or "uniform"
-  c.prompts.sampling.guidance_scale = sample.guidance_scale  # of the DPD; 1 is none
-  c.prompts.sampling.temperature = sample.lm.temperature  # of the LM; 0: the likeliest token
-  c.prompts.sampling.top_k = sample.lm.top_k  # 0: all tokens
-  c.prompts.sampling.top_p = sample.lm.top_p  # 1: all tokens
-  c.prompts.sampling.lm_guidance_scale = sample.lm.guidance_scale  # away from "no style"; 1 is none
+  c.prompts.sampling = _sampler()
+
+  c.sampling = ml_collections.ConfigDict()
+  c.sampling.prompts = FAMILY_PROMPTS  # two of each family that musicnn can tell apart
+  c.sampling.seconds = 10.0  # one window of the models
+  c.sampling.reference_windows = 48  # held-out windows of each dataset
+  c.sampling.sampler = _sampler()
   if size == "tiny":
     _tiny(c)
   return c
+
+
+def _sampler() -> ml_collections.ConfigDict:
+  """What users hear who change nothing; the reasons stand in configs/sample.py."""
+  sample = load("sample")
+  sampler = ml_collections.ConfigDict()
+  sampler.steps = sample.steps  # denoising steps
+  sampler.schedule = sample.schedule  # angle steps: "linear" or "uniform"
+  sampler.solver = sample.solver  # "ddim" or "ab2"
+  sampler.guidance_scale = sample.guidance_scale  # of the DPD; 1 is none
+  sampler.temperature = sample.lm.temperature  # of the LM; 0: the likeliest token
+  sampler.top_k = sample.lm.top_k  # 0: all tokens
+  sampler.top_p = sample.lm.top_p  # 1: all tokens
+  sampler.lm_guidance_scale = sample.lm.guidance_scale  # away from "no style"; 1 is none
+  return sampler
 
 
 def _audio(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -88,6 +101,7 @@ def _audio(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   audio.embeddings = "musicnn,mulan"  # also musicnn_mtt, vggish=FILE, clap=FILE
   audio.notes = ""  # nmp.onnx of basic-pitch, or its wheel; empty: as installed; "none": without
   audio.prompts = ""  # CSV with columns file, prompt; empty: the reports beside the files
+  audio.tags = True  # whether tags of musicnn (MagnaTagATune) agree with the prompts
   audio.level = "same"  # embeddings hear all clips at -20 LUFS; "as_is": at their own level
   audio.max_seconds = 60.0  # of a file that are measured
   audio.draws = 4  # subsets of each size for FAD-infinity
@@ -100,6 +114,7 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.batch_size = 2
   c.codec.chunk_seconds = 5.0
   c.codec.context_seconds = 0.5
+  c.codec.musicnn = False
   c.tokens.explained_windows = 4
   c.mulan.clips = 4
   c.mulan.k = 2
@@ -111,6 +126,9 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.prompts.musicnn = False
   c.prompts.sampling.steps = 2
   c.audio.players = 2
+  c.sampling.prompts = FAMILY_PROMPTS[::4]
+  c.sampling.reference_windows = 4
+  c.sampling.sampler.steps = 2
 
 
 # (prompt, tags of musicnn that obeying music should raise: MagnaTagATune's, Million Song
@@ -216,4 +234,24 @@ PROMPTS = (
     "indian, flute, sitar",
     "instrumental, ambient, experimental",
   ),
+)
+
+# Two prompts of each family of evaluation/systems/prompt_words.py; some say slow or fast.
+FAMILY_PROMPTS = (
+  "slow piano ballad",
+  "fast virtuoso piano",
+  "slow string ensemble",
+  "string quartet playing a waltz",
+  "acoustic guitar ballad",
+  "nylon guitar bossa nova",
+  "a flute melody over strings",
+  "solo flute",
+  "slow heavy drums and bass",
+  "fast funk drum groove with bass",
+  "driving techno",
+  "dark fast techno",
+  "slow ambient pads",
+  "dark ambient drone",
+  "a choir singing a hymn",
+  "slow choir",
 )

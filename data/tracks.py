@@ -40,7 +40,8 @@ class QuarantineError(Exception):
   """Raised for a file that cannot be used. The build puts the file aside and goes on.
 
   Attributes:
-    reason: "corrupt", "truncated", "silent", "too_short", "drm" (protected) or "low_rate".
+    reason: "corrupt", "truncated", "silent", "too_short", "drm" (protected), "low_rate" or
+      "garbled" (see `melody_jax.host.garbled`).
     detail: What was wrong, in words.
   """
 

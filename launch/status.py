@@ -13,7 +13,8 @@ import pathlib
 import time
 from typing import Any
 
-_SILENT = 600.0  # seconds without a line after which a run is taken for stopped
+# Seconds without a line after which that is said: a run may have stopped, or compile.
+_SILENT = 600.0
 _HEADER = ("stage", "state", "step", "loss", "held-out loss", "time left")
 
 
@@ -51,7 +52,7 @@ def row(root: pathlib.Path, stage: str, now: float) -> tuple[str, ...]:
   left = ""
   if p and not done:
     silent = now - p.get("time", now)
-    state = "training" if silent < _SILENT else f"stopped, last heard of {_clock(silent)} ago"
+    state = "training" if silent < _SILENT else f"silent for {_clock(silent)}"
     left = _clock(p.get("eta_seconds", 0.0)) if silent < _SILENT else ""
   step = f"{p['step']} of {p['steps']}" if p.keys() >= {"step", "steps"} else ""
   held_out = _loss(p.get("validation"))

@@ -2,7 +2,8 @@
 
     python launch/sweep.py NAME[:PRESET] DIR [--config.key=value ...]            all runs
     python launch/sweep.py pending NAME[:PRESET] DIR [--config.key=value ...]    those not finished
-    python launch/sweep.py gather NAME[:PRESET] DIR                              a table and a plot
+    python launch/sweep.py run NAME[:PRESET] DIR [--config.key=value ...]        these, one by one
+    python launch/sweep.py gather NAME[:PRESET] DIR [PAGE.md]                    a table and a plot
     python launch/sweep.py list
 
 A sweep is a file configs/sweeps/NAME.py with
@@ -11,8 +12,13 @@ A sweep is a file configs/sweeps/NAME.py with
     SEEDS = {"nano": 3, "paper": 1}       its presets, the default first; runs of each setting
     METRICS = {"loss": ("metrics", "loss")}   what `gather` takes from a result: {title: keys}
     get_sweep(preset) -> list[dict[str, Any]]   one dict a setting: {config key: value}
+    BASE = {"short": "nano"}              optional: the config's preset, where its name is another
+    RECIPE = {"short": {"train.steps": 60}}    optional: what all runs of a preset have in common
 
-Runs that differ by `seed` alone are one row of the table: their mean and spread.
+Runs that differ by `seed` alone are one row of the table: their mean and spread. All settings run
+with one seed before the next one begins: a sweep that is cut short has every row, of fewer seeds.
+`run` makes all runs of an evaluation in one process, which loads the models, compiles and measures
+the reference once.
 """
 
 from collections.abc import Mapping
@@ -50,6 +56,10 @@ def _module(path: pathlib.Path) -> ModuleType:
   return module
 
 
+def _docs() -> ModuleType:
+  return _module(ROOT / "launch" / "sweep_docs.py")
+
+
 def names() -> list[str]:
   """Names of the sweeps in configs/sweeps."""
   return sorted(p.stem for p in SWEEPS.glob("*.py"))
@@ -63,6 +73,7 @@ class Sweep:
     name: Name of its directory and of its jobs.
     config: Base config, with its preset.
     runs: Values of config keys, one dict a run.
+    recipe: Values of config keys that all runs have; not part of their names.
     metrics: What `gather` takes from a result, {title: keys}.
   """
 
@@ -70,6 +81,7 @@ class Sweep:
   config: str
   runs: list[dict[str, Any]]
   metrics: Mapping[str, tuple[str, ...]]
+  recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def evaluates(self) -> bool:
@@ -133,10 +145,11 @@ def load(named: str) -> Sweep:
   settings = page.get_sweep(preset)
   return Sweep(
     name=name if preset == default else f"{name}_{preset}",
-    config=f"{page.CONFIG}:{preset}",
+    config=f"{page.CONFIG}:{getattr(page, 'BASE', {}).get(preset, preset)}",
     # With one run a setting, the seed stays the config's own.
-    runs=[{**s, "seed": seed} for s in settings for seed in seeds] if len(seeds) > 1 else settings,
+    runs=[{**s, "seed": seed} for seed in seeds for s in settings] if len(seeds) > 1 else settings,
     metrics=page.METRICS,
+    recipe=getattr(page, "RECIPE", {}).get(preset, {}),
   )
 
 
@@ -157,7 +170,7 @@ def check(sweep: Sweep) -> None:
     # an open config takes any misspelt key.
     config = base_config(sweep).lock()
     try:
-      config.update_from_flattened_dict(run)
+      config.update_from_flattened_dict({**sweep.recipe, **run})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
       reason = str(error).splitlines()[0]
       raise SweepError(f"{sweep.name}: {run} does not fit {sweep.config}: {reason}") from error
@@ -210,36 +223,52 @@ def expand(sweep: Sweep, directory: str, more: list[str]) -> list[list[str]]:
     seen.add(where)
     # Kubernetes allows only small letters, digits and dashes in a name.
     name = f"{sweep.name.replace('_', '-')}-{i}"
-    values = [f"--config.{key}={value}" for key, value in run.items()]
+    values = [f"--config.{key}={value}" for key, value in {**sweep.recipe, **run}.items()]
     output = f"{sweep.output}={where}"
     runs.append([name, sweep.module, f"--config={sweep.config}", output, *values, *more])
   return runs
 
 
-def _where(words: list[str], sweep: Sweep) -> pathlib.Path | None:
-  """Directory of a run, or None where it is in a bucket."""
+def _where(words: list[str], sweep: Sweep) -> Any:
+  """Directory of a run, on a disk or in a bucket."""
   (found,) = (w.split("=", 1)[1] for w in words if w.startswith(f"{sweep.output}="))
-  return None if "://" in found else pathlib.Path(found).expanduser()
+  return _folder(found)
 
 
-def _read(path: pathlib.Path) -> Any:
+def _folder(path: str) -> Any:
+  if "://" not in path:
+    return pathlib.Path(path).expanduser()
+  # Late: on disks a sweep is expanded without what buckets need.
+  from melody_jax.places import buckets
+
+  return buckets.path_of(path)
+
+
+def _read(path: Any) -> Any:
+  """What a JSON file holds, or None where there is none.
+
+  Raises:
+    SweepError: if a bucket cannot be read. A run there is not to be taken for unfinished.
+  """
   try:
     return json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+  except (FileNotFoundError, ValueError):
     return None
+  except Exception as error:  # each file system behind a bucket raises its own kinds
+    if "://" not in str(path):
+      return None
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    raise SweepError(f"cannot read {path}: {reason}") from error
 
 
 def is_finished(words: list[str], sweep: Sweep) -> bool:
-  """Whether a run has left its result, made by this very command.
-
-  A run in a bucket never counts as finished: it is started again, and a training run then ends at
-  once.
+  """Whether a run has left its result, on a disk or in a bucket, made by this very command.
 
   Raises:
     SweepError: if another command made the result.
   """
   where = _where(words, sweep)
-  if where is None or _read(where / sweep.result) is None:
+  if _read(where / sweep.result) is None:
     return False
   made_by = _read(where / _COMMAND)
   if made_by is not None and made_by != words[1:]:
@@ -257,17 +286,69 @@ def pending(sweep: Sweep, directory: str, more: list[str]) -> list[list[str]]:
   """
   left = [words for words in expand(sweep, directory, more) if not is_finished(words, sweep)]
   for words in left:
-    where = _where(words, sweep)
-    if where is not None:
-      where.mkdir(parents=True, exist_ok=True)
-      (where / _COMMAND).write_text(json.dumps(words[1:], indent=2) + "\n", encoding="utf-8")
+    _note_command(_where(words, sweep) / _COMMAND, words)
   return left
+
+
+def _note_command(path: Any, words: list[str]) -> None:
+  text = json.dumps(words[1:], indent=2) + "\n"
+  if "://" in str(path):
+    from melody_jax.errors import UserError
+    from melody_jax.places import buckets
+
+    try:
+      buckets.write_all({path: text.encode()})
+    except UserError as error:
+      raise SweepError(str(error)) from error
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(text, encoding="utf-8")
+
+
+def run(sweep: Sweep, directory: str, more: list[str]) -> list[str]:
+  """Makes the unfinished runs of an evaluation in this process, one by one.
+
+  Args:
+    sweep: The sweep.
+    directory: Directory in which every run gets its own directory.
+    more: Further arguments for all runs.
+
+  Returns:
+    "NAME (why)" of each run that failed; the others were made all the same.
+
+  Raises:
+    SweepError: as `pending`, or if the sweep trains, which takes a process a run.
+  """
+  if not sweep.evaluates:
+    raise SweepError(f"{sweep.name} trains: launch/sweep.sh starts a process for each run")
+  from melody_jax import cli, evaluate
+
+  failed = []
+  left = pending(sweep, directory, more)
+  for i, words in enumerate(left, 1):
+    print(f"== {words[0]} ({i} of {len(left)})", file=sys.stderr, flush=True)
+    try:
+      config, _ = cli.parse(["sweep.py", *words[2:]])
+      evaluate.evaluate(config)
+    except Exception as error:  # one failure must not cost the others their numbers
+      reason = " ".join(str(error).split())[:300] or type(error).__name__
+      print(f"{words[0]}: {reason}", file=sys.stderr, flush=True)
+      failed.append(f"{words[0]} ({reason})")
+  return failed
 
 
 def _number(result: Any, keys: tuple[str, ...]) -> float | None:
   for key in keys:
     result = result.get(key) if isinstance(result, dict) else None
   return float(result) if isinstance(result, int | float) else None
+
+
+def results_of(sweep: Sweep, directory: str) -> dict[str, Any]:
+  """{name of a run: its result} of the runs that have one."""
+  folder = _folder(directory) / sweep.name
+  names_of_runs = [run_name(run) for run in sweep.runs]
+  found = {name: _read(folder / name / sweep.result) for name in names_of_runs}
+  return {name: result for name, result in found.items() if result is not None}
 
 
 def rows_of(sweep: Sweep, directory: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -282,15 +363,15 @@ def rows_of(sweep: Sweep, directory: str) -> tuple[list[dict[str, Any]], list[st
     and standard deviation over seeds; names of the runs without a result).
   """
   groups: dict[str, dict[str, Any]] = {}
+  found = results_of(sweep, directory)
   missing = []
   for run in sweep.runs:
     settings = {key: value for key, value in run.items() if key != "seed"}
     row = groups.setdefault(json.dumps(settings), {**settings, "results": []})
-    result = _read(pathlib.Path(directory).expanduser() / sweep.name / run_name(run) / sweep.result)
-    if result is None:
-      missing.append(run_name(run))
+    if run_name(run) in found:
+      row["results"].append(found[run_name(run)])
     else:
-      row["results"].append(result)
+      missing.append(run_name(run))
   for row in groups.values():
     results = row.pop("results")
     row["runs"] = len(results)
@@ -304,32 +385,6 @@ def rows_of(sweep: Sweep, directory: str) -> tuple[list[dict[str, Any]], list[st
 
 def _shown(value: Any) -> str:
   return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _plot(sweep: Sweep, rows: list[dict[str, Any]]) -> bytes:
-  """One panel a metric, a bar a setting with its spread."""
-  from matplotlib.figure import Figure
-
-  titles = list(sweep.metrics)
-  settings = [key for key in rows[0] if "." in key]
-  # What all runs share tells nothing.
-  telling = [key for key in settings if len({str(row[key]) for row in rows}) > 1] or settings
-  names = [", ".join(f"{k.rsplit('.', 1)[-1]} {_shown(row[k])}" for k in telling) for row in rows]
-  size = (4.5 * len(titles) + 2, 0.4 * len(rows) + 1.5)
-  figure = Figure(figsize=size, dpi=110, layout="constrained")
-  for i, title in enumerate(titles):
-    axes = figure.add_subplot(1, len(titles), i + 1)
-    for y, row in enumerate(rows):
-      if row[title] is not None:
-        axes.errorbar(
-          row[title], y, xerr=row[f"{title} spread"] or 0, fmt="o", color="#1d4ed8", capsize=3
-        )
-    axes.set(title=title, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
-    axes.set_yticklabels(names if i == 0 else [], fontsize=8)
-    axes.grid(axis="x", alpha=0.3)
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png")
-  return buffer.getvalue()
 
 
 def gather(sweep: Sweep, directory: str) -> list[str]:
@@ -353,12 +408,39 @@ def gather(sweep: Sweep, directory: str) -> list[str]:
   writer = csv.DictWriter(buffer, columns)
   writer.writeheader()
   writer.writerows(rows)
-  folder = pathlib.Path(directory).expanduser() / sweep.name
-  (folder / "results.md").write_text(text + "\n", encoding="utf-8")
-  (folder / "results.csv").write_text(buffer.getvalue(), encoding="utf-8")
-  (folder / "results.png").write_bytes(_plot(sweep, rows))
+  folder = _folder(directory) / sweep.name
+  (folder / "results.md").write_bytes(f"{text}\n".encode())
+  (folder / "results.csv").write_bytes(buffer.getvalue().encode())
+  (folder / "results.png").write_bytes(_docs().plot(rows, list(sweep.metrics)))
   print(text)
   return missing
+
+
+def publish(sweep: Sweep, directory: str, page: str) -> None:
+  """Writes what `gather` found into a page of the docs; see sweep_docs.py.
+
+  Raises:
+    SweepError: if the page is missing or has no place for the sweep.
+  """
+  docs = _docs()
+  path = pathlib.Path(page)
+  rows, _ = rows_of(sweep, directory)
+  results = results_of(sweep, directory)
+  folder = docs.folder_of(path)
+  told = docs.made_from(list(results.values()), sweep.metrics)
+  picture = f"![{sweep.name}]({folder.name}/{sweep.name}.png)"
+  text = "\n\n".join((docs.table(rows, list(sweep.metrics)), picture, told))
+  try:
+    filled = docs.fill(path.read_text(encoding="utf-8"), sweep.name, text)
+  except (OSError, docs.NoPlace) as error:
+    raise SweepError(f"{page}: {error}") from error
+  folder.mkdir(exist_ok=True)
+  for suffix in ("csv", "png"):
+    made = _folder(directory) / sweep.name / f"results.{suffix}"
+    (folder / f"{sweep.name}.{suffix}").write_bytes(made.read_bytes())
+  listed = json.dumps(docs.records(results), indent=1)
+  (folder / f"{sweep.name}.json").write_text(f"{listed}\n", encoding="utf-8")
+  path.write_text(filled, encoding="utf-8")
 
 
 def main(arguments: list[str]) -> None:
@@ -376,12 +458,20 @@ def main(arguments: list[str]) -> None:
       about = (_page(name).__doc__ or "").splitlines()[0]
       print(f"{name:20} {about} [{', '.join(presets(name))}]")
     return
-  verb = arguments.pop(0) if arguments and arguments[0] in ("pending", "gather") else ""
+  verb = arguments.pop(0) if arguments and arguments[0] in ("pending", "run", "gather") else ""
   if len(arguments) < 2:
     raise SweepError("a sweep and a directory are needed")
   if verb == "gather":
-    if missing := gather(load(arguments[0]), arguments[1]):
+    sweep = load(arguments[0])
+    missing = gather(sweep, arguments[1])
+    if len(arguments) > 2:
+      publish(sweep, arguments[1], arguments[2])
+    if missing:
       raise SweepError(f"{len(missing)} runs have no result: {', '.join(missing)}")
+    return
+  if verb == "run":
+    if failed := run(load(arguments[0]), arguments[1], arguments[2:]):
+      raise SweepError(f"these runs failed: {'; '.join(failed)}")
     return
   runs = (pending if verb else expand)(load(arguments[0]), arguments[1], arguments[2:])
   for words in runs:

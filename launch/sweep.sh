@@ -7,6 +7,7 @@
 #   launch/sweep.sh list                        list the sweeps
 #   launch/sweep.sh --dry_run NAME DIR ...      print the commands, run nothing
 #
+# Runs of an evaluation share one process where they go one after the other on this machine.
 # The directory of a run is DIR/<sweep>/<settings of the run>. Further arguments go to every run. A
 # second call goes on where the first one stopped and passes over finished runs. If a run fails, the
 # others still run. After the last one the results are gathered; where jobs were only handed in, call
@@ -56,6 +57,13 @@ one() { # slot, line
 }
 
 if [[ -n $DRY_RUN ]]; then JOBS=1; fi
+read -r _ module _ <<< "$lines"
+# Evaluations one after the other share a process: models, programs and the reference are made once.
+if [[ ${module:-} == melody_jax.evaluate && -z $DRY_RUN && $JOBS == 1 && ${#gpus[@]} == 0 &&
+  $LAUNCHER == launch/local.sh ]]; then
+  "$PYTHON" launch/sweep.py run "${ARGUMENTS[@]}" || echo "run (status $?)" >> "$failed"
+  lines=
+fi
 declare -A slot_of=()
 free=()
 for ((i = JOBS - 1; i >= 0; i--)); do free+=("$i"); done

@@ -82,6 +82,8 @@ def _decode(path: pathlib.Path, max_seconds: float | None) -> tuple[np.ndarray, 
       raise UserError(f"{path} is protected: {damaged.detail}") from damaged
     if damaged.reason == "samples":
       raise UserError(f"{path} {damaged.detail}: export it again") from damaged
+    if damaged.reason == "garbled":
+      raise UserError(f"{path} is garbled: {damaged.detail}; export it again") from damaged
     raise UserError(
       f"{path} is not audio that libsndfile or ffmpeg can read ({damaged.detail})"
     ) from damaged

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from melody_jax.command_line import help_page
 from melody_jax.command_line.endings import check_devices, check_text, decoded, one_line
-from melody_jax.config import seconds_of
+from melody_jax.config import keys_of, seconds_of
 from melody_jax.errors import UserError, nearest
 from melody_jax.host import cache_folders
 from melody_jax.places import config_pages, paths
@@ -71,7 +71,7 @@ def check_keys(argv: list[str], config: ml_collections.ConfigDict) -> None:
     argv: Command line.
     config: The config as its file has it.
   """
-  known = [key for key, _ in _flat(config.to_dict())]
+  known = [key for key, _ in keys_of(config, groups=True)]
   for name, _ in _flags_of(argv):
     key = name.removeprefix("config.").partition("[")[0]
     if not name.startswith("config.") or key in known:
@@ -104,28 +104,21 @@ def _check_lists(page: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 def _in_seconds(argv: list[str]) -> list[str]:
   """The command line with lengths in minutes, as 1:30, in seconds."""
 
-  def convert(argument: str) -> str:
-    match = re.match(r"(--?config\.(?:[\w.]*[._])?seconds=)(\d+:[\d:.]+)$", argument)
+  def convert(before: str, argument: str) -> str:
+    # The value may be an argument of its own: --config.seconds 1:30.
+    apart = argument[:1].isdecimal() and re.fullmatch(r"--?config\.[\w.]+", before)
+    whole = f"{before}={argument}" if apart else argument
+    match = re.fullmatch(r"--?(config\.(?:[\w.]*[._])?seconds)=(\d+:[\d:.]+)", whole)
     if not match:
       return argument
     try:
-      return f"{match[1]}{seconds_of(match[2])}"
+      return f"{argument.removesuffix(match[2])}{seconds_of(match[2])}"
     except ValueError as e:
-      key = match[1].strip("-=")
       raise UserError(
-        f"{key} is {match[2]!r}; it takes seconds, or minutes and seconds as in 1:30"
+        f"{match[1]} is {match[2]!r}; it takes seconds, or minutes and seconds as in 1:30"
       ) from e
 
-  return [convert(argument) for argument in argv]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-  found = []
-  for name, value in values.items():
-    found.append((f"{prefix}{name}", value))
-    if isinstance(value, dict):
-      found += _flat(value, f"{prefix}{name}.")
-  return found
+  return argv[:1] + [convert(*pair) for pair in itertools.pairwise(argv)]
 
 
 def parse(
@@ -166,7 +159,7 @@ def parse(
     rest = values(_in_seconds(argv))
     config = holder.value
     if config is not None:
-      _check_lists(dict(_flat(as_written.to_dict())), dict(_flat(config.to_dict())))
+      _check_lists(dict(keys_of(as_written)), dict(keys_of(config)))
   except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
     raise UserError(_explain(e)) from e
   if config is None:

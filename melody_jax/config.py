@@ -4,9 +4,10 @@ A file in configs/ changes what its model needs. Options with names (schedules, 
 are checked where the names are defined.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import math
 import re
+from typing import Any
 
 import ml_collections
 
@@ -30,6 +31,7 @@ TRAINING_RANGES: Ranges = {
   "train.log_every": (1, math.inf),
   "train.eval_every": (0, math.inf),  # 0: never
   "train.eval_batches": (1, math.inf),
+  "train.judge_clips": (2, math.inf),  # one clip has no spread
   "train.save_every": (1, math.inf),
   "train.keep": (1, math.inf),
   "train.keep_every": (0, math.inf),  # 0: none for good
@@ -81,6 +83,24 @@ TRAINING_RANGES: Ranges = {
 _HUGE = 1e15
 
 
+def keys_of(
+  config: ml_collections.ConfigDict, prefix: str = "", groups: bool = False
+) -> Iterator[tuple[str, Any]]:
+  """All keys of a config with their values, {"lm.top_k": 0} as ("lm.top_k", 0).
+
+  Args:
+    config: Config of a command, or a group of one.
+    prefix: Keys above it, with a dot at the end.
+    groups: Whether groups of keys count as keys too, each before those in it.
+  """
+  for name, value in config.items():
+    is_group = isinstance(value, ml_collections.ConfigDict)
+    if groups or not is_group:
+      yield f"{prefix}{name}", value
+    if is_group:
+      yield from keys_of(value, f"{prefix}{name}.", groups)
+
+
 def listed(text: str) -> list[str]:
   """The parts of a text with commas in between; blanks around them do not count."""
   return [part.strip() for part in text.split(",") if part.strip()]
@@ -124,21 +144,15 @@ def check_ranges(config: ml_collections.ConfigDict, ranges: Ranges) -> None:
       check_range(f"config.{key}", node[leaf], low, high)
 
 
-def check_numbers(config: ml_collections.ConfigDict, prefix: str = "config") -> None:
+def check_numbers(config: ml_collections.ConfigDict) -> None:
   """Refuses NaN, infinity and absurdly large numbers, whatever the key.
-
-  Args:
-    config: Config, or a group of one.
-    prefix: Name of the group, for the message.
 
   Raises:
     UserError: naming the key and its value.
   """
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      check_numbers(value, f"{prefix}.{name}")
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-      check_range(f"{prefix}.{name}", value, -_HUGE, _HUGE)
+  for key, value in keys_of(config):
+    if isinstance(value, int | float) and not isinstance(value, bool):
+      check_range(f"config.{key}", value, -_HUGE, _HUGE)
 
 
 def check_training(config: ml_collections.ConfigDict) -> None:
@@ -275,6 +289,10 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
   c.train.ema_decay = 0.0  # average of the parameters, which evaluation and export take; 0: none
   c.train.profile = ""  # "100:105" records these steps to <workdir>/profile
   c.train.media = False  # audio and spectrograms to TensorBoard at evaluation
+  # With media: a bundle whose MuLan hears what LM, DPD or VAE make at evaluation ("fad", "mcc");
+  # the LM's tokens and the DPD's latents become sound by its other models. "": nobody listens.
+  c.train.judge = ""
+  c.train.judge_clips = 64  # windows of a validation batch that are heard, at most
 
   c.optimizer = _optimizer_config()
 
@@ -285,7 +303,7 @@ def training_config(task: str, preset: str) -> ml_collections.ConfigDict:
 
   c.mesh = ml_collections.ConfigDict()
   c.mesh.data = -1  # -1: all devices that the other two leave
-  c.mesh.fsdp = 1  # devices that share out rows and parameters
+  c.mesh.fsdp = 1  # devices that share out rows and parameters; -1 with data -1: all of a slice
   c.mesh.tensor = 1  # devices that share out the widths of layers
   c.distributed = distributed_config()
   return c

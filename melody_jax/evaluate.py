@@ -3,8 +3,8 @@
     python -m melody_jax.evaluate --config=configs/evaluate.py:WHAT \
         --config.bundle=checkpoints/nano --config.data=recorded=DIR,rendered=DIR
 
-WHAT is codec, tokens, mulan, dpd, prompts or all. Each writes WHAT.json and WHAT.md under
-`config.out` and prints its table.
+WHAT is codec, tokens, mulan, dpd, prompts, sampling or all (all but sampling). Each writes
+WHAT.json and WHAT.md under `config.out` and prints its table.
 
     python -m melody_jax.evaluate --config=configs/evaluate.py:audio \
         --config.generated=DIR --config.reference=DIR [--config.training=DIR]
@@ -22,7 +22,7 @@ from typing import Any
 import ml_collections
 
 from melody_jax import cli, provenance
-from melody_jax.config import check_numbers, check_ranges
+from melody_jax.config import check_numbers, check_ranges, listed
 from melody_jax.errors import UserError, check_choice
 from melody_jax.evaluation.clips import existing_split
 from melody_jax.evaluation.finding import Finding, check_out, write
@@ -38,7 +38,9 @@ EVALUATIONS = {
   "dpd": "melody_jax.evaluation.denoiser:dpd",
   "prompts": "melody_jax.evaluation.prompts:prompts",
 }
-# Not among "all": it measures files, and no bundle.
+# Not among "all": a question of sweeps, whose reference takes minutes.
+ALONE = {"sampling": "melody_jax.evaluation.systems.sampling:sampling"}
+# Nor this one: it measures files, and no bundle.
 OF_FILES = {"audio": "melody_jax.evaluation.systems.audio:audio"}
 
 RANGES = {
@@ -58,6 +60,8 @@ RANGES = {
     "dpd.windows",
     "dpd.draws",
     "prompts.permutations",
+    "sampling.seconds",
+    "sampling.reference_windows",
     "audio.max_seconds",
     "audio.draws",
   )
@@ -93,14 +97,13 @@ def _evaluation(what: str) -> Callable[[ml_collections.ConfigDict], Finding]:
   from melody_jax.generation import programs
 
   programs.use_compilation_cache()
-  module, name = (EVALUATIONS | OF_FILES)[what].split(":")
+  module, name = (EVALUATIONS | ALONE | OF_FILES)[what].split(":")
   return getattr(importlib.import_module(module), name)
 
 
 def _reads_bundle(config: ml_collections.ConfigDict) -> bool:
   """Whether a bundle is asked for: files of audio need none but for its MuLan."""
-  words = [word.strip() for word in config.audio.embeddings.split(",")]
-  return config.what not in OF_FILES or "mulan" in words
+  return config.what not in OF_FILES or "mulan" in listed(config.audio.embeddings)
 
 
 def _read_by(what: str, split: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
     UserError: for bad input. With "all", the others still run first.
   """
   config = config.copy_and_resolve_references()
-  check_choice("config.what", config.what, (*EVALUATIONS, "all", *OF_FILES))
+  check_choice("config.what", config.what, (*EVALUATIONS, "all", *ALONE, *OF_FILES))
   check_ranges(config, RANGES)
   check_numbers(config)
   if _reads_bundle(config):

@@ -39,6 +39,13 @@ from melody_jax.places.config_pages import load
 from melody_jax.progress import print_progress
 
 EXIT_DOES_NOT_FIT = 1
+FLAGS = {
+  "topology": "Slice, for example v5e:16x16.",
+  "preset": "Sizes of the sampler: paper, nano (default) or tiny.",
+  "out": "JSON to write.",
+  "slices": "Number of such slices that train as one; 1 by default.",
+}
+SWITCHES = {"search": "Try meshes, recomputation and parts of a batch; print the best."}
 
 
 def show_step_plan(
@@ -168,13 +175,4 @@ def main(
 
 
 if __name__ == "__main__":
-  cli.run(
-    main,
-    strings={
-      "topology": "Slice, for example v5e:16x16.",
-      "preset": "Sizes of the sampler: paper, nano (default) or tiny.",
-      "out": "JSON to write.",
-      "slices": "Number of such slices that train as one; 1 by default.",
-    },
-    switches={"search": "Try meshes, recomputation and parts of a batch; print the best."},
-  )
+  cli.run(main, strings=FLAGS, switches=SWITCHES)

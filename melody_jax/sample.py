@@ -16,8 +16,12 @@ import numpy as np
 from melody_jax import audio_io, cli, output_files
 from melody_jax.errors import UserError
 from melody_jax.generation import prompt_list, report
-from melody_jax.generation.config import check, pieces_of, read_clips, requests_of, settings_of
+from melody_jax.generation.config import STDOUT, check, read_clips, requests_of, settings_of
+from melody_jax.generation.prompt_list import Piece
 from melody_jax.progress import Progress, TimedProgress
+
+# Each claim keeps a file open; many systems allow a process 1,024, some 256.
+_CLAIMED = 100
 
 
 def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -34,13 +38,16 @@ def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """
   drawn, config = config.seed == prompt_list.DRAW, prompt_list.with_seed(config)
   check(config)
-  reports = [piece.with_suffix(".json") for piece in pieces_of(config)]
-  saved = [config.stream.save] if config.stream.save else []
+  pieces = prompt_list.pieces(config)
+  # A piece's report stands for all of its files. Of very many pieces the name that they share does.
+  names = [piece.out for piece in pieces] if len(pieces) <= _CLAIMED else [config.out]
+  reports = [] if config.out == STDOUT else [pathlib.Path(n).with_suffix(".json") for n in names]
+  saved = [pathlib.Path(config.stream.save)] if config.stream.save else []
   with output_files.claim([*reports, *saved]):
-    return _sample(config, drawn)
+    return _sample(config, pieces, drawn)
 
 
-def _sample(config, drawn: bool) -> dict[str, Any]:
+def _sample(config, pieces: list[Piece], drawn: bool) -> dict[str, Any]:
   """The same, when nobody else writes these files."""
   progress = TimedProgress()
   if drawn:
@@ -48,9 +55,8 @@ def _sample(config, drawn: bool) -> dict[str, Any]:
   # A bad clip or region is told apart before the models are loaded, which takes longer.
   clips = read_clips(config, progress)
   requests, settings = [], settings_of(config)
-  pieces = prompt_list.pieces(config)
   if config.mode != "reconstruct" and not config.stream.resume:
-    requests = [request for piece in pieces for request in requests_of(piece, clips)]
+    requests = requests_of(config, clips, pieces)
 
   # Only now is JAX imported: a bad option is told at once.
   from melody_jax.generation import programs
@@ -66,7 +72,7 @@ def _sample(config, drawn: bool) -> dict[str, Any]:
   # They take seconds to import, and the device computes meanwhile.
   threading.Thread(target=audio_io.import_writers, daemon=True).start()
   if clips.audio is not None and config.mode == "reconstruct":
-    return _finish(pieces, melody, [melody.reconstruct(clips.audio, progress)], progress)
+    return _finish([config], melody, [melody.reconstruct(clips.audio, progress)], progress)
   # Up to MAX_COUNT of one prompt are one batch, as was asked; prompts of a file are split.
   parts = prompt_list.batches(len(pieces)) if config.prompts else [range(len(pieces))]
   contents: dict[str, Any] = {}
@@ -74,7 +80,8 @@ def _sample(config, drawn: bool) -> dict[str, Any]:
     if len(parts) > 1:
       progress(f"prompts {part.start + 1} to {part.stop} of {len(pieces)}")
     made = melody.generate([requests[i] for i in part], settings, progress)
-    contents = _finish([pieces[i] for i in part], melody, made, progress)
+    configs = [prompt_list.config_of(config, pieces[i]) for i in part]
+    contents = _finish(configs, melody, made, progress)
   return contents
 
 

@@ -47,7 +47,7 @@ def make_mesh(
 
   Args:
     config: `config.mesh`: the sizes data, fsdp and tensor. One of them may be -1; it then gets all
-      devices that are left.
+      devices that are left. Where data and fsdp both are, data gets the slices and fsdp the rest.
     devices: Devices of the mesh; None means all of this run.
 
   Several TPU slices (or hosts of GPUs without a common NVLink) are joined by a network that is
@@ -62,9 +62,13 @@ def make_mesh(
   sizes = [config[axis] for axis in MESH_AXES]
   if any(size < 1 and size != -1 for size in sizes):
     raise UserError(f"config.mesh {sizes}: a size is at least 1, or -1 for what remains")
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if sizes[0] == sizes[1] == -1:
+    # Rows and parameters are shared out inside a slice, whatever its size; see `_over_slices`.
+    sizes[0] = slices
   # Two unknowns have no single answer.
   if sizes.count(-1) > 1:
-    raise UserError(f"config.mesh {sizes}: at most one size may be -1")
+    raise UserError(f"config.mesh {sizes}: only data and fsdp may both be -1")
   known = int(np.prod([s for s in sizes if s != -1]))
   sizes = [len(devices) // known if s == -1 else s for s in sizes]
   if int(np.prod(sizes)) != len(devices):
@@ -72,7 +76,6 @@ def make_mesh(
       f"config.mesh {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices,"
       f" this run has {len(devices)}: set one size to -1"
     )
-  slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices > 1:
     return Mesh(_over_slices(sizes, slices, devices), MESH_AXES)
   # This puts neighbours on the last mesh axes, which talk most, beside each other on the torus.

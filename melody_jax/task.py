@@ -103,6 +103,15 @@ class Task(Inputs, Protocol):
   def media(self, params: Variables, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
     """Sound and pictures for TensorBoard: "audio/..." [B, T], "image/..." [H, W]."""
 
+  # What the model makes of a batch, if one can listen to it: "audio", "latents" or "tokens".
+  makes: str
+
+  def made(self, params: Variables, batch: Batch, rng: jax.Array) -> jax.Array:
+    """What the model makes of a batch: audio [B, S], latents [B, L, D] or tokens int32 [B, T]."""
+
+  def wanted(self, batch: Batch) -> jax.Array:
+    """What it should have made, of the same shape."""
+
   def without_recomputation(self) -> "Task":
     """The same task, which computes nothing twice to save memory; for counts of useful work."""
 
@@ -150,6 +159,16 @@ class BaseTask:
   def media(self, params: Variables, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
     del params, batch, rng
     return {}
+
+  makes = ""
+
+  def made(self, params: Variables, batch: Batch, rng: jax.Array) -> jax.Array:
+    """What the model makes of a batch, float [B, T] or [B, L, D]; see `makes`."""
+    raise NotImplementedError
+
+  def wanted(self, batch: Batch) -> jax.Array:
+    """What real data has in its place, of the same shape."""
+    raise NotImplementedError
 
   def without_recomputation(self) -> Any:
     return self

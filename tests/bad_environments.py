@@ -5,7 +5,7 @@
 prints a table in Markdown. `tests/test_bad_environments.py` judges the same runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import contextlib
 import dataclasses
 import os
@@ -22,6 +22,7 @@ import soundfile
 
 from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from tests import tiny_bundle
+from tests.training.datasets import write_encoded
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SAMPLE = (
@@ -109,8 +110,8 @@ class Ending:
     return (said or lines or [""])[-1].strip()
 
 
-def write_fixed(folder: pathlib.Path) -> pathlib.Path:
-  """What the commands read: a bundle, data sets, a run, an exported sampler, some music."""
+def write_fixed(folder: pathlib.Path, commands: Collection[str] = tuple(COMMANDS)) -> pathlib.Path:
+  """What these commands read: a bundle, data sets, a run, an exported sampler, some music."""
   (folder / "bundle").mkdir(parents=True)
   (folder / "music").mkdir()
   tiny_bundle.write(folder / "bundle")
@@ -125,16 +126,13 @@ def write_fixed(folder: pathlib.Path) -> pathlib.Path:
       audio = (3000 * rng.standard_normal(11 * 24_000)).astype(np.int16)
       writer.write({"id": name, "captions": ["a tone"]}, {"audio": audio})
     writer.close()
+  write_encoded(folder / "encoded")
   usual = Environment()
-  for command in (
-    "-m melody_jax.encode --config={root}/configs/encode.py --config.source={fixed}/data"
-    " --config.out={fixed}/encoded --config.bundle={fixed}/bundle --config.shards=1"
-    " --config.features=semantic_tokens,latents,style_tokens",
-    COMMANDS["train"].replace("{new}", "{fixed}"),
-    COMMANDS["export_sampler"].replace("{new}", "{fixed}"),
-  ):
-    done = start(command, usual, folder, folder)
-    assert done.status == 0, done.errors
+  # Command -> the one whose result it reads.
+  for reader, maker in (("export", "train"), ("exported loader", "export_sampler")):
+    if reader in commands:
+      done = start(COMMANDS[maker].replace("{new}", "{fixed}"), usual, folder, folder)
+      assert done.status == 0, done.errors
   shutil.copy(ROOT / "melody_jax" / "generation" / "exported" / "loader.py", folder)
   return folder
 
@@ -210,7 +208,7 @@ def table(commands: list[str]) -> None:
   """Prints the table, a row a command."""
   with tempfile.TemporaryDirectory() as folder:
     os.chmod(folder, 0o755)
-    fixed = write_fixed(pathlib.Path(folder) / "fixed")
+    fixed = write_fixed(pathlib.Path(folder) / "fixed", commands)
     print("| command |", " | ".join(ENVIRONMENTS), "|", flush=True)
     print("| --- |", " | ".join("---" for _ in ENVIRONMENTS), "|", flush=True)
     for command in commands:

@@ -33,9 +33,20 @@ PEAK_LIMIT_GB = 3.0
 LONG_FILES = (
   "training/test_mesh.py",
   "test_chain.py",
+  "test_documented_commands.py",
   "generation/test_melody.py",
   "training/test_multihost.py",
+  "training/test_seqio_runs.py",
+  "training/test_recovery.py",
+  "test_bad_environments.py",
 )
+
+# Rooms whose programs are compiled as users' are, where the suite is asked to: numbers are tested
+# there, or commands as printed. The others compare runs with runs, or what is told.
+AS_FOR_USERS = (
+  "denoisers", "encoders", "generation", "kernels", "losses", "metrics", "models", "planning",
+  "tasks", "test_diffusion.py", "test_documented_commands.py", "test_spectral.py",
+)  # fmt: skip
 
 REQUIRE_PARITY = os.environ.get("MELODY_REQUIRE_PARITY", "") not in ("", "0")
 _skipped_parity: list[str] = []
@@ -97,7 +108,22 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs():
+def in_haste(request):
+  """Compiles in haste outside AS_FOR_USERS, in this process and in those that tests start."""
+  if request.path.relative_to(REPOSITORY / "tests").parts[0] in AS_FOR_USERS:
+    yield
+    return
+  name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+  usual = jax.config.jax_disable_most_optimizations
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv(name, "1")
+    jax.config.update(name.lower(), True)
+    yield
+    jax.config.update(name.lower(), usual)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs(in_haste):
   """What a file compiled is dropped at its end, and its memory handed back."""
   yield
   jax.clear_caches()

@@ -14,8 +14,11 @@ NO_PRINT = ("train", "encode", "fit", "sample", "exported loader")
 
 
 @pytest.fixture(scope="module")
-def fixed(tmp_path_factory):
-  return bad_environments.write_fixed(tmp_path_factory.mktemp("environments") / "fixed")
+def fixed(tmp_path_factory, request):
+  cells = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+  commands = {cell["command"] for cell in cells if "command" in cell}
+  folder = tmp_path_factory.mktemp("environments") / "fixed"
+  return bad_environments.write_fixed(folder, commands)
 
 
 def expected(command: str, environment: str) -> tuple[int, ...]:

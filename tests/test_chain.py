@@ -57,6 +57,41 @@ def commands_of(printed: str) -> list[list[str]]:
   return [words[words.index("-m") + 1 :] for words in commands]
 
 
+def check_recipe(runs: pathlib.Path, models: pathlib.Path, name: str, axes: np.ndarray) -> None:
+  """What the recipe left of six songs: five models, encoded data of that name, an evaluation.
+
+  Args:
+    runs: ROOT of the recipe.
+    models: BUNDLE.
+    name: Name of the data set.
+    axes: Encoder of the VAE before its decoder was trained.
+  """
+  # Latents are what they were before the decoder was trained: rounded to float16, and no more.
+  kept = bundle.load(models / "vae.safetensors")[0]["encoder"]["axes"]
+  np.testing.assert_allclose(kept, axes, atol=1e-3 * np.abs(axes).max())
+  assert all(bundle.load(bundle.path_of(models, model))[1]["step"] > 0 for model in TASKS)
+  dataset = Dataset(runs / "encoded" / name, "train")
+  seconds = dataset.record(0)["seconds"]
+  assert dataset.length(0, "latents") == pytest.approx(50 * seconds, abs=2)
+  assert dataset.length(0, "semantic_tokens") == pytest.approx(25 * seconds, abs=1)
+  codec = json.loads((runs / "evaluation" / "codec.json").read_text())
+  assert codec["split"] == "test" and codec["overall"]["tracks"] == 1
+  mulan = (runs / "evaluation" / "mulan.md").read_text()
+  assert f"{name} has 1 clips: its k is 1, not 2" in mulan
+  assert "no other track's tokens" in (runs / "evaluation" / "dpd.md").read_text()
+
+
+def check_sample(out: pathlib.Path, models: pathlib.Path, steps: int) -> None:
+  """Ten seconds of sound by these models, with picture and report."""
+  wave = audio_io.load(out)
+  assert len(wave) == 10 * RATE
+  assert np.isfinite(wave).all() and np.std(wave) > 0
+  report = json.loads(out.with_suffix(".json").read_text())
+  assert report["nfe"] == 250 + steps and report["checkpoint_sha256"] == bundle.digest(models)
+  assert out.with_suffix(".png").stat().st_size > 5000
+
+
+@pytest.mark.twin  # of tests/test_documented_commands.py, from songs to music
 def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(
   tmp_path, run_module, repository, monkeypatch
 ):
@@ -73,31 +108,13 @@ def test_the_recipe_on_six_short_songs_ends_with_a_bundle_that_samples(
     if "--config=configs/fit.py:axes_tiny" in arguments:
       axes = bundle.load(models / "vae.safetensors")[0]["encoder"]["axes"]
 
-  # Latents are what they were before the decoder was trained: rounded to float16, and no more.
-  kept = bundle.load(models / "vae.safetensors")[0]["encoder"]["axes"]
-  np.testing.assert_allclose(kept, axes, atol=1e-3 * np.abs(axes).max())
-  assert all(bundle.load(bundle.path_of(models, model))[1]["step"] > 0 for model in TASKS)
-  dataset = Dataset(runs / "encoded" / "my data", "train")
-  seconds = dataset.record(0)["seconds"]
-  assert dataset.length(0, "latents") == pytest.approx(50 * seconds, abs=2)
-  assert dataset.length(0, "semantic_tokens") == pytest.approx(25 * seconds, abs=1)
-  codec = json.loads((runs / "evaluation" / "codec.json").read_text())
-  assert codec["split"] == "test" and codec["overall"]["tracks"] == 1
-  mulan = (runs / "evaluation" / "mulan.md").read_text()
-  assert "my data has 1 clips: its k is 1, not 2" in mulan
-  assert "no other track's tokens" in (runs / "evaluation" / "dpd.md").read_text()
-
+  check_recipe(runs, models, "my data", axes)
   out = tmp_path / "x.wav"
   run_module(
     "melody_jax.sample", "--config=configs/sample.py", "--config.prompt=chord number 2",
     f"--config.checkpoint={models}", f"--config.out={out}", "--config.steps=2",
   )  # fmt: skip
-  wave = audio_io.load(out)
-  assert len(wave) == 10 * RATE
-  assert np.isfinite(wave).all() and np.std(wave) > 0
-  report = json.loads(out.with_suffix(".json").read_text())
-  assert report["nfe"] == 252 and report["checkpoint_sha256"] == bundle.digest(models)
-  assert out.with_suffix(".png").stat().st_size > 5000
+  check_sample(out, models, steps=2)
 
 
 def test_the_recipe_names_commands_and_configs_that_exist(repository, tmp_path):

@@ -6,11 +6,10 @@ compiled. Whether it refuses or accepts a value is told elsewhere; here nothing 
 
 import itertools
 
-import ml_collections
 import pytest
 
 from melody_jax import cli, encode, evaluate, export, fit, train
-from melody_jax.config import TRAINING_RANGES
+from melody_jax.config import TRAINING_RANGES, keys_of
 from melody_jax.errors import UserError
 from melody_jax.generation import prompt_list
 from melody_jax.generation.config import Clips, check, requests_of, settings_of
@@ -20,7 +19,7 @@ from tests.configs import load_config
 def _sample(config):
   config = prompt_list.with_seed(config)
   check(config)
-  requests_of(config, Clips(None, None)), settings_of(config)
+  requests_of(config, Clips(None, None), prompt_list.pieces(config)), settings_of(config)
 
 
 def _train(config):
@@ -55,18 +54,10 @@ VALUES = (
 )
 
 
-def keys(config, prefix=""):
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      yield from keys(value, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name}"
-
-
 def test_every_range_is_that_of_a_key_of_some_page():
   models = ("vae", "wav2vec", "mulan", "lm", "dpd")
   pages = [load_config(model, preset) for model in models for preset in ("paper", "nano")]
-  assert set(TRAINING_RANGES) <= {key for page in pages for key in keys(page)}
+  assert set(TRAINING_RANGES) <= {key for page in pages for key, _ in keys_of(page)}
 
 
 @pytest.mark.parametrize("command", PAGES)
@@ -83,9 +74,8 @@ def test_no_value_of_any_key_ends_in_a_traceback(command, repository, tmp_path, 
     "evaluate": ["--config.bundle=src"],
   }.get(command, [])
   refused = 0
-  for key, value in itertools.product(
-    keys(load_config(page, *([preset] if preset else []))), VALUES
-  ):
+  keys = dict(keys_of(load_config(page, *([preset] if preset else []))))
+  for key, value in itertools.product(keys, VALUES):
     argv = [command, given, *usual, f"--config.{key}={value}"]
     try:
       config, _ = cli.parse(argv)

@@ -64,7 +64,7 @@ def _config(what, tiny_models, data, out):
   c.dpd.windows, c.dpd.draws = 3, 1
   c.tokens.explained_windows = 2
   c.mulan.clips, c.mulan.k = 4, 2
-  c.codec.chunk_seconds, c.codec.context_seconds = 2.0, 0.5
+  c.codec.chunk_seconds, c.codec.context_seconds, c.codec.musicnn = 2.0, 0.5, False
   c.prompts.table = c.prompts.table[:2]
   c.prompts.seeds, c.prompts.permutations, c.prompts.musicnn = (0, 1), 20, False
   c.prompts.sampling.steps = 2
@@ -167,5 +167,5 @@ def test_the_table_of_prompts_is_sound():
 def test_the_page_names_what_the_command_has():
   for what in (*EVALUATIONS, "all"):
     assert load_config("evaluate", what).what == what
-  with pytest.raises(UserError, match=f"one of {', '.join(EVALUATIONS)}, all"):
+  with pytest.raises(UserError, match=f"one of {', '.join(EVALUATIONS)}, all, sampling, audio"):
     load_config("evaluate", "codecs")

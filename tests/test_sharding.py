@@ -68,6 +68,16 @@ def test_tensor_and_fsdp_stay_inside_a_slice_where_data_can_hold_the_slices(want
   assert len(np.unique(of)) == 2
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_of_two_sizes_left_open_data_holds_the_slices_and_fsdp_the_chips_of_each(n):
+  mesh = sharding.make_mesh(sizes(-1, -1, 2), slices_of(n))
+  assert dict(mesh.shape) == {"data": n, "fsdp": 8, "tensor": 2}
+  of = np.vectorize(lambda d: d.slice_index)(mesh.devices)
+  assert all(len(np.unique(block)) == 1 for block in of)
+  with pytest.raises(UserError, match="only data and fsdp may both be -1"):
+    sharding.make_mesh(sizes(-1, 1, -1), slices_of(n))
+
+
 @pytest.mark.parametrize("wanted", [(1, 8, 2), (-1, 4, 1), (2, 2, 4), (16, 1, 1)])
 def test_a_mesh_may_cut_an_axis_of_the_torus(wanted):
   mesh = sharding.make_mesh(sizes(*wanted), slices_of(1))

@@ -14,7 +14,6 @@ import pytest
 from melody_jax import cli, encode, evaluate, export, export_sampler, fit, plan, sample, train
 from melody_jax.input_pipeline.shards import Feature, ShardWriter
 
-PLAN_FLAGS = {"topology": "", "preset": "", "out": ""}
 COMMANDS = {
   "train": (train.main, {"needs_workdir": True}),
   "export": (export.export, {"needs_workdir": True}),
@@ -22,7 +21,7 @@ COMMANDS = {
   "fit": (fit.fit, {}),
   "evaluate": (evaluate.evaluate, {}),
   "sample": (sample.sample, {}),
-  "plan": (plan.main, {"strings": PLAN_FLAGS}),
+  "plan": (plan.main, {"strings": plan.FLAGS, "switches": plan.SWITCHES}),
   "export_sampler": (export_sampler.main, {"strings": {"out": "", "platforms": ""}}),
 }
 
@@ -188,6 +187,9 @@ ROWS = [
   ("plan --config=configs/lm.py:tiny --topology=cpu:2 --out=x.txt", "must end in one of .json"),
   ("plan --config=configs/sample.py --topology=cpu:1 --config.count=0", "config.count is 0"),
   ("plan --config=configs/encode.py --topology=cpu:2", "must be a training config"),
+  ("plan --config=configs/lm.py:tiny --topology=v5e:2x2 --slices=two", "--slices=two: a number of"),
+  ("plan --config=configs/sample.py --topology=v5e:2x2 --slices=2", "goes with a training config"),
+  ("plan --config=configs/sample.py --topology=cpu:2 --search", "--search goes with a training"),
   ("export_sampler --config=configs/sample.py --config.prompt=a", "--out=FILE.sampler is missing"),
   (
     "export_sampler --config=configs/sample.py --config.prompt=a --out={tmp}/x.sampler"

@@ -1,22 +1,41 @@
 """DPD against UNet-1D and UNet-2D, by velocity error and SI-SNR gain (the paper's appendix E).
 
-    launch/sweep.sh denoisers[:paper] DIR --config.data.path=ENCODED
+    launch/sweep.sh denoisers[:short|:paper] DIR --config.data.path=ENCODED
 
 The UNets come with as many parameters as the DPD, as in the appendix, and then with as many FLOPs a
 pass; at the paper's size the latter is the UNet-2D alone. All have the same conditions, loss,
 optimiser and data. paper takes the appendix' recipe, whose figures are 0.12 and 6.15 dB, 0.13 and
-5.33 dB, 0.15 and 4.96 dB. docs/spec.md, 6.9, has the sizes. Scores: not measured.
+5.33 dB, 0.15 and 4.96 dB. docs/spec.md, 6.9, has the sizes. short is nano's networks with as many
+parameters, trained for 60 steps of 20 s of audio: a look at how they begin, minutes a run on one
+busy core. Scores of short: docs/results.md; of the others: not measured.
 """
 
 from typing import Any
 
 CONFIG = "configs/dpd.py"
-SEEDS = {"nano": 3, "paper": 1}
+SEEDS = {"nano": 3, "short": 3, "paper": 1}
+BASE = {"short": "nano"}
 METRICS = {
   "velocity MSE": ("metrics", "velocity_error"),
   "SI-SNR gain, dB": ("metrics", "si_snr_gain"),
 }
-RECIPE = {"train.steps": 100_000, "train.batch_size": 96, "optimizer.learning_rate": 5e-4}
+RECIPE = {
+  "paper": {
+    "train.steps": 100_000,
+    "train.batch_size": 96,
+    "optimizer.learning_rate": 5e-4,
+  },
+  "short": {
+    "train.steps": 60,
+    "train.batch_size": 4,
+    "window_seconds": 5.0,
+    "train.eval_every": 60,
+    "train.eval_batches": 16,
+    "train.save_every": 60,
+    "train.ema_decay": 0.0,  # an average over so few steps would be of the first ones
+    "optimizer.warmup_steps": 10,
+  },
+}
 
 
 def get_sweep(preset: str) -> list[dict[str, Any]]:
@@ -26,7 +45,9 @@ def get_sweep(preset: str) -> list[dict[str, Any]]:
   ]
   if preset == "paper":
     wide = {"model.denoiser": "unet_2d", "model.unet_2d.width": 208}
-    return [network | RECIPE for network in (*networks, wide)]
+    return [*networks, wide]
+  if preset == "short":
+    return networks
   return [
     *networks,
     {"model.denoiser": "unet_1d", "model.unet_1d.width": 152},

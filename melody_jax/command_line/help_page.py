@@ -5,8 +5,7 @@ second text that could grow old. Presets are what the page's `get_config` takes.
 """
 
 import ast
-from collections.abc import Iterator, Mapping
-import importlib.util
+from collections.abc import Mapping
 import inspect
 import io
 import pathlib
@@ -16,9 +15,8 @@ import tokenize
 from types import ModuleType
 from typing import Any
 
-import ml_collections
-
-from melody_jax.errors import ChoiceError, UserError
+from melody_jax.config import keys_of as config_keys
+from melody_jax.errors import ChoiceError
 from melody_jax.places import config_pages
 
 _WIDTH = 100  # characters of a line
@@ -78,15 +76,6 @@ def _above(remarks: Mapping[int, str], source: str, line: int) -> str:
   return " ".join(above)
 
 
-def _load(path: pathlib.Path) -> ModuleType:
-  spec = importlib.util.spec_from_file_location(f"help_{path.stem}", path)
-  if spec is None or spec.loader is None:
-    raise UserError(f"{path} is no Python file: name a config page")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
 def presets(module: ModuleType) -> tuple[str, ...]:
   """What may stand behind the colon of `--config=FILE:`, as the page itself says it."""
   if not inspect.signature(module.get_config).parameters:
@@ -98,14 +87,6 @@ def presets(module: ModuleType) -> tuple[str, ...]:
   except Exception:
     return ()
   return ()
-
-
-def _keys(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      yield from _keys(value, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name}", value
 
 
 def _default(value: Any) -> str:
@@ -123,7 +104,7 @@ def keys_of(path: pathlib.Path, preset: str | None = None) -> list[str]:
   Raises:
     UserError: if the page has no such preset.
   """
-  module = _load(path)
+  module = config_pages.module_of(path)
   known = presets(module)
   config = module.get_config(*([preset] if preset else []))
   # What defaults have in common is explained where they are; a model's sizes, in its own docstring.
@@ -142,7 +123,7 @@ def keys_of(path: pathlib.Path, preset: str | None = None) -> list[str]:
     lines.append(f"Presets: --config={path}:NAME, NAME one of {', '.join(known)}")
     lines.append(f"Shown: {preset or next(iter(chosen)).default}")
   lines.append("")
-  for key, value in _keys(config):
+  for key, value in config_keys(config):
     # A key may be set by a function that fills one branch: `c.coordinator` of `distributed`.
     meaning = meaning_of(key, meanings)
     head = f"  --config.{key}={_default(value)}"

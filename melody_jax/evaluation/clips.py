@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from melody_jax.config import listed
 from melody_jax.errors import UserError
 from melody_jax.input_pipeline.dataset import Dataset, has_split
 from melody_jax.input_pipeline.shards import shards_of
@@ -68,7 +69,7 @@ def named_roots(roots: str) -> dict[str, pathlib.Path]:
     UserError: if nothing is named, or a directory does not exist.
   """
   named: dict[str, pathlib.Path] = {}
-  for item in filter(None, (part.strip() for part in roots.split(","))):
+  for item in listed(roots):
     # rpartition, because an item without "=" is then all path and has no name.
     name, _, path = item.rpartition("=")
     where = pathlib.Path(path)

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 
 from melody_jax import audio_io
+from melody_jax.config import listed
 from melody_jax.errors import UserError
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, table
@@ -79,6 +80,18 @@ def centred(scores_IxC: np.ndarray) -> np.ndarray:
   Without this, a prompt that lies near all music would win for every clip.
   """
   return scores_IxC - scores_IxC.mean(axis=0, keepdims=True)
+
+
+def settings_of(sampler: ml_collections.ConfigDict) -> Settings:
+  """How to sample, of a group of keys of configs/evaluate.py that are named as its fields."""
+  # A config key keeps its type, so the config says 0 and 1 where the sampler has None.
+  return Settings(
+    **{
+      **sampler,
+      "top_k": sampler.top_k or None,
+      "top_p": sampler.top_p if sampler.top_p < 1 else None,
+    }
+  )
 
 
 def generate_all(
@@ -258,19 +271,15 @@ def prompts(config: ml_collections.ConfigDict) -> Finding:
     UserError: if the bundle lacks a model, or a tag does not exist.
   """
   c = config.prompts
-  table = [JudgedPrompt(text, {"MTT": _tags(mtt), "MSD": _tags(msd)}) for text, mtt, msd in c.table]
+  table = [
+    JudgedPrompt(text, {"MTT": tuple(listed(mtt)), "MSD": tuple(listed(msd))})
+    for text, mtt, msd in c.table
+  ]
   # The tagger comes first: where it cannot be had, that is known before the long part.
   taggers, absent = _taggers() if c.musicnn else ({}, "")
   # The public sampler itself, so that what is judged is what a user gets.
   melody = Melody.load(config.bundle)
-  # A config key keeps its type, so the config says 0 and 1 where the sampler has None.
-  settings = Settings(
-    **{
-      **c.sampling,
-      "top_k": c.sampling.top_k or None,
-      "top_p": c.sampling.top_p if c.sampling.top_p < 1 else None,
-    }
-  )
+  settings = settings_of(c.sampling)
 
   def generate(texts: list[str], seeds: list[int]) -> np.ndarray:
     requests = [Request(t, seconds=c.seconds, seed=s) for t, s in zip(texts, seeds, strict=True)]
@@ -303,10 +312,6 @@ def _keep(clips_IxS: np.ndarray, seeds: Sequence[int], folder: Any, rate: int) -
   check_outputs(names)
   for name, clip in zip(names, clips_IxS, strict=True):
     write_files({name: audio_io.encode(clip, ".flac", rate)})
-
-
-def _tags(line: str) -> tuple[str, ...]:
-  return tuple(tag.strip() for tag in line.split(",") if tag.strip())
 
 
 def _taggers() -> tuple[dict[str, Any], str]:

@@ -1,5 +1,6 @@
 """The keys of configs/sample.py: checked before anything is loaded, and turned into requests."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import pathlib
@@ -23,6 +24,7 @@ from melody_jax.generation.options import (
   check_region,
   check_times,
 )
+from melody_jax.generation.prompt_list import Piece
 from melody_jax.generation.request import Prompt, Request, Settings
 from melody_jax.progress import Progress
 
@@ -62,11 +64,10 @@ def check(config: ml_collections.ConfigDict) -> None:
   elif pathlib.Path(config.out).suffix.lower() not in audio_io.FORMATS:
     raise UserError(f"{config.out!r} must end in one of {', '.join(audio_io.FORMATS)}")
   # Sixteen-bit samples, and room for the picture and the report.
-  outputs = outputs_of(config)
-  pieces = max(1, len(outputs) // 3)
-  size = int(config.seconds * audio_io.SAMPLE_RATE * 2) * pieces + (1 << 20)
+  pieces = prompt_list.pieces(config)
+  size = int(config.seconds * audio_io.SAMPLE_RATE * 2) * len(pieces) + (1 << 20)
   output_files.check_outputs(
-    outputs,
+    outputs_of(config, pieces),
     (config.audio, config.music_prompt, config.prompts, config.stream.resume),
     config.overwrite,
     "allow it with --config.overwrite=True",
@@ -74,17 +75,16 @@ def check(config: ml_collections.ConfigDict) -> None:
   )
 
 
-def pieces_of(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
-  """Audio files that the config asks for: config.out, or one with seed or number for each."""
-  if config.out == STDOUT:
-    return []
-  return [pathlib.Path(out) for _, _, out in prompt_list.asked(config)]
+def outputs_of(config: ml_collections.ConfigDict, pieces: Sequence[Piece]) -> list[pathlib.Path]:
+  """All files that a command writes.
 
-
-def outputs_of(config: ml_collections.ConfigDict) -> list[pathlib.Path]:
-  """All files that the config asks for, with what lies beside the audio."""
+  Args:
+    config: Keys of configs/sample.py.
+    pieces: Pieces that the config asks for.
+  """
   beside = (".json",) if config.mode == "stream" else (".png", ".json")
-  paths = [p for piece in pieces_of(config) for p in (piece, *map(piece.with_suffix, beside))]
+  audio = [] if config.out == STDOUT else [pathlib.Path(piece.out) for piece in pieces]
+  paths = [p for path in audio for p in (path, *map(path.with_suffix, beside))]
   return paths + ([pathlib.Path(config.stream.save)] if config.stream.save else [])
 
 
@@ -136,13 +136,13 @@ def _check_numbers(config) -> None:
     raise UserError(f'config.count is {config.count}; mode "{config.mode}" makes one piece')
 
 
-def texts_of(config: ml_collections.ConfigDict) -> list[str]:
-  """The texts of config.prompt: "this | that" are two."""
-  return [text.strip() for text in config.prompt.split("|") if text.strip()]
+def texts_of(prompt: str) -> list[str]:
+  """The texts of a prompt: "this | that" are two."""
+  return [text.strip() for text in prompt.split("|") if text.strip()]
 
 
 def _check_prompts(config) -> None:
-  texts = texts_of(config)
+  texts = texts_of(config.prompt)
   for text in texts:
     check_prompt_length("config.prompt", text)
   if config.prompts:
@@ -188,8 +188,8 @@ def _check_prompt_file(config) -> None:
   for key in ("prompt", "weights", "times"):
     if config[key].strip():
       raise UserError(f"config.prompts and config.{key} are both set: give one of them")
-  for _, seed, _ in prompt_list.asked(config):
-    check_option("seed", seed, "config.seed with config.prompts")
+  for piece in prompt_list.pieces(config):
+    check_option("seed", piece.seed, "config.seed with config.prompts")
   _check_negative(config)
 
 
@@ -281,9 +281,15 @@ def read_clips(config: ml_collections.ConfigDict, progress: Progress) -> Clips:
   return Clips(read(config.audio, MAX_SECONDS), read(music_prompt, audio_io.MAX_CLIP_SECONDS))
 
 
-def prompt_of(config: ml_collections.ConfigDict, clips: Clips) -> dict[str, Any]:
-  """The field `prompt` of a `Request`, or `timeline` where config.times is set."""
-  texts, times = texts_of(config), _numbers(config, "times")
+def prompt_of(config: ml_collections.ConfigDict, clips: Clips, prompt: str) -> dict[str, Any]:
+  """The field `prompt` of a `Request`, or `timeline` where config.times is set.
+
+  Args:
+    config: Keys of configs/sample.py.
+    clips: Its audio files.
+    prompt: The texts, in the place of config.prompt.
+  """
+  texts, times = texts_of(prompt), _numbers(config, "times")
   if times:
     return {"timeline": tuple(zip(times, texts, strict=True))}
   # One more than there are texts: the last belongs to the music prompt, if there is one.
@@ -294,21 +300,26 @@ def prompt_of(config: ml_collections.ConfigDict, clips: Clips) -> dict[str, Any]
   return {"prompt": tuple(prompts)}
 
 
-def requests_of(config: ml_collections.ConfigDict, clips: Clips) -> list[Request]:
-  """One request for each seed from config.seed on.
+def requests_of(
+  config: ml_collections.ConfigDict, clips: Clips, pieces: Sequence[Piece]
+) -> list[Request]:
+  """One request for each piece.
+
+  Args:
+    config: Keys of configs/sample.py.
+    clips: Its audio files.
+    pieces: What it asks for.
 
   Raises:
     UserError: if a region lies outside the audio.
   """
-  fields = prompt_of(config, clips)
+  fields: dict[str, Any] = {"negative": config.negative_prompt.strip(), "audio": clips.audio}
   if config.mode in ("generate", "continue"):
     fields["seconds"] = config.seconds
   if config.mode in ("inpaint", "vary"):
     fields |= {"regions": _regions(config), "strength": config.strength or None}
-  return [
-    Request(negative=config.negative_prompt.strip(), audio=clips.audio, seed=seed, **fields)
-    for seed in range(config.seed, config.seed + config.count)
-  ]
+  prompt = functools.cache(lambda text: prompt_of(config, clips, text))
+  return [Request(seed=piece.seed, **prompt(piece.prompt), **fields) for piece in pieces]
 
 
 def settings_of(config: ml_collections.ConfigDict) -> Settings:

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from melody_jax.errors import UserError
 from melody_jax.host import cache_folders
-
-GIB = 2**30
+from melody_jax.host.chips import GIB
 
 
 def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
@@ -20,14 +19,13 @@ def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
   Args:
     directory: Directory or bucket (gs://...) to use instead of the user's cache directory.
   """
-  if directory is not None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-  elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     # The second run of the command need not compile.
-    cache = cache_folders.user_cache()
+    cache = None if directory else cache_folders.user_cache()
+    chosen = directory or (cache and cache / "melody_jax")
     # Without a folder that can be written every run compiles; that costs time, nothing else.
-    if cache is not None:
-      jax.config.update("jax_compilation_cache_dir", str(cache / "melody_jax"))
+    if chosen:
+      jax.config.update("jax_compilation_cache_dir", str(chosen))
   # JAX's own limit of a second would leave out the many small programs.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -37,6 +37,21 @@ class Line:
   seed: int | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """One piece of music that a call makes.
+
+  Attributes:
+    prompt: What it should sound like.
+    seed: Its seed.
+    out: Its audio file.
+  """
+
+  prompt: str
+  seed: int
+  out: str
+
+
 def read(path: str) -> list[Line]:
   """Reads a file of prompts.
 
@@ -59,6 +74,12 @@ def read(path: str) -> list[Line]:
       continue
     where = f"config.prompts {path}, line {number}"
     seeded = re.match(r"\s*(-?\d+)\s*[:\t](.*)", line)
+    if time := re.match(r"\s*\d+:\d\S*", line):
+      # Seed 1, or one and a half minutes? Either guess would make other music without a word.
+      raise UserError(
+        f"{where} begins with {time[0].strip()!r}, which may be a time or a seed: put a blank after"
+        " the colon of a seed, or a word before a time"
+      )
     prompt = Line(line.strip())
     if seeded:
       prompt = Line(seeded[2].strip(), int(seeded[1]))
@@ -85,8 +106,8 @@ def with_seed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return config
 
 
-def asked(config: ml_collections.ConfigDict) -> list[tuple[str, int, str]]:
-  """(prompt, seed, output) of each piece.
+def pieces(config: ml_collections.ConfigDict) -> list[Piece]:
+  """All pieces that the config asks for, by its file of prompts or by `count`.
 
   Raises:
     UserError: if there is a file of prompts and it is no good.
@@ -104,23 +125,16 @@ def asked(config: ml_collections.ConfigDict) -> list[tuple[str, int, str]]:
     seeds = range(config.seed, config.seed + config.count)
     chosen = [(config.prompt, seed, str(seed) if config.count > 1 else "") for seed in seeds]
   return [
-    (prompt, seed, str(out.with_stem(f"{out.stem}-{mark}")) if mark else config.out)
+    Piece(prompt, seed, str(out.with_stem(f"{out.stem}-{mark}")) if mark else config.out)
     for prompt, seed, mark in chosen
   ]
 
 
-def pieces(config: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
-  """One config for each piece, with its own prompt, seed and output; `count` is 1 in each.
-
-  Raises:
-    UserError: if there is a file of prompts and it is no good.
-  """
-  found = []
-  for prompt, seed, out in asked(config):
-    piece = ml_collections.ConfigDict(config.to_dict())
-    piece.update(prompt=prompt, seed=seed, out=out, count=1, prompts="")
-    found.append(piece)
-  return found
+def config_of(config: ml_collections.ConfigDict, piece: Piece) -> ml_collections.ConfigDict:
+  """A config that asks for this piece alone: a copy, which takes a millisecond."""
+  config = ml_collections.ConfigDict(config.to_dict())
+  config.update(**dataclasses.asdict(piece), count=1, prompts="")
+  return config
 
 
 def batches(n: int) -> list[range]:

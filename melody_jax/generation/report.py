@@ -35,7 +35,7 @@ def asked(config) -> dict[str, Any]:
 
 def unheard(config, melody) -> dict[str, list[str]]:
   """The part of a report that says what of the texts the models cannot hear."""
-  texts = [*texts_of(config), config.negative_prompt]
+  texts = [*texts_of(config.prompt), config.negative_prompt]
   return {"not_heard": melody.styles.unheard(texts) if any(map(str.strip, texts)) else []}
 
 

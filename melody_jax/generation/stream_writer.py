@@ -193,7 +193,7 @@ def _resumed(config, melody, settings, clips, progress: Progress) -> Stream:
   kept = ("prompt", "music_prompt", "weights", "times", "negative_prompt", "audio", "not_heard")
   stream.asked = now | {k: v for k, v in stream.asked.items() if k in kept} | {"seed": seed}
   if config.prompt.strip() or config.music_prompt:
-    given = prompt_of(config, clips)["prompt"]
+    given = prompt_of(config, clips, config.prompt)["prompt"]
     stream.steer(given, progress)
     stream.asked |= {k: now[k] for k in ("prompt", "music_prompt", "weights", "times")}
     stream.asked |= report.unheard(config, melody)

@@ -10,7 +10,7 @@ class Chip:
   """What one chip can do, as its maker states it.
 
   Attributes:
-    name: Name in a topology, for example "v5e".
+    name: Name in a topology, for example "v5e" or "h100".
     hbm_bytes: Size of its memory (HBM) in bytes.
     flops: Matmul operations per second in bfloat16.
     hbm_bandwidth: Bytes per second from and to its memory.
@@ -49,15 +49,22 @@ CHIPS = {
 # libtpu.
 CPU = Chip("cpu", 16 * GIB, 1e11, 2e10, 1e10, 1e10, 1, "cpu")
 
-# Matmul operations per second in bfloat16, dense, by what JAX calls the device; the first name that
-# begins it counts. nvidia.com, data sheets of A100, H100 (PCIe, then SXM), H200 and B200.
-_GPU_FLOPS = (
-  ("NVIDIA A100", 312e12),
-  ("NVIDIA H100 PCIe", 756e12),
-  ("NVIDIA H100", 989e12),
-  ("NVIDIA H200", 989e12),
-  ("NVIDIA B200", 2250e12),
-)
+# nvidia.com, data sheets of the SXM cards: bfloat16 without sparsity, HBM, and NVLink in one
+# direction, which is half of the number stated there. The memory is what CUDA reports of a card.
+# Cards of one host, eight at most, share NVLink; the network between hosts is not the card's.
+GPUS = {
+  chip.name: chip
+  for chip in (
+    Chip("a100", 85_100_068_864, 312e12, 2.039e12, 300e9, 0.0, 1, "NVIDIA A100-SXM4-80GB"),
+    Chip("h100", 84_942_979_072, 989e12, 3.35e12, 450e9, 0.0, 1, "NVIDIA H100 80GB HBM3"),
+    Chip("h200", 151_397_597_184, 989e12, 4.8e12, 450e9, 0.0, 1, "NVIDIA H200"),
+    Chip("b200", 191_514_411_008, 2250e12, 7.7e12, 900e9, 0.0, 1, "NVIDIA B200"),
+  )
+}
+MOST_GPUS = 8  # of one host
+
+# Other cards than those above, by how their names begin.
+_OTHER_GPU_FLOPS = (("NVIDIA A100", 312e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100", 989e12))
 
 
 def peak_flops(kind: str) -> float | None:
@@ -66,7 +73,7 @@ def peak_flops(kind: str) -> float | None:
   Args:
     kind: `jax.Device.device_kind`.
   """
-  for chip in CHIPS.values():
+  for chip in (*CHIPS.values(), *GPUS.values()):
     if kind == chip.kind:
       return chip.flops
-  return next((flops for name, flops in _GPU_FLOPS if kind.startswith(name)), None)
+  return next((flops for name, flops in _OTHER_GPU_FLOPS if kind.startswith(name)), None)

@@ -16,17 +16,19 @@ import os
 import pathlib
 import sys
 import threading
+from typing import Any
 import warnings
 
 import numpy as np
 
 from melody_jax.errors import UserError
-from melody_jax.host import ffmpeg, stated_length
+from melody_jax.host import ffmpeg, garbled, stated_length
 
 _BLOCK = 1 << 16  # frames a read: libsndfile's Vorbis decoder overflows its stack on long ones
 # libsndfile's codes for files that are none of its own, and for trouble of the system.
 _NOT_KNOWN, _SYSTEM = (1, 4), 2
 _MP3 = "MP3"
+_WIDTHS = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4}  # bytes of a sample
 _MANY_FRAMES = 1 << 48  # libsndfile's number of frames for a header without one is about 2^63
 # Codecs pad and trim by less than this.
 _LOST_SECONDS, _LOST_SHARE = 0.5, 0.002
@@ -44,8 +46,8 @@ class DamagedAudio(Exception):
   """Raised for a file that cannot be used, through the file's own fault.
 
   Attributes:
-    reason: "corrupt", "truncated" (sound is missing), "drm" (protected) or "samples" (not
-      finite, or absurdly large).
+    reason: "corrupt", "truncated" (sound is missing), "drm" (protected), "samples" (not finite, or
+      absurdly large) or "garbled" (bytes read in the wrong way, or of something else).
     detail: What was wrong, in words.
     stated: Length in seconds by the header; None where it states none.
   """
@@ -196,7 +198,7 @@ def _by_libsndfile(
       if is_guess and has_ffmpeg:
         return None, _FOREIGN  # libsndfile stops where it guesses the end to be
       limit = math.inf if max_seconds is None else max_seconds * rate
-      sound = _mix(lambda: _frames(file, limit), rate)
+      sound = _mix(lambda: _frames(file, limit), rate, file)
   except (soundfile.SoundFileError, RuntimeError, TypeError, ZeroDivisionError) as error:
     code = getattr(error, "code", None)
     if code == _SYSTEM:
@@ -266,14 +268,25 @@ def _check_container(path: pathlib.Path, have: float) -> None:
     raise DamagedAudio("truncated", f"the file ends in the middle of the music, after {have:.1f} s")
 
 
-def _mix(blocks: Blocks, rate: int) -> Sound:
-  """Mean of the channels, without a constant part; the loudest channel where they cancel."""
+def _mix(blocks: Blocks, rate: int, file: Any = None) -> Sound:
+  """Mean of the channels, without a constant part; the loudest channel where they cancel.
+
+  Args:
+    blocks: Decodes.
+    rate: Sample rate in Hz.
+    file: What is decoded, where libsndfile has it open.
+
+  Raises:
+    DamagedAudio: Samples are not finite or absurd, or are no sound.
+  """
   # Block by block, so that a long stereo file is never held twice.
   mono, frames = [], 0
   total, power = np.zeros(1), np.zeros(1)
+  watch = garbled.Watch()
   for block in blocks():
     if wrong := check_samples(block):
       raise DamagedAudio("samples", wrong)
+    watch.see(block)
     # A channel a row: sums along rows of two samples take numpy thirty times as long.
     rows = np.ascontiguousarray(block.T)
     total = total + rows.sum(axis=1, dtype=np.float64)
@@ -282,6 +295,10 @@ def _mix(blocks: Blocks, rate: int) -> Sound:
     frames += len(block)
   if not frames:
     return Sound(np.zeros(0, np.float32), rate)
+  verdict = watch.verdict(rate, *_integers(file))
+  if verdict.fault:
+    raise DamagedAudio("garbled", verdict.fault)
+  notes = (verdict.note,) if verdict.note else ()
   audio = without_offset(np.concatenate(mono))
   offset = total / frames
   with np.errstate(over="ignore", invalid="ignore"):
@@ -289,11 +306,22 @@ def _mix(blocks: Blocks, rate: int) -> Sound:
     left = float(np.mean(np.square(audio, dtype=np.float64)))
     unrelated = float(power.sum()) / len(power) ** 2
   if len(power) == 1 or not left < _CANCELLED * unrelated or unrelated < _OFFSET**2:
-    return Sound(audio, rate)
+    return Sound(audio, rate, notes)
   loudest = int(power.argmax())
   audio = without_offset(np.concatenate([block[:, loudest] for block in blocks()]))
   note = f"its channels cancel each other (inverted polarity); channel {loudest + 1} alone is used"
-  return Sound(audio, rate, (note,))
+  return Sound(audio, rate, (*notes, note))
+
+
+def _integers(file: Any) -> tuple[garbled.Ints | None, int]:
+  """What reads a file of integers anew from any frame, and their bytes; (None, 0) for others."""
+  width = _WIDTHS.get(file.subtype, 0) if file is not None else 0
+
+  def read(first: int, frames: int) -> np.ndarray:
+    file.seek(first)
+    return file.read(frames, dtype="int32", always_2d=True)
+
+  return (read, width) if width else (None, 0)
 
 
 def check_samples(samples: np.ndarray) -> str:

@@ -25,9 +25,9 @@ from melody_jax.errors import UserError
 from melody_jax.input_pipeline.dataset import Dataset
 from melody_jax.input_pipeline.seqio_tasks import (
   WindowSource,
+  add_mixture,
   add_task,
   import_modules,
-  own_names,
   registered,
 )
 from melody_jax.input_pipeline.windows import check_tokens, models_of
@@ -103,7 +103,6 @@ class _Rows:
     # Two datasets may have one name, in different places.
     unique = f"ours_{len(self.datasets)}{'' if self._shuffle else '.in_order'}"
     task = add_task(name, self._features, config.window_seconds, self._shuffle, tokenize, unique)
-    own_names.add(unique)
     assert isinstance(task.source, WindowSource)
     dataset, windows = task.source.opened(self._split)
     self.datasets.append(dataset)
@@ -113,9 +112,7 @@ class _Rows:
     if len(names) == 1:
       return seqio.get_mixture_or_task(names[0])
     name = ":".join(names)
-    seqio.MixtureRegistry.remove(name)
-    own_names.add(name)
-    return seqio.MixtureRegistry.add(name, list(zip(names, weights, strict=True)))
+    return add_mixture(name, list(zip(names, weights, strict=True)))
 
   def _dataset(
     self, provider: seqio.Task | seqio.Mixture, shard: seqio.ShardInfo | None, seed: int,
@@ -208,7 +205,9 @@ class SeqioSource:
   ):  # fmt: skip
     batch_size, hosts = config.train.batch_size, host[1]
     if batch_size % hosts:
-      raise UserError(f"train.batch_size {batch_size} does not divide over {hosts} hosts")
+      raise UserError(
+        f"train.batch_size {batch_size} does not divide over {hosts} hosts: take a multiple"
+      )
     self._shuffle, self._seed = shuffle, int(config.seed)
     self._batch, self._features = batch_size // hosts, features
     self._shard = seqio.ShardInfo(index=host[0], num_shards=hosts) if hosts > 1 else None

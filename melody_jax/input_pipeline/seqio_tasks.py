@@ -21,8 +21,6 @@ from melody_jax.input_pipeline.shards import shards_of
 from melody_jax.input_pipeline.windows import Windows
 from melody_jax.task import Tokenize, WindowFeature
 
-own_names: set[str] = set()  # tasks and mixtures of the training run; all others are a user's
-
 
 class WindowSource(seqio.DataSource):
   """seqio source of the windows of a dataset.
@@ -166,6 +164,17 @@ def add_task(
   )
 
 
+def add_mixture(name: str, rates: list[tuple[str, float]]) -> seqio.Mixture:
+  """Registers a mixture of tasks, in the place of one of that name from before.
+
+  Args:
+    name: Name of the mixture.
+    rates: (task, share) of each part.
+  """
+  seqio.MixtureRegistry.remove(name)
+  return seqio.MixtureRegistry.add(name, rates)
+
+
 def import_modules(names: str) -> None:
   """Imports the modules in which a user registers seqio tasks and mixtures.
 
@@ -186,7 +195,7 @@ def import_modules(names: str) -> None:
 
 
 def registered(name: str) -> seqio.Task | seqio.Mixture | None:
-  """The Task or Mixture that a user registered under a name, or None."""
-  if name in own_names or name not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+  """The Task or Mixture that is registered under a name, or None."""
+  if name not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
     return None
   return seqio.get_mixture_or_task(name)

@@ -12,6 +12,9 @@ be B x H x T x S numbers a layer. The libraries also give the gradients.
 Shape letters: B batch, T queries, S keys, H heads, E head size.
 """
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 from functools import partial
 import math
 from typing import Any
@@ -26,6 +29,9 @@ from melody_jax.kernels.layout import layout_in_context
 TPU_TILE = 128  # lanes of a register; both sides of a tile of scores are multiples of it
 TPU_LARGEST_BLOCK = 512  # a block of scores in float32 then fills 1 MiB of on-chip memory
 MASKED = -1e30  # finite: minus infinity makes NaN gradients in a row where all is masked
+
+# Whether programs are traced for a GPU that this process has not (`for_gpus_elsewhere`).
+_GPUS_ELSEWHERE = contextvars.ContextVar("gpus_elsewhere", default=False)
 
 
 def attention(
@@ -102,12 +108,23 @@ def _suits_tpu_kernel(q: jax.Array, k: jax.Array) -> bool:
   return fits and min(q.shape[1], k.shape[1]) >= TPU_TILE
 
 
+@contextlib.contextmanager
+def for_gpus_elsewhere() -> Iterator[None]:
+  """Lets programs that are traced in it call cuDNN, which must be installed, without a GPU."""
+  token = _GPUS_ELSEWHERE.set(True)
+  try:
+    yield
+  finally:
+    _GPUS_ELSEWHERE.reset(token)
+
+
 def _suits_cudnn(q: jax.Array, mask: jax.Array | None) -> bool:
   # cuDNN takes lengths, not masks. Its call cannot even be traced where it is not installed, so
   # the platform of this process decides as well.
   half = q.dtype in (jnp.bfloat16, jnp.float16)
   fits = q.shape[-1] <= 128 and q.shape[-1] % 8 == 0
-  return half and fits and mask is None and jax.default_backend() == "gpu"
+  there = jax.default_backend() == "gpu" or _GPUS_ELSEWHERE.get()
+  return half and fits and mask is None and there
 
 
 def _cudnn_attention(q, k, v, mask, *, is_causal: bool) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Beat strength: how periodic the onsets of a clip are, at a tempo that music has."""
+"""Onsets of a clip: how many there are, and how periodic they are at a tempo that music has."""
 
 import numpy as np
 
@@ -6,6 +6,20 @@ SAMPLE_RATE = 22_050  # Hz of the audio that `beat_strength` takes
 _HOP = 512
 _SLOWEST, _FASTEST = 40.0, 240.0  # beats a minute
 _FEWEST_BEATS = 3  # of the slowest tempo in a clip that is measured
+
+
+def onset_rate(audio_S: np.ndarray) -> float:
+  """Onsets a second: peaks of the onset envelope (librosa's spectral flux of mel bands).
+
+  Args:
+    audio_S: Mono audio [samples] at 22,050 Hz.
+  """
+  import librosa
+
+  found = librosa.onset.onset_detect(
+    y=np.asarray(audio_S, np.float32), sr=SAMPLE_RATE, hop_length=_HOP, units="frames"
+  )
+  return len(found) / (len(audio_S) / SAMPLE_RATE)
 
 
 def beat_strength(audio_S: np.ndarray) -> tuple[float, float] | None:

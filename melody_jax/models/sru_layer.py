@@ -54,9 +54,11 @@ class BidirectionalSRU(nn.Module):
     bias = param_with_axes(self, "bias", zeros, (2, both), ("gate", "norm"))
     # Segments of all items become rows: the recurrence runs along K and mixes none of them.
     x = x_KxBxSxI.reshape(k, batch * s, size)
-    # All gates of both directions in one product, before the recurrence: what is left for each of
-    # the K steps is elementwise, which is the point of an SRU.
-    u = jnp.split(jnp.dot(x, kernel.astype(x.dtype).reshape(size, -1)), gates, axis=-1)
-    candidate, forget, reset = u[:3]
-    skip = u[3] if gates == 4 else x
+    # Before the recurrence: what is left for each of the K steps is elementwise, which is the point
+    # of an SRU. A product for each gate: cut out of one wide product, each would be copied to where
+    # the recurrence's kernel reads it, and its gradient copied back.
+    candidate, forget, reset, *projected = (
+      jnp.dot(x, kernel[:, i].astype(x.dtype)) for i in range(gates)
+    )
+    skip = projected[0] if projected else x
     return sru(candidate, forget, reset, skip, cell, bias).reshape(k, batch, s, both)

@@ -7,6 +7,7 @@ page of this program, so that commands work from any directory.
 import importlib.util
 import pathlib
 import re
+from types import ModuleType
 
 import ml_collections
 
@@ -66,6 +67,20 @@ def with_found_page(argv: list[str], default: str = "") -> list[str]:
   return [*argv[:1], f"--config={find(default)}", *argv[1:]] if default else argv
 
 
+def module_of(path: pathlib.Path) -> ModuleType:
+  """A config page, run as a module of its own.
+
+  Raises:
+    UserError: if the file is no Python.
+  """
+  spec = importlib.util.spec_from_file_location(f"melody_jax_configs_{path.stem}", path)
+  if spec is None or spec.loader is None:
+    raise UserError(f"{path} is no Python file: name a config page")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
 def load(name: str, *arguments: str) -> ml_collections.ConfigDict:
   """The config of a page, for pages and commands that need another's.
 
@@ -77,9 +92,6 @@ def load(name: str, *arguments: str) -> ml_collections.ConfigDict:
     UserError: if there is no such page, or it does not take the argument.
   """
   path = folder() / f"{name}.py"
-  spec = importlib.util.spec_from_file_location(f"melody_jax_configs_{name}", path)
-  if not path.is_file() or spec is None or spec.loader is None:
+  if not path.is_file():
     raise UserError(f"no config page {name!r} in {folder()}: one of {', '.join(names())}")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(*arguments)
+  return module_of(path).get_config(*arguments)

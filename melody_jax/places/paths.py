@@ -9,6 +9,8 @@ import pathlib
 
 import ml_collections
 
+from melody_jax.config import keys_of
+
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]  # the folder melody_jax
 CHECKOUT = PACKAGE.parent  # of an installed wheel: site-packages, where nothing of ours lies
 
@@ -34,6 +36,7 @@ PATH_KEYS = frozenset(
     "stream.resume",
     "stream.save",
     "train.init_from",
+    "train.judge",
     "training",
   )
 )
@@ -55,20 +58,13 @@ def expand_list(paths: str) -> str:
   return ",".join(expanded)
 
 
-def expand_config(config: ml_collections.ConfigDict, prefix: str = "") -> None:
-  """Expands all paths of a config, in place.
-
-  Args:
-    config: Config of a command.
-    prefix: Keys above it, with a dot at the end.
-  """
-  for key, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      expand_config(value, f"{prefix}{key}.")
-    elif isinstance(value, str) and f"{prefix}{key}" in PATH_KEYS:
-      config[key] = expand(value)
-    elif isinstance(value, str) and f"{prefix}{key}" in PATH_LIST_KEYS:
-      config[key] = expand_list(value)
+def expand_config(config: ml_collections.ConfigDict) -> None:
+  """Expands all paths of a config, in place."""
+  for key, value in list(keys_of(config)):
+    if isinstance(value, str) and key in PATH_KEYS | PATH_LIST_KEYS:
+      config.update_from_flattened_dict(
+        {key: expand(value) if key in PATH_KEYS else expand_list(value)}
+      )
 
 
 def argument(path: str) -> pathlib.Path:

@@ -240,7 +240,7 @@ def plan_sampler(
     in_shardings=everywhere, out_shardings=everywhere,
   )  # fmt: skip
   try:
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), topology.tracing():
       compiled = program.lower(params, window, controls).compile()
   except Exception as error:  # XLA's own kinds
     needed = needed_bytes(error)

@@ -6,12 +6,14 @@ from typing import Any
 import ml_collections
 
 from melody_jax.errors import UserError
+from melody_jax.host.chips import GIB
 from melody_jax.models.lm import REMAT_POLICIES
 from melody_jax.planning import train_plan
 from melody_jax.planning.topology import Topology
 from melody_jax.planning.train_plan import TrainPlan
 
-FSDP = (1, 2, 4, 8, 16, 32)  # more would gather the parameters over a whole pod in every layer
+# A ring of any length gathers parameters with the same traffic, so a whole pod is tried, too.
+FSDP = (1, 4, 16, 64, 256)
 TENSOR = (1, 2, 4, 8)  # heads of the smallest model that is sharded so
 PARTS = (1, 2, 4, 8, 16)  # of a batch
 
@@ -120,7 +122,7 @@ def flags(settings: Settings) -> str:
 
 def row(plan: TrainPlan) -> str:
   """One plan as a line."""
-  memory = f"{plan.peak_bytes / train_plan.GIB:.1f} GiB"
+  memory = f"{plan.peak_bytes / GIB:.1f} GiB"
   if not plan.fits:
     return f"does not fit ({memory}): {flags(plan.settings)}"
   return (

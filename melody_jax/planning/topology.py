@@ -1,5 +1,6 @@
-"""Devices to compile for that are not at hand: TPU slices by name, or virtual CPU devices."""
+"""Devices to compile for that are not at hand: TPU slices, GPUs, or virtual CPU devices."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -11,7 +12,9 @@ import ml_collections
 
 from melody_jax import sharding
 from melody_jax.errors import UserError, check_range
-from melody_jax.host.chips import CHIPS, CPU, Chip
+from melody_jax.host.chips import CHIPS, CPU, GPUS, MOST_GPUS, Chip
+from melody_jax.kernels.attention import for_gpus_elsewhere
+from melody_jax.planning import gpu_target
 
 MOST_SLICES = 64  # more than any run of this program needs, and less than takes hours
 
@@ -45,19 +48,28 @@ class Topology:
     """Lays the mesh of a run (`config.mesh`) over these devices."""
     return sharding.make_mesh(sizes, self.devices)
 
+  def tracing(self) -> contextlib.AbstractContextManager[None]:
+    """Context to trace programs for these devices in."""
+    # A process sees by itself whether it has GPUs; these it has not.
+    return for_gpus_elsewhere() if self.chip.name in GPUS else contextlib.nullcontext()
+
 
 def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
-  """Parses the name of a slice: "v5e:16x16" -> (CHIPS["v5e"], (16, 16)), "cpu:8" -> (CPU, (8,)).
+  """Parses the name of a slice: "v5e:16x16" -> (CHIPS["v5e"], (16, 16)), "h100x8" -> (.., (8,)).
 
   Raises:
-    UserError: if the name is not a chip, a colon and a shape.
+    UserError: if the name is not a chip, a colon and a shape, or a GPU and a number.
   """
+  cards = re.fullmatch(rf"({'|'.join(GPUS)})x(\d+)", name)
+  if cards:
+    check_range(f"number of GPUs in {name}", int(cards[2]), 1, MOST_GPUS)
+    return GPUS[cards[1]], (int(cards[2]),)
   match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
   chips = CHIPS | {"cpu": CPU}
   if not match or match[1] not in chips:
     raise UserError(
       f"topology {name!r}: a chip ({', '.join(chips)}), a colon and a shape, as in v5e:16x16,"
-      " v4:4x4x4 or cpu:8"
+      f" v4:4x4x4 or cpu:8; or GPUs of one host ({', '.join(GPUS)}), as in h100x8"
     )
   chip, shape = chips[match[1]], tuple(int(n) for n in match[2].split("x"))
   # v4 and v5p slices are tori of three dimensions, v5e and v6e of two.
@@ -78,13 +90,15 @@ def open_topology(name: str, slices: int = 1) -> Topology:
     slices: Number of such slices, joined by the network of the data centre.
 
   Raises:
-    UserError: if the name is unknown, no such slice exists, or libtpu is missing for a TPU.
+    UserError: if the name is unknown, no such slice exists, or the compiler for it is missing.
   """
   chip, shape = parse(name)
   check_range("--slices", slices, 1, MOST_SLICES)
+  if slices > 1 and chip.name not in CHIPS:
+    raise UserError(f"--slices={slices} takes a TPU: {name} has no slices")
+  if chip.name in GPUS:
+    return Topology(name, chip, gpu_target.devices_of(chip, shape[0]))
   if chip is CPU:
-    if slices > 1:
-      raise UserError(f"--slices={slices} takes a TPU: {name} has no slices")
     # Virtual devices: their number can be set only until JAX has made its devices.
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", shape[0])

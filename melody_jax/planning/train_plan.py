@@ -190,7 +190,9 @@ def plan_step(config: ml_collections.ConfigDict, topology: Topology) -> TrainPla
   plan.model_flops = useful_flops(task, state.params, batch) / n
   started = time.monotonic()
   try:
-    compiled = compile_train_step(step, mesh, shardings).lower(state, batch).compile()
+    with topology.tracing():
+      lowered = compile_train_step(step, mesh, shardings).lower(state, batch)
+    compiled = lowered.compile()
   # Memory is the one thing that the compiler itself finds out; all other errors are bugs and are
   # shown.
   except Exception as error:  # XLA's own kinds

@@ -9,6 +9,7 @@ import ml_collections
 
 from melody_jax import diffusion
 from melody_jax.denoisers import choice
+from melody_jax.denoisers.sampling import latents_of_tokens
 from melody_jax.errors import check_choice, check_range
 from melody_jax.metrics import diffusion as diffusion_metrics
 from melody_jax.models.denoiser import DenoiserConfig
@@ -106,6 +107,15 @@ class DPDTask(BaseTask):
       shuffled_BxL = jnp.mean(jnp.square(v - target), axis=-1) * weight_BxL
       metrics["loss_shuffled"] = jnp.mean(shuffled_BxL)
     return loss, metrics
+
+  makes = "latents"
+
+  def made(self, params: Variables, batch: Batch, rng: jax.Array) -> jax.Array:
+    """Latents drawn from the tokens of the batch, [B, L, D]."""
+    return latents_of_tokens(self.model, params, batch["semantic_tokens"], rng)
+
+  def wanted(self, batch: Batch) -> jax.Array:
+    return batch["latents"]
 
   def _heard(self, semantic_tokens_BxT: jax.Array) -> jax.Array | None:
     """Tokens [B, T] that the network is given: a row's own, those of the row before, or None."""

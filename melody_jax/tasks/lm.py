@@ -158,6 +158,27 @@ class LMTask(BaseTask):
     )
     return loss, {"loss": loss, "accuracy": accuracy}
 
+  makes = "tokens"
+
+  def made(self, params: Variables, batch: Batch, rng: jax.Array) -> jax.Array:
+    """Semantic tokens [B, T] drawn after the style tokens of the batch, at temperature 1."""
+    c, model = self.model_config, self.model
+    ids, size = lm.style_ids(c, batch["style_tokens"]), c.style_levels + c.window_tokens
+    logits, cache = lm.prefill(model, params, ids, c.style_levels, size)
+    own = lm.unstack_layers(params)
+
+    def step(carry, inputs):
+      (logits, cache), (position, key) = carry, inputs
+      token_B = jax.random.categorical(key, logits)
+      return lm.decode_step(model, own, lm.semantic_ids(c, token_B), position, cache), token_B
+
+    keys = jax.random.split(rng, c.window_tokens)
+    places = jnp.arange(c.style_levels, size)
+    return jax.lax.scan(step, (logits, cache), (places, keys))[1].T
+
+  def wanted(self, batch: Batch) -> jax.Array:
+    return batch["semantic_tokens"]
+
   def _cross_entropy(self, params: Any, style: jax.Array, semantic: jax.Array, dropout_rng: Any):
     c = self.model_config
     logits = lm.forward(self.model, params, style, semantic, dropout_rng)

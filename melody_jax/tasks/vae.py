@@ -186,6 +186,16 @@ class VAETask(BaseTask):
     estimate = self.model.apply({"params": params["generator"]}, mean, method="decode")
     return {"audio/original": audio, "audio/reconstruction": estimate}
 
+  makes = "audio"
+
+  def made(self, params: Variables, batch: Batch, rng: jax.Array) -> jax.Array:
+    """The reconstruction, float [B, T]."""
+    return self.media(params, batch, rng)["audio/reconstruction"]
+
+  def wanted(self, batch: Batch) -> jax.Array:
+    """The audio itself, float [B, T]."""
+    return batch["audio"]
+
   def export_params(self, params: Variables) -> Variables:
     """Encoder and decoder only; the discriminators serve training alone."""
     return params["generator"]

@@ -24,6 +24,7 @@ from melody_jax.training import run_record
 from melody_jax.training.checkpoint import Checkpointer
 from melody_jax.training.flops import useful_flops
 from melody_jax.training.initial_params import with_params_of, with_public_params
+from melody_jax.training.judge import make_judge
 from melody_jax.training.metric_logger import SOUNDS, MetricLogger
 from melody_jax.training.profile_window import ProfileWindow
 from melody_jax.training.state import (
@@ -163,6 +164,7 @@ class _Run:
     if config.train.eval_every:
       self.evaluate = _Evaluation(config, self.task, self.mesh, part)
     self.media = compile_media(self.task, self.mesh)
+    self.judge = make_judge(config, self.task, self.mesh)
     self.profile = ProfileWindow(config.train.profile, workdir)
     self.logger = MetricLogger(workdir, config)
     self.validation: dict[str, float] = {}  # means of the last evaluation
@@ -187,6 +189,8 @@ class _Run:
     if self.config.train.media:
       params = self.state.params if self.state.ema is None else self.state.ema
       self.logger.media(step, self.media(params, batch, jax.random.key(0)))
+      if self.judge:
+        metrics |= self.judge(params, batch, jax.random.key(0))
     self.logger.evaluation(step, metrics, time.monotonic() - began)
     return metrics
 

@@ -39,7 +39,7 @@ class MetricLogger:
     self._speaks = jax.process_index() == 0
     # (step, time) of the last line: the printed speed is that since then, not since the start.
     self._last: tuple[int, float] | None = None
-    self._progress: dict[str, Any] = {"task": config.task}
+    self._progress: dict[str, Any] = {}
     self._waited = 0.0  # seconds since then that the loop waited for batches
     self._began: float | None = time.monotonic()
     # Matmul operations of a step over all devices, without what is computed twice.

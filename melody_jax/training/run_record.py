@@ -80,7 +80,7 @@ def write_progress(workdir: str | os.PathLike, progress: dict[str, Any]) -> None
 
   Args:
     workdir: Directory of the run.
-    progress: "task", "step", "steps", "time" in seconds since 1970, "eta_seconds", and the last
+    progress: "step", "steps", "time" in seconds since 1970, "eta_seconds", and the last
       figures: "train", "validation" and "validation_step".
   """
   # What stands behind a bucket raises kinds of its own.
@@ -107,9 +107,16 @@ def write_result(workdir: str | os.PathLike, step: int, metrics: dict[str, float
     workdir: Directory of the run.
     step: The last step.
     metrics: Validation means at that step; none where the run does not validate.
+
+  Raises:
+    UserError: if it cannot be written.
   """
   result = {"step": step, "metrics": metrics, "versions": provenance.versions()}
-  _write_whole(epath.Path(workdir) / _RESULT, json.dumps(result, indent=2) + "\n")
+  path = epath.Path(workdir) / _RESULT
+  try:
+    _write_whole(path, json.dumps(result, indent=2) + "\n")
+  except OSError as error:
+    raise write_error(path, error) from error
 
 
 def has_result(workdir: str | os.PathLike, step: int) -> bool:

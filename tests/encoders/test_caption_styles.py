@@ -5,7 +5,8 @@ import numpy as np
 from melody_jax import encode
 from melody_jax.encoders.caption_styles import caption_styles
 from melody_jax.encoders.style import StyleEncoder
-from melody_jax.input_pipeline.array_dataset import ArrayDataset, Feature, ShardWriter
+from melody_jax.input_pipeline.dataset import Dataset
+from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from tests import tiny_bundle
 from tests.configs import load_config
 
@@ -47,7 +48,7 @@ def test_encode_gives_them_to_the_train_split_alone(tmp_path):
   bundle = tiny_bundle.write(tmp_path / "bundle", ("mulan",))
   audio = np.random.default_rng(0).integers(-9000, 9000, 60_000)
   for split in ("train", "validation"):
-    writer = ShardWriter(tmp_path / "in" / split, 0, 1, {"audio": Feature(24_000, "int16")})
+    writer = ShardWriter(tmp_path / "in", split, 0, 1, {"audio": Feature(24_000, "int16")})
     writer.write({"id": "one", "captions": ["slow harp"]}, {"audio": audio})
     writer.close()
   config = load_config("encode")
@@ -62,8 +63,7 @@ def test_encode_gives_them_to_the_train_split_alone(tmp_path):
     style.tokens_of_clips([audio.astype("f4") / 32768], 2.5),
   )
   train, held = (
-    ArrayDataset(tmp_path / "out", split).read(0, "style_tokens")
-    for split in ("train", "validation")
+    Dataset(tmp_path / "out", split).read(0, "style_tokens") for split in ("train", "validation")
   )
   np.testing.assert_array_equal(train, of_text)
   np.testing.assert_array_equal(held, of_audio)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from melody_jax.evaluation.clips import whole_tracks
-from melody_jax.evaluation.codec import evaluate_codec, reconstruct
+from melody_jax.evaluation.codec import evaluate_codec, frechet_distances, reconstruct
 from melody_jax.input_pipeline.dataset import Dataset
 from melody_jax.input_pipeline.shards import Feature, ShardWriter
+from melody_jax.metrics.frechet import fit_gaussian, frechet_distance
 
 
 def _smooth(audio):
@@ -44,3 +45,24 @@ def test_scores_are_means_over_tracks(tmp_path):
     np.mean([t["si_sdr"] for t in finding.values["tracks"]])
   )
   assert "| all | 3 |" in finding.markdown
+  assert overall["mel_distance"] > 0 and overall["stft_distance"] > 0
+  assert set(overall["si_sdr_by_band"]) == {"20-250 Hz", "250-1000 Hz"}  # 2 kHz have no more
+  assert finding.values["fad"] is None and "| 250-1000 Hz |" in finding.markdown
+
+
+def test_fad_of_the_codec_stands_beside_that_of_packages(tmp_path):
+  rng = np.random.default_rng(3)
+  vectors = {"p": [], "q": []}
+  for name, centre in (("p", 0.0), ("q", 3.0)):
+    for _ in range(2):
+      original = centre + rng.normal(size=(20, 4))
+      vectors[name].append((original, original + 0.1))
+  found = frechet_distances(vectors)
+  # All vectors moved by as much: only the means are apart, by 0.1 in four directions.
+  assert found["reconstruction"] == pytest.approx(4 * 0.1**2, rel=1e-6)
+  fits = [fit_gaussian(np.concatenate([o for o, _ in pairs])) for pairs in vectors.values()]
+  assert found["between_packages"] == pytest.approx(frechet_distance(*fits))
+  assert found["share"] == pytest.approx(found["reconstruction"] / found["between_packages"])
+  assert not found["is_deficient"] and found["windows"] == 80
+  alone = frechet_distances({"p": vectors["p"]})
+  assert alone["between_packages"] is None and alone["share"] is None

@@ -1,6 +1,7 @@
 """Prompts from a file, seeds that are drawn, and times as people write them."""
 
 import json
+import time
 
 import pytest
 
@@ -35,9 +36,12 @@ def test_each_line_is_a_piece(prompts):
   ]
   assert [p.out[-7:] for p in found] == ["x-1.wav", "x-2.wav", "x-3.wav"]
   keys.check(config)
-  requests = [r for p in found for r in keys.requests_of(p, keys.Clips(None, None))]
-  assert [len(r.prompt) for r in requests] == [1, 2, 1]
-  assert len(keys.outputs_of(config)) == 9
+  requests = keys.requests_of(config, keys.Clips(None, None), found)
+  assert [len(r.prompt) for r in requests] == [1, 2, 1] and [r.seed for r in requests] == [3, 7, 9]
+  assert len(keys.outputs_of(config, found)) == 9
+  of_one = prompt_list.config_of(config, found[1])
+  assert (of_one.prompt, of_one.seed, of_one.prompts) == ("techno | jazz", 7, "")
+  assert prompt_list.pieces(of_one) == found[1:2]
 
 
 def test_a_dozen_is_numbered_in_order(prompts):
@@ -52,6 +56,8 @@ def test_a_dozen_is_numbered_in_order(prompts):
     ("a\n-3: b", "line 2: the seed is -3; it takes 0 to 4294967295"),
     ("a\n\n7:  ", "line 3: no prompt behind the seed"),
     ("a" * 1001, "line 1 is 1001 characters long"),
+    ("a\n1:30 of rain", "line 2 begins with '1:30', which may be a time or a seed"),
+    ("0:05-0:10 drums", "line 1 begins with '0:05-0:10', which may be a time or a seed"),
   ],
 )
 def test_bad_files(prompts, text, said):
@@ -117,8 +123,21 @@ def test_regions_and_lengths_in_minutes(repository, monkeypatch):
   config, _ = cli.parse([*argv, "--config.seconds=1:30", "--config.times=0, 0:20"])
   assert keys._regions(config) == [(3.5, 5), (65, 80)]
   assert config.seconds == 90 and keys._numbers(config, "times") == [0, 20]
-  with pytest.raises(UserError, match="config.seconds is '1:75'; it takes seconds, or minutes"):
-    cli.parse([*argv, "--config.seconds=1:75"])
+  for apart in ("=", " "):
+    with pytest.raises(UserError, match="config.seconds is '1:75'; it takes seconds, or minutes"):
+      cli.parse([*argv, *f"--config.seconds{apart}1:75".split()])
+  argv = [*argv[:2], "--config.overwrite", "--config.seconds", "1:30", "--config.regions", "1:05-2"]
+  config, _ = cli.parse([*argv, "--config.times", "0:20"])
+  assert config.overwrite and config.seconds == 90
+  assert (config.regions, config.times) == ("1:05-2", "0:20")
+
+
+def test_ten_thousand_prompts_are_made_requests_of_in_no_time(prompts, tmp_path):
+  config = prompts("".join(f"{seed}: piano number {seed}\n" for seed in range(10_000)))
+  began = time.process_time()
+  pieces = prompt_list.pieces(config)
+  assert len(keys.requests_of(config, keys.Clips(None, None), pieces)) == len(pieces) == 10_000
+  assert time.process_time() - began < 3.0  # a config for each took ten seconds and more
 
 
 def test_the_command_makes_all_and_reports_each(loaded, tiny_models, prompts, tmp_path):

@@ -323,9 +323,11 @@ def test_every_key_of_a_sweep_is_in_its_config(name):
 
 
 def test_the_sweeps_of_the_paper_and_of_the_sizes_are_there():
-  assert {"angle_schedule", "dpd_size", "lm_learning_rate"} <= set(sweeps.names())
+  assert {"angle_schedule", "denoisers", "steps", "dpd_size", "lm_learning_rate"} <= set(
+    sweeps.names()
+  )
   settings = sweeps.load("angle_schedule").runs
-  assert {s["prompts.sampling.schedule"] for s in settings} == {"uniform", "linear"}
+  assert {s["sampling.sampler.schedule"] for s in settings} == {"uniform", "linear"}
 
 
 @pytest.mark.parametrize(
@@ -346,9 +348,22 @@ def test_a_preset_has_a_directory_and_seeds_of_its_own():
   nano, paper = sweeps.load("chunks"), sweeps.load("chunks:paper")
   assert (nano.name, nano.config) == ("chunks", "configs/dpd.py:nano")
   assert (paper.name, paper.config) == ("chunks_paper", "configs/dpd.py:paper")
-  assert [run["seed"] for run in nano.runs[:3]] == [0, 1, 2] and "seed" not in paper.runs[0]
+  # Every setting with one seed before the next: a sweep cut short has all rows, of fewer seeds.
+  assert [run["seed"] for run in nano.runs[::4]] == [0, 1, 2] and "seed" not in paper.runs[0]
+  assert len({run["model.chunks"] for run in nano.runs[:4]}) == 4
   with pytest.raises(sweeps.SweepError, match="no preset 'large': nano, paper"):
     sweeps.load("chunks:large")
+
+
+def test_what_all_runs_share_is_in_their_commands_and_not_in_their_names():
+  short = sweeps.load("denoisers:short")
+  assert short.config == "configs/dpd.py:nano"
+  words = sweeps.expand(short, "d", [])[0]
+  assert "--config.train.steps=60" in words
+  assert "--workdir=d/denoisers_short/denoiser=dpd,seed=0" in words
+  broken = dataclasses.replace(short, recipe={"train.step": 60})
+  with pytest.raises(sweeps.SweepError, match='"step\\W* does not exist'):
+    sweeps.check(broken)
 
 
 def test_sweep_goes_through_a_launcher():

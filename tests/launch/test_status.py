@@ -30,10 +30,10 @@ def test_a_stage_that_trains_tells_step_losses_and_time_left(tmp_path):
   assert cells == ("train_dpd", "training", "120 of 400", "0.71", "0.75 at 100", "1 h 06 min")
 
 
-def test_a_stage_that_fell_silent_has_stopped(tmp_path):
+def test_a_stage_that_fell_silent_is_not_called_stopped(tmp_path):
   _write(tmp_path, "lm", 1000.0)
   cells = _status().row(tmp_path, "train_lm", 9000.0)
-  assert cells[1] == "stopped, last heard of 2 h 13 min ago" and cells[-1] == ""
+  assert cells[1] == "silent for 2 h 13 min" and cells[-1] == ""
 
 
 def test_the_recipe_lists_all_stages_of_its_root(tmp_path):
@@ -56,7 +56,7 @@ def test_a_run_writes_what_status_reads(tmp_path):
 
   run_record.write_progress(tmp_path / "dpd", {"step": 1})  # no such directory: nothing happens
   (tmp_path / "dpd").mkdir()
-  progress = {"task": "dpd", "step": 3, "steps": 9, "time": 5.0, "eta_seconds": 60.0}
+  progress = {"step": 3, "steps": 9, "time": 5.0, "eta_seconds": 60.0}
   run_record.write_progress(tmp_path / "dpd", progress | {"train": {"loss": 0.5}})
   cells = _status().row(tmp_path, "train_dpd", 6.0)
   assert cells == ("train_dpd", "training", "3 of 9", "0.5", "", "0 h 01 min")

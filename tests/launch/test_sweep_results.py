@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from melody_jax import evaluate
+from melody_jax.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.launch.test_launchers import sweeps
 
@@ -102,3 +104,31 @@ def test_seeds_become_mean_and_spread(sweep, tmp_path):
 def test_nothing_to_gather_is_one_line(sweep, tmp_path):
   with pytest.raises(sweeps.SweepError, match="no finished run"):
     sweeps.gather(sweep, str(tmp_path))
+
+
+def test_evaluations_share_a_process_and_one_failure_is_told_at_the_end(tmp_path, monkeypatch):
+  sweep, made = sweeps.load("steps"), []
+
+  def measure(config):
+    made.append((config.sampling.sampler.steps, config.seed))
+    if made[-1] == (10, 1) and len(made) < 10:
+      raise UserError("no such luck")
+    folder = tmp_path / config.out
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = {"fad": config.sampling.sampler.steps + config.seed}
+    (folder / "sampling.json").write_text(json.dumps({"scores": scores}))
+
+  monkeypatch.setattr(evaluate, "evaluate", measure)
+  more = ["--config.data=x"]
+  failed = sweeps.run(sweep, str(tmp_path / "d"), more)
+  assert failed == ["steps-4 (no such luck)"] and len(made) == 9
+  assert sweeps.gather(sweep, str(tmp_path / "d")) == ["steps=10,seed=1"]
+  # What is finished is not made again.
+  assert sweeps.run(sweep, str(tmp_path / "d"), more) == [] and made[9:] == [(10, 1)]
+  assert sweeps.gather(sweep, str(tmp_path / "d")) == []
+  rows = list(csv.DictReader((tmp_path / "d" / "steps" / "results.csv").open()))
+  assert [(row["FAD"], row["FAD spread"]) for row in rows] == [
+    ("6.0", "1.0"), ("11.0", "1.0"), ("21.0", "1.0"),
+  ]  # fmt: skip
+  with pytest.raises(sweeps.SweepError, match="trains"):
+    sweeps.run(sweeps.load("chunks"), str(tmp_path / "d"), [])

@@ -23,6 +23,7 @@ from melody_jax.training.metric_logger import MetricLogger
 from melody_jax.training.profile_window import ProfileWindow
 from tests.configs import load_config
 from tests.evaluation.systems import songs
+from tests.launch.test_launchers import sweeps
 from tests.training.processes import write_token_dataset
 
 
@@ -155,3 +156,28 @@ def test_a_bucket_that_cannot_be_written_is_one_line(bucket, monkeypatch):
   monkeypatch.setattr(bucket, "_open", refuse)
   with pytest.raises(UserError, match="cannot write gs://b/x: 403 Forbidden no such account"):
     buckets.write_all({"gs://b/x": b"1"})
+
+
+def test_a_sweep_in_a_bucket_passes_over_finished_runs(bucket):
+  sweep = sweeps.load("lm_learning_rate")
+  everything = sweeps.pending(sweep, "gs://b/d", ["--config.data.path=x"])
+  assert len(everything) == len(sweep.runs)
+  where = epath.Path("gs://b/d/lm_learning_rate") / sweeps.run_name(sweep.runs[1])
+  assert json.loads((where / "command.json").read_text()) == everything[1][1:]
+  (where / "result.json").write_text('{"metrics": {"loss": 2.5}}')
+  left = sweeps.pending(sweep, "gs://b/d", ["--config.data.path=x"])
+  assert left == [run for run in everything if run != everything[1]]
+  with pytest.raises(sweeps.SweepError, match="finished by another command"):
+    sweeps.pending(sweep, "gs://b/d", ["--config.data.path=y"])
+  assert len(sweeps.gather(sweep, "gs://b/d")) == len(sweep.runs) - 1
+  table = epath.Path("gs://b/d/lm_learning_rate/results.md").read_text()
+  assert "| 0.001 | 30 | 1 | 2.5 | - |" in table
+
+
+def test_a_bucket_that_cannot_be_read_is_not_taken_for_an_empty_one(bucket, monkeypatch):
+  def refused(self, path, *arguments, **options):
+    raise PermissionError("403 no access")
+
+  monkeypatch.setattr(bucket, "_open", refused)
+  with pytest.raises(sweeps.SweepError, match="cannot read gs://b/d.*403"):
+    sweeps.pending(sweeps.load("lm_learning_rate"), "gs://b/d", [])

@@ -2,11 +2,11 @@
 
 import functools
 
-import ml_collections
 import pytest
 
 from data import build
 from melody_jax import cli
+from melody_jax.config import keys_of
 from melody_jax.places import config_pages, paths
 from tests.configs import load_config
 
@@ -22,7 +22,8 @@ OTHER_TEXTS = frozenset(
     "model.head", "model.music_front", "model.music_pooling", "model.norms", "model.positions",
     "model.remat", "model.text_pooling", "model.tokens_from", "negative_prompt", "optimizer.name",
     "optimizer.schedule", "preset", "train.best_metric", "train.best_mode", "train.profile",
-    "prompt", "prompts.sampling.schedule", "regions", "schedule", "solver", "split", "splits",
+    "prompt", "prompts.sampling.schedule", "prompts.sampling.solver", "regions",
+    "sampling.sampler.schedule", "sampling.sampler.solver", "schedule", "solver", "split", "splits",
     "task", "times", "train.on_nonfinite", "weights", "what",
   )
 )  # fmt: skip
@@ -33,16 +34,10 @@ PAGES = [
 ]
 
 
-def texts(config, prefix=""):
-  for key, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      yield from texts(value, f"{prefix}{key}.")
-    elif isinstance(value, str):
-      yield prefix + key
-
-
 def test_every_text_of_every_page_is_known_as_a_path_or_not():
-  found = {key for page in PAGES for key in texts(load_config(*page))}
+  found = {
+    key for page in PAGES for key, value in keys_of(load_config(*page)) if isinstance(value, str)
+  }
   assert found <= paths.PATH_KEYS | paths.PATH_LIST_KEYS | OTHER_TEXTS
   assert found >= paths.PATH_KEYS | paths.PATH_LIST_KEYS  # none is misspelt
 

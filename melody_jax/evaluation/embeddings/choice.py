@@ -1,5 +1,6 @@
 """Which embeddings a comparison uses, by the words of config.audio.embeddings."""
 
+from melody_jax.config import listed
 from melody_jax.errors import UserError, check_choice
 from melody_jax.evaluation.embeddings.adapter import AudioEmbedding
 from melody_jax.evaluation.embeddings.clap import ClapEmbedding
@@ -23,7 +24,7 @@ def load(words: str, bundle: str) -> list[AudioEmbedding]:
     UserError: if there is no such word, a file is not named, or the adapter finds something wrong.
   """
   chosen: dict[str, str] = {}
-  for item in filter(None, (part.strip() for part in words.split(","))):
+  for item in listed(words):
     word, _, path = item.partition("=")
     check_choice("config.audio.embeddings", word, CHOICES)
     if CHOICES[word] and not path:

@@ -18,14 +18,25 @@ from melody_jax.evaluation.systems import compare, report
 from melody_jax.evaluation.systems.cautions import cautions
 from melody_jax.evaluation.systems.folder import audio_files, prompts_of, report_of
 from melody_jax.evaluation.systems.measure import MeasuredSet, Measurer, measure_all
+from melody_jax.evaluation.systems.obedience import load_tagger, obedience
 from melody_jax.places import buckets
 from melody_jax.progress import print_progress
 
 LEVELS = ("same", "as_is")
 
 
-def _notes(path: str) -> tuple[basic_pitch.NoteModel | None, str]:
-  """The judge of notes, or None and a line that says why not: the rest can do without it."""
+def load_notes(path: str) -> tuple[basic_pitch.NoteModel | None, str]:
+  """Loads the judge of notes.
+
+  Args:
+    path: config.audio.notes.
+
+  Returns:
+    The judge, or None and a line that says why not: the rest can do without it.
+
+  Raises:
+    UserError: if the file that is named is missing or damaged.
+  """
   if path == "none":
     return None, "Notes were not measured (config.audio.notes=none)."
   try:
@@ -72,6 +83,7 @@ def _values(
   distances: dict[str, compare.Distance],
   prompts: dict[str, str],
   agreement: dict[str, Any] | None,
+  obeyed: dict[str, Any] | None,
 ) -> dict[str, Any]:
   """All results but the players, as JSON can hold them."""
   generated, reference = sets["generated"].clips, sets["reference"].clips
@@ -92,6 +104,7 @@ def _values(
     "numbers": {title: compare.summary(sets[title].clips) for title in ("generated", "reference")},
     "diversity": spread,
     "mcc": agreement,
+    "prompts": obeyed,
     "memorisation": _likeness(generated, reference, training) if training else None,
     "costs": _costs(generated),
   }
@@ -131,14 +144,17 @@ def audio(config: ml_collections.ConfigDict) -> Finding:
     if title != "training" or config.training:  # the one that may be left out
       files[title] = audio_files(config[title], f"config.{title}")
   prompts_by_path = prompts_of(files["generated"], c.prompts)
-  judge, no_notes = _notes(c.notes)
+  judge, no_notes = load_notes(c.notes)
+  tagger, no_tags = load_tagger(c.tags, prompts_by_path)
   embeddings = choice.load(c.embeddings, config.bundle)
   kept = buckets.path_of(config.out) / "measured"
   sets = {}
   for title, paths in files.items():
     # Of training clips only likeness is asked, which needs no notes.
     notes = None if title == "training" else judge
-    measurer = Measurer(embeddings, notes, kept, c.max_seconds, c.level == "as_is")
+    # Only of generated clips it is known what was asked for.
+    tags = tagger if title == "generated" else None
+    measurer = Measurer(embeddings, notes, kept, c.max_seconds, c.level == "as_is", tags)
     sets[title] = measure_all(paths, pathlib.Path(config[title]), measurer, title, print_progress)
   generated, reference = sets["generated"].clips, sets["reference"].clips
   print_progress("audio: comparing")
@@ -149,11 +165,12 @@ def audio(config: ml_collections.ConfigDict) -> Finding:
     clip.name: prompts_by_path[clip.path] for clip in generated if clip.path in prompts_by_path
   }
   agreement, no_mcc = _agreement(embeddings, generated, prompts)
-  values = _values(sets, distances, prompts, agreement)
+  obeyed = obedience(generated, prompts, tagger.tags if tagger else (), config.seed)
+  values = _values(sets, distances, prompts, agreement, obeyed)
   told = cautions(
     sets["generated"], sets["reference"], sets.get("training"), distances, c.max_seconds
   )
-  values["cautions"] = told + [line for line in (no_notes, no_mcc) if line]
+  values["cautions"] = told + [line for line in (no_notes, no_tags, no_mcc) if line]
   for line in values["cautions"]:
     print_progress(f"audio: note: {line}")
   folders = {title: config[title] for title in files}

@@ -14,18 +14,19 @@ import numpy as np
 from melody_jax import audio_io
 from melody_jax.errors import UserError
 from melody_jax.evaluation import basic_pitch
-from melody_jax.evaluation.embeddings.adapter import AudioEmbedding
+from melody_jax.evaluation.embeddings.adapter import AudioEmbedding, digest_of
+from melody_jax.evaluation.musicnn.tagger import MUSICNN_SAMPLE_RATE, PATCH_FRAMES, Tagger
 from melody_jax.metrics.audio_checks import check_audio
 from melody_jax.metrics.chroma import SAMPLE_RATE as CHROMA_RATE
 from melody_jax.metrics.chroma import chroma
 from melody_jax.metrics.notes import NoteUse, note_use
 from melody_jax.metrics.rhythm import SAMPLE_RATE as RHYTHM_RATE
-from melody_jax.metrics.rhythm import beat_strength
+from melody_jax.metrics.rhythm import beat_strength, onset_rate
 from melody_jax.output_files import write_error, write_files
 from melody_jax.progress import Progress
 
 SHORTEST_SECONDS = 0.5
-_VERSION = 1  # of what is kept: raised when a measure changes
+_VERSION = 2  # of what is kept: raised when a measure changes
 _PROGRESS_SECONDS = 5.0
 
 
@@ -76,6 +77,7 @@ class MeasuredClip:
     key: Name of the key, "" where there is none or notes were not measured.
     chroma_PxT: Chroma, float32 [12, frames].
     embeddings: {name: float32 [windows, dimensions]}.
+    tags_K: Posteriors of a tagger's tags, means over the clip, float32 [K]; [0] where not asked.
   """
 
   path: pathlib.Path
@@ -88,6 +90,7 @@ class MeasuredClip:
   key: str
   chroma_PxT: np.ndarray
   embeddings: dict[str, np.ndarray]
+  tags_K: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 Arrays = dict[str, Any]
@@ -108,6 +111,7 @@ def _heard(sound: _Sound) -> Arrays:
     "is_constant": checks.constant,
     "beat_strength": beat[0],
     "beats_per_minute": beat[1],
+    "onset_rate": onset_rate(sound.at(RHYTHM_RATE)),
     "chroma": chroma(sound.at(CHROMA_RATE)),
   }
 
@@ -136,7 +140,8 @@ class Measurer:
     notes: The judge of notes, or None to do without.
     folder: Where results are kept, on a disk or in a bucket; made when needed.
     max_seconds: How much of a file is read.
-    as_is: Whether embeddings hear clips at their own level, not at one for all.
+    as_is: Whether embeddings and tagger hear clips at their own level, not at one for all.
+    tagger: Tagger whose posteriors are kept, or None.
   """
 
   def __init__(
@@ -146,6 +151,7 @@ class Measurer:
     folder: Any,
     max_seconds: float,
     as_is: bool = False,
+    tagger: Tagger | None = None,
   ):
     self._folder, self._max_seconds = folder, max_seconds
     self._extractors: dict[str, Callable[[_Sound], Arrays]] = {f"heard-{_VERSION}": _heard}
@@ -155,6 +161,10 @@ class Measurer:
     for embedding in embeddings:
       key = f"{embedding.name}-{embedding.digest[:12]}{'-as_is' if as_is else ''}"
       self._extractors[key] = functools.partial(_embedded, embedding, as_is)
+    if tagger is not None:
+      arrays = [np.asarray(tagger.params[name]) for name in sorted(tagger.params)]
+      key = f"tags-{digest_of(*arrays)[:12]}{'-as_is' if as_is else ''}"
+      self._extractors[key] = functools.partial(_tagged, tagger, as_is)
 
   def __call__(self, path: pathlib.Path, name: str) -> MeasuredClip:
     """Measures a file, or reads what was measured of a file of the same contents.
@@ -185,6 +195,20 @@ class Measurer:
       found |= part or {}
     return _clip(path, name, sha256, found)
 
+  def hear(self, audio_S: np.ndarray, rate: int, name: str) -> MeasuredClip:
+    """Measures a clip that is in no file; nothing is kept.
+
+    Args:
+      audio_S: The clip [samples], at least half a second.
+      rate: Its sample rate in Hz.
+      name: What it is called in results.
+    """
+    sound = _Sound(np.asarray(audio_S, np.float32), rate)
+    found: Arrays = {"is_cut": False}
+    for extractor in self._extractors.values():
+      found |= extractor(sound)
+    return _clip(pathlib.Path(name), name, digest_of(sound.audio_S), found)
+
 
 def _load(path: pathlib.Path, max_seconds: float) -> tuple[_Sound, bool]:
   try:
@@ -200,6 +224,13 @@ def _embedded(embedding: AudioEmbedding, as_is: bool, sound: _Sound) -> Arrays:
   rate = embedding.sample_rate
   vectors = embedding(sound.at(rate) if as_is else sound.levelled(rate))
   return {f"embedding:{embedding.name}": np.asarray(vectors, np.float32)}
+
+
+def _tagged(tagger: Tagger, as_is: bool, sound: _Sound) -> Arrays:
+  rate = MUSICNN_SAMPLE_RATE
+  logits, _ = tagger.windows(sound.at(rate) if as_is else sound.levelled(rate), PATCH_FRAMES)
+  # The mean of probabilities, as the tagger's own call has it.
+  return {"tags": np.mean(1.0 / (1.0 + np.exp(-logits)), axis=0, dtype=np.float32)}
 
 
 def _clip(path: pathlib.Path, name: str, sha256: str, found: Arrays) -> MeasuredClip:
@@ -219,6 +250,7 @@ def _clip(path: pathlib.Path, name: str, sha256: str, found: Arrays) -> Measured
     embeddings={
       k.removeprefix("embedding:"): v for k, v in arrays.items() if k.startswith("embedding:")
     },
+    tags_K=arrays.get("tags", np.zeros(0, np.float32)),
   )
 
 

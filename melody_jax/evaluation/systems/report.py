@@ -10,7 +10,7 @@ import numpy as np
 
 from melody_jax import audio_io, provenance
 from melody_jax.evaluation.finding import Finding, number, table
-from melody_jax.evaluation.systems import plots
+from melody_jax.evaluation.systems import obedience, plots
 from melody_jax.evaluation.systems.compare import Clips, Distance, clip_means
 from melody_jax.evaluation.systems.measure import MeasuredClip, MeasuredSet
 from melody_jax.evaluation.systems.page import Page, Player, render
@@ -26,6 +26,7 @@ _TITLES = {
   "key_clarity": "key clarity",
   "beat_strength": "beat strength",
   "loudness": "loudness (LUFS)",
+  "onset_rate": "onsets a second",
   "level_range_db": "range of levels (dB)",
   "clipped_share": "share of samples clipped",
   "peak": "peak",
@@ -81,6 +82,7 @@ def score_rows(values: Mapping[str, Any]) -> list[Row]:
     rows.append((f"KAD, {name}", d["kad"], half["kad"]))
   if values["mcc"]:
     rows.append(("MCC (right: other prompts)", values["mcc"]["mcc"], values["mcc"]["mismatched"]))
+  rows += obedience.rows(values["prompts"])
   ours, real = values["numbers"]["generated"], values["numbers"]["reference"]
   for key, title in _TITLES.items():
     if key in ours:

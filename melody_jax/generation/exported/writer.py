@@ -61,7 +61,7 @@ def write_sampler(config: ml_collections.ConfigDict, out: str, platforms: tuple[
   for key in ("music_prompt", "times", "weights", "negative_prompt"):
     if config[key].strip():
       raise UserError(f"an exported sampler takes single texts, without config.{key}: leave it out")
-  texts = texts_of(config)
+  texts = texts_of(config.prompt)
 
   melody = Melody.load(config.checkpoint)
   melody.tell_unheard(texts, print_progress)

@@ -215,7 +215,7 @@ class _Judge:
 
 def test_notes_are_not_asked_for_in_training_clips(music, bands, tmp_path, monkeypatch):
   judge = _Judge()
-  monkeypatch.setattr(audio, "_notes", lambda path: (judge, ""))
+  monkeypatch.setattr(audio, "load_notes", lambda path: (judge, ""))
   training = write(tmp_path / "training", 3, first=40)
   values = _run(music / "generated", music / "reference", tmp_path / "out", training, players=0)
   assert judge.calls == 20 and len(values["memorisation"]["chroma"]["generated"]) == 10
