@@ -116,6 +116,7 @@ def _nano(c: ml_collections.ConfigDict) -> None:
   c.train.steps = 2_000
   c.train.eval_every = 500
   c.train.save_every = 500
+  c.optimizer.name = "muon"  # docs/experiments.md
   c.optimizer.learning_rate = 1e-3
   c.optimizer.warmup_steps = 100
   c.optimizer.b2 = 0.98

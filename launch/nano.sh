@@ -50,6 +50,20 @@ if [[ -z ${AUDIO:-} ]]; then
   STAGES=(build_recorded build_rendered "${STAGES[@]}")
   BUILDS=1
 fi
+# The mixture that the shipped checkpoint learned from (its model card), unless given otherwise. Half
+# of the LM's windows follow a caption: then it knows what prompts sound like.
+if [[ -n ${BUILDS:-} && $PRESET == nano ]]; then
+  BUILD_RENDERED_ARGS=${BUILD_RENDERED_ARGS---pieces=12 --texture_share=12}
+  ENCODE_ARGS=${ENCODE_ARGS---config.style_hop_seconds=10 --config.caption_styles=0.5}
+  TRAIN_MULAN_ARGS=${TRAIN_MULAN_ARGS---config.data.weights=0.4,0.6}
+  FIT_STYLE_ARGS=${FIT_STYLE_ARGS---config.data.weights=0.4,0.6}
+  FIT_PRIOR_ARGS=${FIT_PRIOR_ARGS---config.data.weights=0.4,0.6}
+  FIT_AXES_ARGS=${FIT_AXES_ARGS---config.data.weights=0.65,0.35 --config.windows=800}
+  FIT_LATENTS_ARGS=${FIT_LATENTS_ARGS---config.data.weights=0.5,0.5 --config.windows=300}
+  FIT_SEMANTIC_ARGS=${FIT_SEMANTIC_ARGS---config.data.weights=0.6,0.4 --config.windows=1600}
+  TRAIN_LM_ARGS=${TRAIN_LM_ARGS---config.data.weights=0.3,0.7}
+  TRAIN_DPD_ARGS=${TRAIN_DPD_ARGS---config.data.weights=0.35,0.65}
+fi
 IFS=, read -ra datasets <<< "$AUDIO"
 for i in "${!datasets[@]}"; do datasets[i]=$(home "${datasets[i]}"); done
 AUDIO=$(IFS=, && printf '%s' "${datasets[*]}")
