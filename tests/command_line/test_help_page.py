@@ -8,6 +8,7 @@ import pytest
 
 from melody_jax import cli
 from melody_jax.command_line import help_page
+from melody_jax.places import config_pages
 from melody_jax.errors import UserError
 from melody_jax.provenance import VERSION
 from tests.test_wrong_inputs import COMMANDS
@@ -50,7 +51,7 @@ def test_every_command_has_a_version(told, command):
 def test_every_key_of_every_preset_has_a_meaning(name, repository, monkeypatch):
   monkeypatch.chdir(repository)
   path = pathlib.Path("configs") / f"{name}.py"
-  for preset in help_page.presets(help_page._load(path)) or (None,):
+  for preset in help_page.presets(config_pages.module_of(path)) or (None,):
     lines = [line for line in help_page.keys_of(path, preset) if line.startswith("  --config.")]
     assert len(lines) > 5
     for line in lines:
