@@ -64,7 +64,13 @@ def probe_seconds(path: str | os.PathLike) -> float | None:
 def _existing(path: str | os.PathLike) -> pathlib.Path:
   path = pathlib.Path(path)
   if not path.is_file():
-    state = "is a directory" if path.is_dir() else "does not exist"
+    state = "does not exist"
+    if path.is_dir():
+      state = "is a directory"
+    elif path.exists():
+      state = "is no ordinary file but a pipe or a device"
+    elif path.is_symlink():
+      state = "is a link to nowhere"
     raise UserError(f"audio file {path} {state}: check the path")
   return path
 

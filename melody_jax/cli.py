@@ -38,6 +38,8 @@ _TAKES = (
 def _explain(error: Exception) -> str:
   """One line for what absl or ml_collections raised over the command line."""
   text = str(error)
+  if isinstance(error, IndexError):  # of --config.prompt[0]=a
+    return f"an option with [...] names a place that its key does not have ({text})"
   if re.search(r"get_config\(\) takes 0 positional", text):
     return "this config file takes no preset: leave out what follows its colon"
   if "whilst parsing config file" in text:
@@ -108,7 +110,7 @@ def _in_seconds(argv: list[str]) -> list[str]:
     # The value may be an argument of its own: --config.seconds 1:30.
     apart = argument[:1].isdecimal() and re.fullmatch(r"--?config\.[\w.]+", before)
     whole = f"{before}={argument}" if apart else argument
-    match = re.fullmatch(r"--?(config\.(?:[\w.]*[._])?seconds)=(\d+:[\d:.]+)", whole)
+    match = re.fullmatch(r"--?(config\.(?:[\w.]*[._])?seconds)=(.*:.*)", whole)
     if not match:
       return argument
     try:
@@ -160,7 +162,7 @@ def parse(
     config = holder.value
     if config is not None:
       _check_lists(dict(keys_of(as_written)), dict(keys_of(config)))
-  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
+  except (flags.Error, AttributeError, LookupError, OSError, TypeError, ValueError) as e:
     raise UserError(_explain(e)) from e
   if config is None:
     pages = ", ".join(config_pages.names())

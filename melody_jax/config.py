@@ -101,6 +101,24 @@ def keys_of(
       yield from keys_of(value, f"{prefix}{name}.", groups)
 
 
+def check_page(config: ml_collections.ConfigDict, *keys: str) -> None:
+  """Refuses the config page of another command.
+
+  Args:
+    config: Config of a command.
+    *keys: Keys by which the command's own pages are known.
+
+  Raises:
+    UserError: naming the key that is missing.
+  """
+  for key in keys:
+    if key not in config:
+      raise UserError(
+        f"--config names a page for another command: it has no config.{key}; --help says which page"
+        " this one takes"
+      )
+
+
 def listed(text: str) -> list[str]:
   """The parts of a text with commas in between; blanks around them do not count."""
   return [part.strip() for part in text.split(",") if part.strip()]
@@ -161,6 +179,7 @@ def check_training(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: naming the key, its value and what it takes.
   """
+  check_page(config, "task", "train")
   check_ranges(config, TRAINING_RANGES)
   check_numbers(config)
   rows, parts = config.train.batch_size, config.train.accumulate

@@ -25,7 +25,7 @@ import numpy as np
 
 from melody_jax import cli
 from melody_jax.audio_io import SAMPLE_RATE
-from melody_jax.config import check_numbers, check_ranges, listed
+from melody_jax.config import check_numbers, check_page, check_ranges, listed
 from melody_jax.errors import UserError, check_choice
 from melody_jax.input_pipeline import shards
 from melody_jax.input_pipeline.dataset import Dataset, has_split
@@ -273,6 +273,7 @@ def _what_is_there(config) -> str:
 
 def main(config) -> None:
   """Encodes every split that config.splits names."""
+  check_page(config, "source", "features")
   for key in ("source", "out"):
     if not config[key]:
       raise UserError(f"--config.{key}=DIR is missing")

@@ -22,7 +22,7 @@ from typing import Any
 import ml_collections
 
 from melody_jax import cli, provenance
-from melody_jax.config import check_numbers, check_ranges, listed
+from melody_jax.config import check_numbers, check_page, check_ranges, listed
 from melody_jax.errors import UserError, check_choice
 from melody_jax.evaluation.clips import existing_split
 from melody_jax.evaluation.finding import Finding, check_out, write
@@ -125,6 +125,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: for bad input. With "all", the others still run first.
   """
+  check_page(config, "what", "codec")
   config = config.copy_and_resolve_references()
   check_choice("config.what", config.what, (*EVALUATIONS, "all", *ALONE, *OF_FILES))
   check_ranges(config, RANGES)

@@ -13,12 +13,13 @@ import os
 import ml_collections
 
 from melody_jax import cli
-from melody_jax.config import listed
+from melody_jax.config import check_page, listed
 from melody_jax.errors import UserError
 
 
 def main(config: ml_collections.ConfigDict, out: str, platforms: str) -> None:
   """The command."""
+  check_page(config, "mode", "guidance_scale")
   import jax
 
   from melody_jax.generation.exported.writer import write_sampler

@@ -14,7 +14,7 @@ import math
 import ml_collections
 
 from melody_jax import cli
-from melody_jax.config import check_numbers, check_ranges
+from melody_jax.config import check_numbers, check_page, check_ranges
 from melody_jax.errors import check_choice
 
 # Named, not imported: --help and a wrong command line must not wait for JAX.
@@ -61,6 +61,7 @@ def fit(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: for a name that FITS lacks, or data or a bundle that do not suit it.
   """
+  check_page(config, "what", "windows")
   check_choice("config.what", config.what, FITS)
   check_ranges(config, RANGES)
   check_numbers(config)

@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from melody_jax import audio_io, cli, output_files
+from melody_jax.config import check_page
 from melody_jax.errors import UserError
 from melody_jax.generation import prompt_list, report
 from melody_jax.generation.config import STDOUT, check, read_clips, requests_of, settings_of
@@ -36,6 +37,7 @@ def sample(config: ml_collections.ConfigDict) -> dict[str, Any]:
   Raises:
     UserError: if settings, files or checkpoints are no good; nothing is written then.
   """
+  check_page(config, "mode", "guidance_scale")
   drawn, config = config.seed == prompt_list.DRAW, prompt_list.with_seed(config)
   check(config)
   pieces = prompt_list.pieces(config)

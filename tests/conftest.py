@@ -114,7 +114,7 @@ def in_haste(request):
     yield
     return
   name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-  usual = jax.config.values[name.lower()]
+  usual = jax.config.read(name.lower())
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv(name, "1")
     jax.config.update(name.lower(), True)

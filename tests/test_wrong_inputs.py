@@ -49,6 +49,19 @@ ROWS = [
   ("train --config=configs/dpd.py:tiny --workdir={tmp} --config.train.steps=ten", "steps"),
   ("sample --config=configs/sample.py --config.prompt=a --config.guidance_scale=loud", "loud"),
   ("encode --config=configs/encode.py stray", "unexpected argument 'stray'"),
+  # The page of another command.
+  *(
+    (line, f"names a page for another command: it has no config.{key}")
+    for line, key in [
+      ("train --config=configs/sample.py --workdir={tmp}", "task"),
+      ("export --config=configs/evaluate.py:codec --workdir={tmp}", "task"),
+      ("encode --config=configs/lm.py:tiny", "source"),
+      ("fit --config=configs/evaluate.py:codec", "windows"),
+      ("evaluate --config=configs/fit.py:style", "codec"),
+      ("sample --config=configs/dpd.py:tiny", "mode"),
+      ("export_sampler --config=configs/dpd.py:tiny --out={tmp}/x.sampler", "mode"),
+    ]
+  ),
   # train: numbers, names, sizes that do not go together, data.
   *(
     (f"train --config=configs/{config} --workdir={{tmp}} --config.{setting}", expected)

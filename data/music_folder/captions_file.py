@@ -235,10 +235,10 @@ def _json_entries(text: str, path: pathlib.Path) -> Entries:
   lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
   if start != "[":
     try:
-      entries = [(f"line {i}", json.loads(line)) for i, line in lines]
+      entries = [(f"line {i}", _json(line)) for i, line in lines]
     except json.JSONDecodeError as error:
       try:
-        whole = json.loads(text)
+        whole = _json(text)
       except json.JSONDecodeError:
         wrong = next(i for i, line in lines if not _is_json(line))
         raise UserError(
@@ -247,7 +247,7 @@ def _json_entries(text: str, path: pathlib.Path) -> Entries:
       entries = [("the one entry", whole)]
   else:
     try:
-      entries = [(f"entry {i}", entry) for i, entry in enumerate(json.loads(text), 1)]
+      entries = [(f"entry {i}", entry) for i, entry in enumerate(_json(text), 1)]
     except json.JSONDecodeError as error:
       raise UserError(
         f"captions file {path}, line {error.lineno}: malformed JSON: {error.msg}"
@@ -266,9 +266,32 @@ def _json_entries(text: str, path: pathlib.Path) -> Entries:
   return [(where, {name: [value] for name, value in entry.items()}) for where, entry in entries]
 
 
+def _json(text: str) -> Any:
+  """What JSON says; a name that stands twice in an object has both values, not the last alone.
+
+  Raises:
+    json.JSONDecodeError: It is no JSON.
+  """
+
+  def merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+      before = found.get(name, [])
+      more = value if isinstance(value, list) else [value]
+      found[name] = (
+        [*(before if isinstance(before, list) else [before]), *more] if name in found else value
+      )
+    return found
+
+  try:
+    return json.loads(text, object_pairs_hook=merged)
+  except RecursionError as error:
+    raise json.JSONDecodeError("brackets within brackets, thousands deep", text, 0) from error
+
+
 def _is_json(line: str) -> bool:
   try:
-    json.loads(line)
+    _json(line)
   except json.JSONDecodeError:
     return False
   return True

@@ -7,7 +7,7 @@ Two kinds of evidence count, and loud noise alone is none:
   stays noise, however it is read.
 - A stretch in the midst of other sound has every value of full scale equally often, each
   independent of its neighbours: what bytes of something else sound like. Noise in music is
-  filtered, shaped, mixed or mastered, which shows, or comes again; what comes again is told only.
+  filtered, shaped, mixed or mastered, which shows, or swells, or comes again; then it is told only.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,6 +25,7 @@ _CLIPPED = 0.02  # share of samples at the peak: clipped sound has more
 _BINS, _MOST_CHI_SQUARE = 16, 44.0  # of 15 degrees of freedom: one row of chance in ten thousand
 _MIN_UNIFORM = 3  # rows
 _GAP = 5  # rows between stretches of their own
+_NEAR = 8  # rows beside a stretch that are looked at
 _FROM_END_TO_END = 0.9  # share of the loud rows
 # Rows that may be garbled, where neighbours are as unlike as this, or sound leaps or is hollow: few
 # samples between two levels.
@@ -103,12 +104,20 @@ class Watch:
     where = f"{seconds:.2g} s of it, from {starts[0] / rate:.1f} s on, are"
     if len(starts) >= _FROM_END_TO_END * self._loud:
       where = "all of it is"
-    elif runs == 1:
+    elif runs == 1 and not self._swells(int(starts[0]), int(starts[-1]), self._uniform[0][1]):
       return Verdict(f"{where} random numbers at full scale, as bytes of something else are")
     # A song may have bursts of such noise, and a library of sounds files of it.
     return Verdict(
       note=f"{where} white noise at full scale: if that is not meant, the file is damaged"
     )
+
+  def _swells(self, first: int, last: int, frames: int) -> bool:
+    """Whether something like noise stands before or behind a stretch of rows, as in a riser."""
+    near = _NEAR * frames
+    # The rows right beside it may hold its ends.
+    before = sum(first - near <= odd < first - frames for odd in self._odd)
+    behind = sum(last + frames < odd <= last + near for odd in self._odd)
+    return max(before, behind) > _NEAR // 2
 
 
 def _lag_products(rows: np.ndarray, lag: int) -> np.ndarray:

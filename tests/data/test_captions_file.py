@@ -114,6 +114,7 @@ JSON_REFUSED = {
   "no object": ('{"file": "a.wav"}\n"b.wav"\n', "line 2: not an object"),
   "no file": ('{"file": "a.wav"}\n{"caption": "x"}\n', "line 2: no 'file'"),
   "no text": ('{"file": "a.wav", "caption": {"en": "x"}}\n', "line 1, column 'caption'"),
+  "brackets without an end": ("[" * 100_000, "line 1: malformed JSON: brackets within brackets"),
   "misspelt": ('{"file": "a.wav", "captoin": "x"}\n', "did you mean 'caption'"),
 }
 
@@ -212,3 +213,8 @@ def test_lists_in_json_keep_their_commas_and_bars(tmp_path):
   row = {"file": "a.wav", "captions": ["a|b", "c"], "tags": ["x, y"]}
   file = read(tmp_path, json.dumps(row), "c.jsonl")
   assert file.rows[0].captions == ["a|b", "c"] and file.rows[0].tags == ["x, y"]
+
+
+def test_a_file_named_twice_in_an_object_has_both_captions(tmp_path):
+  file = read(tmp_path, '{"a.wav": "slow piano", "b.wav": ["x"], "a.wav": "a waltz"}', "c.json")
+  assert captions_of(file) == {"a.wav": ["slow piano", "a waltz"], "b.wav": ["x"]}

@@ -190,3 +190,11 @@ def test_absurd_samples_put_a_file_aside(tmp_path, frame):
   soundfile.write(tmp_path / "x.wav", x, 8000, "FLOAT")
   with pytest.raises(QuarantineError, match="times full scale|not finite"):
     load_audio(tmp_path / "x.wav")
+
+
+def test_random_bytes_in_a_file_put_it_aside(tmp_path):
+  data = bytearray(np.round(8000 * tone(11)).astype("<i2").tobytes())
+  data[100_000:120_000] = np.random.default_rng(0).bytes(20_000)
+  soundfile.write(tmp_path / "x.wav", np.frombuffer(bytes(data), "<i2"), 8000)
+  with pytest.raises(QuarantineError, match="garbled: .* random numbers at full scale"):
+    load_audio(tmp_path / "x.wav")

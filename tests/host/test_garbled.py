@@ -142,6 +142,10 @@ def noise(kind: str) -> np.ndarray:
   return np.clip(8 * chords(1.0), -1, 1)
 
 
+# What bytes of something else might sound like for a while: a remark is right, but no more.
+DOUBTFUL = ("full-scale bursts of white noise in music", "a riser")
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_U8", "FLOAT"])
 @pytest.mark.parametrize(
   "kind",
@@ -155,7 +159,7 @@ def noise(kind: str) -> np.ndarray:
 def test_noise_that_somebody_wanted_is_good(tmp_path, kind, subtype):
   soundfile.write(tmp_path / "x.wav", noise(kind), RATE, subtype=subtype)
   notes = decoding.read(tmp_path / "x.wav").notes
-  told = ("white noise at full scale: if that is not meant",) if "bursts" in kind else ()
+  told = ("white noise at full scale: if that is not meant",) if kind in DOUBTFUL else ()
   assert all(any(part in note for part in told) for note in notes)
 
 
