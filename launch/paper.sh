@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper recipe: from 24 kHz audio to a bundle, each stage on the TPU slice that suits it.
 #
-#   launch/paper.sh list                  the stages: slice, number of slices, rows, steps, mesh
+#   launch/paper.sh list                  the stages: slice, number of slices, rows, parts, steps
 #   launch/paper.sh --dry_run all         print the commands of all stages, run nothing
 #   launch/paper.sh train_lm              start one stage; extra arguments go to its command
 #
@@ -29,16 +29,17 @@ LAUNCHER=$(home "${LAUNCHER:-launch/tpu_xpk.sh}")
 AUDIO=${AUDIO:-/data/audio} ENCODED=${ENCODED:-/data/encoded} CLUSTER=${CLUSTER:-melody}
 SHARDS=${SHARDS:-8192} # of a split: 31 h each of 257,000; a host holds one at a time
 
-# stage | slice | slices | rows of a step | parts of a batch | steps | fsdp | tensor
-# Rows and steps are those of configs/*.py:paper. Slices and meshes are those that melody_jax.plan was
-# asked about (launch/README.md), but for train_vae, which is an estimate: its network is not planned.
+# stage | slice | slices | rows of a step | parts of a batch | steps
+# Rows and steps are those of configs/*.py:paper, which also say how parameters lie over a slice.
+# Slices are those that melody_jax.plan was asked about (launch/README.md), but for train_vae, which
+# is an estimate: its network is not planned.
 TABLE="\
-train_vae      v5litepod-64   1   256  1  500000  1  1
-train_wav2vec  v5litepod-64   1   256  1  400000  1  1
-train_mulan    v5litepod-64   1  4096  1  200000  1  1
-encode         v5litepod-256  1     -  -       -  -  -
-train_lm       v5litepod-256  1   512  1  200000  1  1
-train_dpd      v5litepod-256  1   256  1  300000  1  1"
+train_vae      v5litepod-64   1   256  1  500000
+train_wav2vec  v5litepod-64   1   256  1  400000
+train_mulan    v5litepod-64   1  4096  1  200000
+encode         v5litepod-256  1     -  -       -
+train_lm       v5litepod-256  1  2048  1   50000
+train_dpd      v5litepod-256  1   256  1  300000"
 STAGES=(train_vae export_vae fit_latents
   train_wav2vec export_wav2vec fit_semantic
   train_mulan export_mulan fit_style fit_prior
@@ -58,12 +59,11 @@ pod() { # stage, module, arguments: on the stage's slices
 }
 
 train() { # model, datasets, arguments
-  local rows parts steps fsdp tensor
-  read -r _ _ _ rows parts steps fsdp tensor < <(grep "^train_$1 " <<< "$TABLE")
+  local rows parts steps
+  read -r _ _ _ rows parts steps < <(grep "^train_$1 " <<< "$TABLE")
   pod "train_$1" train --config="configs/$1.py:paper" --workdir="$RUNS/$1" \
     --config.data.path="$2" --config.train.batch_size="$rows" --config.train.accumulate="$parts" \
-    --config.train.steps="$steps" --config.mesh.fsdp="$fsdp" --config.mesh.tensor="$tensor" \
-    "${@:3}"
+    --config.train.steps="$steps" "${@:3}"
 }
 
 export_model() { # model, arguments
@@ -113,7 +113,7 @@ stage() { # stage, arguments
 
 [[ $# -gt 0 ]] || { usage; exit 2; }
 if [[ $1 == list ]]; then
-  printf '%-14s %-14s %6s %5s %5s %8s %4s %6s\n' stage slice slices rows parts steps fsdp tensor
+  printf '%-14s %-14s %6s %5s %5s %8s\n' stage slice slices rows parts steps
   for name in "${STAGES[@]}"; do
     grep "^$name " <<< "$TABLE" || printf '%-14s %s\n' "$name" "this machine"
   done

@@ -6,10 +6,12 @@
 
     python -m melody_jax.plan --config=configs/lm.py:paper --topology=v5e:16x16 --slices=4
     python -m melody_jax.plan --config=configs/lm.py:paper --topology=v5e:16x16 --search
+    python -m melody_jax.plan --config=configs/lm.py:paper --topology=h100x8
 
 The config says what is planned. Either is compiled for the named TPU slice (v4, v5e, v5p, v6e;
-needs the libtpu wheel, no TPU), or for virtual CPU devices (cpu:8). Exits with status 1 where it
-does not fit. With --slices=N a training step runs on N such slices.
+needs the libtpu wheel, no TPU), for up to eight GPUs of one host (a100, h100, h200, b200; needs the
+wheels of CUDA, no GPU), or for virtual CPU devices (cpu:8). Exits with status 1 where it does not
+fit. With --slices=N a training step runs on N such slices.
 
 A training config: the very train step; memory by use, FLOPs, bytes, collectives, a roofline of the
 step time and the bound of MFU that follows, per device. Where it does not fit, the nearest setting
@@ -40,7 +42,7 @@ from melody_jax.progress import print_progress
 
 EXIT_DOES_NOT_FIT = 1
 FLAGS = {
-  "topology": "Slice, for example v5e:16x16.",
+  "topology": "Slice or GPUs, for example v5e:16x16 or h100x8.",
   "preset": "Sizes of the sampler: paper, nano (default) or tiny.",
   "out": "JSON to write.",
   "slices": "Number of such slices that train as one; 1 by default.",
@@ -137,7 +139,7 @@ def main(
     UserError: for settings that cannot be planned; nothing is compiled then.
   """
   if not topology:
-    raise UserError("--topology=NAME is missing, for example --topology=v5e:16x16 or cpu:8")
+    raise UserError("--topology=NAME is missing, for example --topology=v5e:16x16, h100x8 or cpu:8")
   trains, samples = "task" in config, "guidance_scale" in config
   if not trains and not samples:
     raise UserError(

@@ -134,6 +134,12 @@ def _cudnn_attention(q, k, v, mask, *, is_causal: bool) -> jax.Array:
   q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
   # Padding follows all keys, so a causal query never sees it. Other queries need the true length.
   lengths = jnp.full((len(k),), s, jnp.int32) if s % 2 and not is_causal else None
+  layout = layout_in_context(rows=q.shape[0], columns=q.shape[2], column_name="heads")
+  if layout is not None:
+    # The call refuses to be divided among devices where its inputs do not lie alike, and XLA may
+    # choose so: queries of columns, say, by rows, and keys of tokens by heads.
+    heads = PartitionSpec(layout.row_axes, None, layout.column_axes)
+    q, k, v = (lax.with_sharding_constraint(x, heads) for x in (q, k, v))
   y = jax.nn.dot_product_attention(
     q, k, v, is_causal=is_causal, key_value_seq_lengths=lengths, implementation="cudnn"
   )

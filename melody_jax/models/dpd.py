@@ -47,6 +47,7 @@ from melody_jax.models.segments import (
   segment_count,
 )
 from melody_jax.models.sru_layer import BidirectionalSRU
+from melody_jax.sharding import by_rows
 
 NORMS = ("sums", "inputs")
 FINE_PATHS = ("sru", "attention")
@@ -223,13 +224,13 @@ class RoFormerLayer(nn.Module):
       return RMSNorm(dtype=c.dtype, name=name)(x)
 
     x = x_BxCxSxW
-    x = x + SegmentAttention(c, name="self_attention")(norm(x, "self_norm"))
-    x = x + CrossAttention(c, name="cross_attention")(
-      norm(x, "cross_norm"), condition, positions_CxS
+    x = by_rows(x + SegmentAttention(c, name="self_attention")(norm(x, "self_norm")))
+    x = by_rows(
+      x + CrossAttention(c, name="cross_attention")(norm(x, "cross_norm"), condition, positions_CxS)
     )
     y = Dense(c.ffn_width, ("embed", "mlp"), dtype=c.dtype, name="ffn_inner")(norm(x, "ffn_norm"))
     outer = Dense(c.width, ("mlp", "embed"), True, c.dtype, branch_init, name="ffn_outer")
-    return x + outer(nn.gelu(y))
+    return by_rows(x + outer(nn.gelu(y)))
 
 
 class Block(nn.Module):
@@ -261,7 +262,7 @@ class Block(nn.Module):
     y = norm(f, "fine_norm", "inputs")
     for i in range(c.sru_layers):
       if c.fine_path == "sru":
-        y = BidirectionalSRU(c.sru_width, c.dtype, name=f"sru_{i}")(y)
+        y = by_rows(BidirectionalSRU(c.sru_width, c.dtype, name=f"sru_{i}")(y), axis=1)
       else:
         y = FineAttention(c, name=f"attention_{i}")(y)
     gain = MLP(c.film_width, y.shape[-1], c.dtype, name="film_gain")(film_BxSxW)
@@ -271,7 +272,7 @@ class Block(nn.Module):
     y = MLP(c.film_width, c.width, c.dtype, BRANCH_SCALE, name="film_out")(
       y * gain[None] + offset[None]
     )
-    return norm(f + y, "fine_norm", "sums")
+    return by_rows(norm(f + y, "fine_norm", "sums"), axis=1)
 
 
 class DPD(LatentDenoiser):
@@ -289,7 +290,7 @@ class DPD(LatentDenoiser):
     if condition.summary_Bx1xE is not None:
       film = film + condition.summary_Bx1xE
     x = self._edge(c.width, "in", ("embed_out", "embed"))(z_BxLxD) + angle_BxLxE
-    h = segment(x, c.segment_size)
+    h = by_rows(segment(x, c.segment_size), axis=1)
     # No scan over blocks: each merges another number of columns, so their shapes differ.
     block = nn.remat(Block) if c.remat else Block
     for i in range(1, c.n_blocks + 1):

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from melody_jax.kernels.attention import attention, attention_reference
 from melody_jax.models import layers
+from melody_jax.sharding import by_rows
 
 ATTENTION = {"auto": attention, "xla": attention_reference}
 # "dots" keeps products with weights and computes attention's scores again: those are the largest
@@ -225,9 +226,9 @@ class DecoderLayer(nn.Module):
     drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
     x = layers.RMSNorm(c.norm_epsilon, c.dtype, name="attention_norm")(x_BTD)
     y, memory = Attention(c, name="attention")(x, angles_TC, cache, position)
-    x_BTD = x_BTD + drop(y)
+    x_BTD = by_rows(x_BTD + drop(y))
     x = layers.RMSNorm(c.norm_epsilon, c.dtype, name="mlp_norm")(x_BTD)
-    return x_BTD + drop(SwiGLU(c, name="mlp")(x)), memory
+    return by_rows(x_BTD + drop(SwiGLU(c, name="mlp")(x))), memory
 
 
 class _ScannedLayer(nn.Module):
@@ -344,7 +345,7 @@ class SemanticLM(nn.Module):
       keep_memory: Whether to return keys and values, [L, B, T, H, K] each; otherwise None.
     """
     c = self.config
-    x = TokenEmbedding(c, name="embed")(ids_BT, c.style_levels)
+    x = by_rows(TokenEmbedding(c, name="embed")(ids_BT, c.style_levels))
     x = nn.Dropout(c.dropout, deterministic=deterministic)(x)
     angles = layers.rotary_angles(jnp.arange(ids_BT.shape[1]), c.head_size, c.rope_base)
     layer = _ScannedLayer

@@ -106,6 +106,9 @@ def devices_of(chip: Chip, number: int) -> list[Any]:
   """
   # No card is asked for, so none must be found wanting.
   os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+  # Kernels, schedule and memory are decided before machine code is made of them. That code never
+  # runs, so that no time goes into making it fast.
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
   import jax
   from jax.experimental import topologies
 

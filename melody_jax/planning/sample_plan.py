@@ -29,6 +29,7 @@ from melody_jax.host.chips import GIB
 from melody_jax.models import lm as lm_model
 from melody_jax.models import vae as vae_model
 from melody_jax.models.layers import config_from
+from melody_jax.planning.hlo import Program
 from melody_jax.planning.topology import Topology
 from melody_jax.planning.train_plan import HBM_SHARE, needed_bytes
 from melody_jax.sharding import MESH_AXES
@@ -71,6 +72,8 @@ class SamplePlan:
     fits: Whether the peak fits the chip's memory.
     largest_batch: Largest batch that fits, by the memory per item of this program; None: unknown.
     stages: The stages in their order.
+    custom_calls: {target: number of times it runs, loops of unknown length once}; kernels of ours
+      and of libraries are among them.
     real_time_factor_bound: Seconds of audio (all items together) per second, at most.
     compile_seconds: Time of the compilation on this machine.
   """
@@ -85,6 +88,7 @@ class SamplePlan:
   fits: bool
   largest_batch: int | None
   stages: list[Stage]
+  custom_calls: dict[str, int]
   real_time_factor_bound: float
   compile_seconds: float
 
@@ -235,6 +239,7 @@ def plan_sampler(
   mesh = Mesh(np.asarray(topology.devices[:1]).reshape(1, 1, 1), MESH_AXES)
   everywhere = NamedSharding(mesh, PartitionSpec())
   began, peak, largest = time.monotonic(), 0.0, None
+  calls: dict[str, int] = {}
   program = jax.jit(
     lambda p, x, how: window_program.run(networks, p, x, how),
     in_shardings=everywhere, out_shardings=everywhere,
@@ -253,6 +258,7 @@ def plan_sampler(
     fixed = memory.argument_size_in_bytes + memory.generated_code_size_in_bytes
     items = memory.temp_size_in_bytes + memory.output_size_in_bytes
     peak = float(fixed + items)
+    calls = Program(compiled.as_text()).custom_calls()
     # Items are assumed to cost the same at any batch size; the compiler may do a little better.
     largest = int((HBM_SHARE * chip.hbm_bytes - fixed) // (items / batch)) if items else None
   seconds = sum(stage.seconds for stage in stages)
@@ -260,6 +266,7 @@ def plan_sampler(
     chip=chip.name, batch_size=batch, steps=settings.steps, dtype=settings.dtype,
     parameter_bytes=_bytes(params), peak_bytes=peak, hbm_bytes=float(chip.hbm_bytes),
     fits=peak <= HBM_SHARE * chip.hbm_bytes, largest_batch=largest, stages=stages,
+    custom_calls=calls,
     real_time_factor_bound=batch * networks.seconds / seconds,
     compile_seconds=time.monotonic() - began,
   )  # fmt: skip
@@ -272,12 +279,14 @@ def lines(plan: SamplePlan) -> list[str]:
     f" {s.weight_bytes / GIB:8.2f} GiB of weights: at least {1e3 * s.seconds:8.2f} ms ({s.bound})"
     for s in plan.stages
   ]
+  kernels = [f"    {name} x {times}" for name, times in sorted(plan.custom_calls.items())]
   peak = f"{plan.peak_bytes / GIB:.2f} of {plan.hbm_bytes / GIB:.0f} GiB"
   return [
     f"one {plan.chip} chip, batch {plan.batch_size}, {plan.steps} steps, {plan.dtype}",
     f"  parameters {plan.parameter_bytes / GIB:.2f} GiB, peak {peak}:"
     f" {'fits' if plan.fits else 'DOES NOT FIT'}; largest batch {plan.largest_batch or 'unknown'}",
     *stages,
+    *(["  custom calls:", *kernels] if kernels else []),
     f"  at most {plan.real_time_factor_bound:.0f} seconds of audio a second",
     f"(compiled in {plan.compile_seconds:.0f} s)",
   ]
