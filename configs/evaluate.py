@@ -70,7 +70,7 @@ def get_config(preset: str = "all") -> ml_collections.ConfigDict:
   c.sampling = ml_collections.ConfigDict()
   c.sampling.prompts = FAMILY_PROMPTS  # two of each family that musicnn can tell apart
   c.sampling.seconds = 10.0  # one window of the models
-  c.sampling.reference_windows = 48  # held-out windows of each dataset
+  c.sampling.reference_windows = 32  # held-out windows of each dataset
   c.sampling.sampler = _sampler()
   if size == "tiny":
     _tiny(c)

@@ -100,8 +100,8 @@ def area_under_curve(higher: np.ndarray, lower: np.ndarray) -> float:
   """P(a value of the first is larger than one of the second), ties half: Mann-Whitney's U / (n m).
 
   Args:
-    higher: Values of the first set, float [n].
-    lower: Values of the second set, float [m].
+    higher: Values that should be larger [n].
+    lower: Values that should be smaller [m].
 
   Raises:
     ValueError: if either is empty.

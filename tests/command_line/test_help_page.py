@@ -8,8 +8,8 @@ import pytest
 
 from melody_jax import cli
 from melody_jax.command_line import help_page
-from melody_jax.places import config_pages
 from melody_jax.errors import UserError
+from melody_jax.places import config_pages
 from melody_jax.provenance import VERSION
 from tests.test_wrong_inputs import COMMANDS
 

@@ -132,3 +132,19 @@ def test_evaluations_share_a_process_and_one_failure_is_told_at_the_end(tmp_path
   ]  # fmt: skip
   with pytest.raises(sweeps.SweepError, match="trains"):
     sweeps.run(sweeps.load("chunks"), str(tmp_path / "d"), [])
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_evaluations_on_this_machine_go_to_one_process(run, tmp_path, status):
+  python = tmp_path / "python.sh"
+  python.write_text(
+    '#!/bin/bash\necho "$2" >> "$LOG"\n'
+    'case $2 in pending) echo "steps-0 melody_jax.evaluate --config=x" ;;\n'
+    "run) exit $STATUS ;; esac\n"
+  )
+  python.chmod(0o755)
+  local = {"LAUNCHER": "launch/local.sh", "PYTHON": str(python), "STATUS": str(status)}
+  done = run("steps", "d", **local)
+  assert (tmp_path / "log").read_text().split() == ["pending", "run", "gather"]
+  assert done.returncode == status
+  assert ("these runs failed: run (status 2)" in done.stderr) == (status == 2)

@@ -1,9 +1,9 @@
-"""Beat strength of a metronome, of noise, and of what has no beat."""
+"""Onsets and beat strength of a metronome, of noise, and of what has no beat."""
 
 import numpy as np
 import pytest
 
-from melody_jax.metrics.rhythm import SAMPLE_RATE, beat_strength
+from melody_jax.metrics.rhythm import SAMPLE_RATE, beat_strength, onset_rate
 
 
 def _clicks(bpm, seconds=10, jitter=0.0):
@@ -33,3 +33,9 @@ def test_level_does_not_matter():
 def test_what_has_no_beat():
   assert beat_strength(np.zeros(10 * SAMPLE_RATE)) is None
   assert beat_strength(_clicks(120, seconds=4)) is None
+
+
+def test_onsets_are_counted():
+  for bpm in (60, 180):
+    assert onset_rate(_clicks(bpm)) == pytest.approx(bpm / 60, rel=0.15)
+  assert onset_rate(np.zeros(SAMPLE_RATE)) == 0.0

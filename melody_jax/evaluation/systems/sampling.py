@@ -6,6 +6,7 @@ one process makes them all (`launch/sweep.sh`).
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 from typing import Any
 
@@ -50,21 +51,39 @@ def _melody(directory: str, digest: str) -> Melody:
   return Melody.load(directory)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Judges:
+  """What measures clips.
+
+  Attributes:
+    of_music: Measures of any clip.
+    of_prompted: The same and the tagger's posteriors, for clips that were asked for something.
+    mulan: The embedding that reads prompts.
+    tags: Names of the tagger's tags; none without it.
+  """
+
+  of_music: Measurer
+  of_prompted: Measurer
+  mulan: Any
+  tags: tuple[str, ...]
+
+
 @functools.lru_cache(maxsize=1)
-def _measurer(directory: str, digest: str, notes: str) -> tuple[Measurer, Any, tuple[str, ...]]:
-  """The measures, MuLan to read prompts, and the tagger's tags."""
+def _judges(directory: str, digest: str, notes: str) -> _Judges:
   del digest
   embeddings = choice.load("musicnn,mulan", directory)
   judge, _ = load_notes(notes)
   tagger, _ = obedience.load_tagger(True, {"": "any"})
-  measurer = Measurer(embeddings, judge, None, np.inf, tagger=tagger)
-  return measurer, embeddings[1], tagger.tags if tagger else ()
+  music, prompted = (
+    Measurer(embeddings, judge, None, np.inf, tagger=asked) for asked in (None, tagger)
+  )
+  return _Judges(music, prompted, embeddings[1], tagger.tags if tagger else ())
 
 
 @functools.lru_cache(maxsize=4)
 def _text_vectors(directory: str, digest: str, notes: str, texts: tuple[str, ...]) -> np.ndarray:
   """MuLan's vectors of prompts; the text tower takes longer to load than to run."""
-  return _measurer(directory, digest, notes)[1].text(list(texts))
+  return _judges(directory, digest, notes).mulan.text(list(texts))
 
 
 def _key(config: ml_collections.ConfigDict) -> tuple[str, str]:
@@ -86,7 +105,7 @@ def _reference(config: ml_collections.ConfigDict) -> list[MeasuredClip]:
     config.audio.notes,
   )
   if key not in _references:
-    measurer, _, _ = _measurer(*_key(config), config.audio.notes)
+    measurer = _judges(*_key(config), config.audio.notes).of_music
     clips = []
     for name, dataset in datasets_of(config, config.split).items():
       if "audio" not in dataset.features:
@@ -138,16 +157,17 @@ def sampling(config: ml_collections.ConfigDict) -> Finding:
   c = config.sampling
   texts = list(c.prompts)
   melody = _melody(*_key(config))
-  measurer, _, tags = _measurer(*_key(config), config.audio.notes)
+  judges = _judges(*_key(config), config.audio.notes)
   reference = _reference(config)
   audio, nfe, speed = _generate(melody, texts, config, settings_of(c.sampler))
   print_progress("sampling: measuring")
+  measurer = judges.of_prompted
   clips = [measurer.hear(a, melody.sample_rate, f"{i:03d}") for i, a in enumerate(audio)]
   prompts = {clip.name: text for clip, text in zip(clips, texts, strict=True)}
   unique = sorted(set(texts))
   vectors = _text_vectors(*_key(config), config.audio.notes, tuple(unique))
   agreement = compare.prompt_agreement(vectors, clips, prompts, unique) or {}
-  obeyed = obedience.obedience(clips, prompts, tags, config.seed) or {}
+  obeyed = obedience.obedience(clips, prompts, judges.tags, config.seed) or {}
   name = next(n for n in clips[0].embeddings if n != "MuLan")
   distance = compare.distance(name, clips, reference, _REFERENCE_SEED, 1)
   family = obeyed.get("family") or {}

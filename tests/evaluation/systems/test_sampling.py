@@ -30,7 +30,7 @@ class _Mulan(Bands):
 
 @pytest.fixture
 def config(tiny_models, tmp_path, monkeypatch):
-  for cached in (sampling._melody, sampling._measurer, sampling._text_vectors):
+  for cached in (sampling._melody, sampling._judges, sampling._text_vectors):
     cached.cache_clear()
   sampling._references.clear()
   writer = ShardWriter(tmp_path / "d", "validation", 0, 1, {"audio": Feature(RATE, "int16")})
@@ -56,10 +56,8 @@ def test_a_run_scores_clips_and_others_share_what_it_made(config, monkeypatch):
   # Four of eight families are asked for, once each.
   assert 0 <= first.values["reference"]["right_family"] <= 1 / 4
   assert first.values["reference_clips"] == 4 and len(first.values["clips"]) == 4
-  melody, (_, mulan, _) = (
-    sampling._melody(*sampling._key(config)),
-    sampling._measurer(*sampling._key(config), "none"),
-  )
+  melody = sampling._melody(*sampling._key(config))
+  mulan = sampling._judges(*sampling._key(config), "none").mulan
   compiled = melody.programs.compile_seconds
   monkeypatch.setattr(sampling, "read_windows", None)  # the reference is there already
   config.sampling.sampler.steps = 3
