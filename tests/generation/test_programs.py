@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from melody_jax.errors import UserError
-from melody_jax.generation import programs
 from melody_jax.generation.programs import Programs, out_of_memory_message
+from melody_jax.host.chips import GIB
 
 
 def test_a_program_is_compiled_once_per_shape():
@@ -48,7 +48,7 @@ def _compiled(parameters, per_item, batch):
 
 
 def test_the_message_names_a_batch_that_fits():
-  gib = programs.GIB
+  gib = GIB
   text = out_of_memory_message("window", _compiled(2 * gib, gib, 16), 16, 12 * gib)
   assert "batch of 16, which needs 18.00 of 12.00 GiB: a batch of 10 fits" in text
   assert "steps" in text
