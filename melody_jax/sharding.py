@@ -115,8 +115,9 @@ def by_rows(x: jax.Array, axis: int = 0) -> jax.Array:
   every product: ten times the traffic, at the sizes of the paper's LM.
 
   Args:
-    x: Activations.
-    axis: Their axis of rows. Where the devices do not divide it, nothing is asked for.
+    x: Activations [rows, ...].
+    axis: Their axis of rows, if it is not the first. Where the devices do not divide it, nothing is
+      asked for.
   """
   mesh = jax.sharding.get_abstract_mesh()
   # Encoders set a mesh of their own, and a kernel's shards have none.
