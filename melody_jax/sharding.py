@@ -115,8 +115,9 @@ def by_rows(x: jax.Array, axis: int = 0) -> jax.Array:
   every product: ten times the traffic, at the sizes of the paper's LM.
 
   Args:
-    x: Activations.
-    axis: Their axis of rows. Where the devices do not divide it, nothing is asked for.
+    x: Activations [rows, ...].
+    axis: Their axis of rows, if it is not the first. Where the devices do not divide it, nothing is
+      asked for.
   """
   mesh = jax.sharding.get_abstract_mesh()
   # Encoders set a mesh of their own, and a kernel's shards have none.
@@ -129,10 +130,40 @@ def by_rows(x: jax.Array, axis: int = 0) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec)
 
 
-def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
-  """Finds the part of a batch that the devices of this host hold.
+def parts_of_hosts(devices_DxFxT: np.ndarray) -> dict[int, tuple[int, int]]:
+  """Finds the part of a batch that the devices of each host hold.
 
-  Hosts that share a tensor-parallel group hold the same part, and must read the same rows.
+  A part need not be rows that follow each other: on a slice of TPUs a host has a square of chips,
+  and the mesh runs along the torus. Rows of a batch are in no order, so that this is all the same.
+
+  Args:
+    devices_DxFxT: Devices of the mesh [data, fsdp, tensor].
+
+  Returns:
+    {process: (index, count)}: part number `index` of `count` equal parts, which together are the
+    batch. Hosts that share a tensor-parallel group hold the same part, and read the same rows.
+
+  Raises:
+    UserError: if two hosts hold parts that overlap and are not the same.
+  """
+  # A lane is what holds rows of its own: the devices of one tensor group.
+  lanes = devices_DxFxT.reshape(-1, devices_DxFxT.shape[-1])
+  held: dict[int, set[int]] = {}
+  for lane, group in enumerate(lanes):
+    for device in group:
+      held.setdefault(device.process_index, set()).add(lane)
+  parts = sorted({tuple(sorted(of_host)) for of_host in held.values()})
+  # What the input pipeline reads for a host is one of several equal parts.
+  if len({len(part) for part in parts}) != 1 or sum(map(len, parts)) != len(lanes):
+    raise UserError(
+      f"the devices of hosts hold parts of a batch that overlap, {parts[:2]}: choose mesh sizes"
+      " that put whole hosts along data and fsdp, or along tensor"
+    )
+  return {host: (parts.index(tuple(sorted(own))), len(parts)) for host, own in held.items()}
+
+
+def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
+  """Finds the part of a batch that the devices of this host hold; see `parts_of_hosts`.
 
   Args:
     mesh: Mesh of the run.
@@ -142,8 +173,7 @@ def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
     (index, count): part number `index` of `count` equal parts.
 
   Raises:
-    UserError: if the rows do not divide over the mesh, or the rows of this host do not lie
-      together.
+    UserError: if the rows do not divide over the mesh, or the parts of hosts overlap.
   """
   # Devices of one tensor group share their rows, so they count once.
   lanes = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -152,17 +182,7 @@ def batch_part_of_host(mesh: Mesh, rows: int) -> tuple[int, int]:
       f"train.batch_size {rows} does not divide over {lanes} data-parallel devices"
       f" (mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}): take a multiple of {lanes}"
     )
-  slices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-  bounds = {index[0].indices(rows)[:2] for index in slices if index}
-  # The rows must be one block: the input pipeline reads a range, not a set.
-  first, last = min(low for low, _ in bounds), max(high for _, high in bounds)
-  size = last - first
-  if sum(high - low for low, high in bounds) != size or rows % size or first % size:
-    raise UserError(
-      f"the devices of this host hold rows {sorted(bounds)} of a batch: choose mesh sizes that put"
-      " whole hosts along data and fsdp"
-    )
-  return first // size, rows // size
+  return parts_of_hosts(mesh.devices)[jax.process_index()]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,7 @@
 """Every parameter of every model names axes that the one table knows."""
 
+import types
+
 from flax import linen as nn
 import jax
 import ml_collections
@@ -99,3 +101,35 @@ def test_gpus_without_a_common_link_take_any_mesh():
     device.platform = "gpu"
   mesh = sharding.make_mesh(sizes(16, 1, 3), devices)
   assert [d.id for d in mesh.devices.flat] == list(range(48))
+
+
+def hosts_of_squares(side=16):
+  """Devices of a slice whose hosts have 2 x 2 chips each, as v5e has them."""
+  devices = slices_of(1, side)
+  for device in devices:
+    x, y, _ = device.coords
+    device.process_index = x // 2 + y // 2 * (side // 2)
+  return devices
+
+
+# Four chips of a tensor group lie side by side in two hosts, which hold the group below as well.
+@pytest.mark.parametrize(
+  ("wanted", "expected"),
+  [((-1, 1, 1), 64), ((-1, -1, 1), 64), ((-1, 16, 1), 64), ((-1, 4, 4), 32), ((4, 8, 8), 16)],
+)
+def test_every_row_of_a_batch_is_some_hosts_on_a_pod(wanted, expected):
+  mesh = sharding.make_mesh(sizes(*wanted), hosts_of_squares())
+  parts = sharding.parts_of_hosts(mesh.devices)
+  assert len(parts) == 64
+  ((count),) = {n for _, n in parts.values()}
+  # Hosts of one tensor group read the same; all others read something of their own.
+  assert sorted({index for index, _ in parts.values()}) == list(range(count))
+  assert count == expected
+
+
+def test_hosts_whose_rows_overlap_are_refused():
+  devices = np.array(
+    [[[types.SimpleNamespace(process_index=i) for i in row]] for row in ((0, 1), (1, 2), (2, 0))]
+  )
+  with pytest.raises(UserError, match="parts of a batch that overlap"):
+    sharding.parts_of_hosts(devices)

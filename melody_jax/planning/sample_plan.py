@@ -258,7 +258,7 @@ def plan_sampler(
     fixed = memory.argument_size_in_bytes + memory.generated_code_size_in_bytes
     items = memory.temp_size_in_bytes + memory.output_size_in_bytes
     peak = float(fixed + items)
-    calls = Program(compiled.as_text()).custom_calls()
+    calls = Program(compiled.as_text() or "").custom_calls()
     # Items are assumed to cost the same at any batch size; the compiler may do a little better.
     largest = int((HBM_SHARE * chip.hbm_bytes - fixed) // (items / batch)) if items else None
   seconds = sum(stage.seconds for stage in stages)
