@@ -122,7 +122,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
 
 def record_of(example: dict[str, Any]) -> dict[str, Any]:
   """The record that an example of a dataset was written from, without its arrays."""
-  record = {k: bytes(example[k]).decode() for k in _TEXTS}
+  record: dict[str, Any] = {k: bytes(example[k]).decode() for k in _TEXTS}
   record |= {k: [bytes(text).decode() for text in example[k]] for k in _LISTS}
   record["seconds"] = float(example["seconds"])
   # What was never said is empty in the example.
@@ -131,8 +131,8 @@ def record_of(example: dict[str, Any]) -> dict[str, Any]:
 
 def folder_of(root: str | os.PathLike) -> Any:
   """The directory of a dataset's files: itself, or that of its version in `root`."""
-  root = buckets.path_of(root)
-  return root if root.name == VERSION or (root / INFO).exists() else root / VERSION
+  place = buckets.path_of(root)
+  return place if place.name == VERSION or (place / INFO).exists() else place / VERSION
 
 
 def shard_name(split: str, shard: int, n_shards: int) -> str:
