@@ -136,7 +136,7 @@ def evaluate_codec(
     for p in sorted({t["package"] for t in tracks})
   }
   overall = _summary(tracks)
-  values = {"overall": overall, "packages": packages, "tracks": tracks}
+  values: dict[str, Any] = {"overall": overall, "packages": packages, "tracks": tracks}
   values["fad"] = frechet_distances(vectors) if vectors else None
   return Finding("codec", values, _markdown(values, split))
 

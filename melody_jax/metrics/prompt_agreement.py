@@ -156,7 +156,7 @@ def tag_agreement(
     The agreement, or None where no tag tells clips apart: none is asked for, or all by all.
   """
   posteriors, asked_NxK = np.asarray(posteriors_NxK), np.asarray(asked_NxK, bool)
-  telling = asked_NxK.any(axis=0) & ~asked_NxK.all(axis=0)
+  telling = np.asarray(asked_NxK.any(axis=0) & ~asked_NxK.all(axis=0))
   if not telling.any():
     return None
   z_NxK, asked_NxK = standardised_log(posteriors[:, telling]), asked_NxK[:, telling]
