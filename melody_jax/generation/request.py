@@ -210,7 +210,7 @@ class Settings:
   steps: int = 10
   schedule: str = "linear"
   solver: str = "ddim"
-  guidance_scale: float = 2.0
+  guidance_scale: float = 1.5
   guidance_interval: tuple[float, float] = (0.0, 1.0)
   guidance_rescale: float = 0.0
   temperature: float = 1.0

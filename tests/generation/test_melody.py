@@ -255,7 +255,7 @@ def test_the_command_writes_audio_picture_and_report(tiny_models, tmp_path):
   assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
   written = json.loads((tmp_path / "x.json").read_text())
   assert written["prompt"] == TEXT and written["seed"] == 3 and written["steps"] == 2
-  assert written["nfe"] == report["nfe"] == 252 and written["guidance_scale"] == 2.0
+  assert written["nfe"] == report["nfe"] == 252 and written["guidance_scale"] == 1.5
   assert written["checkpoint_sha256"] == bundle.digest(tiny_models)
   for key in ("compile_seconds", "generation_seconds", "real_time_factor", "device", "versions"):
     assert written[key]
