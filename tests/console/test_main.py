@@ -63,7 +63,6 @@ def test_help_and_version(call):
     (["plan", "--config=lm:tiny"], "--topology=NAME is missing"),
     (["export-sampler", "--config.prompt=a"], "--out=FILE.sampler is missing"),
     (["build", "music_folder", "--folder=x"], "music folder x does not exist"),
-    (["build", "encoded", "--source=x"], "no array dataset at x"),
   ],
 )
 def test_every_command_is_reached_and_ends_in_one_line(call, arguments, message):

@@ -57,7 +57,7 @@ def run_config(model: str, data: pathlib.Path, steps: int):
 
   Args:
     model: Name of the model.
-    data: Directory with the array datasets `audio` and `encoded`.
+    data: Directory with the datasets `audio` and `encoded`.
     steps: Number of steps.
   """
   c = load_config(model, "tiny")

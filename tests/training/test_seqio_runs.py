@@ -16,13 +16,14 @@ from tests.training.processes import start
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory):
+def data(tmp_path_factory):
   root = tmp_path_factory.mktemp("datasets")
-  return {"audio": write_audio(root / "audio"), "encoded": write_encoded(root / "encoded")}
+  write_audio(root / "audio"), write_encoded(root / "encoded")
+  return root
 
 
-def config_of(roots, model, steps):
-  c = run_config(model, roots["encoded" if model in ("lm", "dpd") else "audio"], steps)
+def config_of(data, model, steps):
+  c = run_config(model, data, steps)
   c.data.source = "seqio"
   c.train.batch_size = 2
   return c
@@ -40,28 +41,28 @@ HEAVY = ("mulan", "wav2vec", "vae")  # half a minute to a minute each
 @pytest.mark.parametrize(
   "model", [pytest.param(m, marks=pytest.mark.long) if m in HEAVY else m for m in TASKS]
 )
-def test_a_run_that_is_gone_on_with_equals_one_that_was_not(roots, tmp_path, model, capsys):
-  whole = loop.train(config_of(roots, model, 4), tmp_path / "whole")
+def test_a_run_that_is_gone_on_with_equals_one_that_was_not(data, tmp_path, model, capsys):
+  whole = loop.train(config_of(data, model, 4), tmp_path / "whole")
   said = capsys.readouterr().err
   # Both evaluations, the second from the first batch again.
   assert "step 2 validation" in said and "step 4 validation" in said
   # What a run leaves that is killed after the checkpoint of step 2.
   killed = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
   shutil.rmtree(killed / "checkpoints" / "4")
-  assert_equal(whole, loop.train(config_of(roots, model, 4), killed))
+  assert_equal(whole, loop.train(config_of(data, model, 4), killed))
   again = capsys.readouterr().err
   assert f"{model}: step 2 of 4" in again
   assert again.splitlines()[-1] == said.splitlines()[-1]  # of the last validation
 
 
 @pytest.mark.parametrize("model", ["lm", pytest.param("dpd", marks=pytest.mark.long)])
-def test_a_run_killed_with_signal_9_goes_on(roots, tmp_path, model):
-  config = config_of(roots, model, 6)
-  data, train = config.data, config.train
+def test_a_run_killed_with_signal_9_goes_on(data, tmp_path, model):
+  config = config_of(data, model, 6)
+  source, train = config.data, config.train
   settings = {
     f"train.{key}": train[key]
     for key in ("batch_size", "log_every", "save_every", "eval_every", "eval_batches", "media")
-  } | {f"data.{key}": data[key] for key in ("source", "path")}
+  } | {f"data.{key}": source[key] for key in ("source", "path")}
   settings |= {
     f"optimizer.{key}": config.optimizer[key] for key in ("schedule", "warmup_steps", "eps")
   }
