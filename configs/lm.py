@@ -67,8 +67,8 @@ def _paper(c: ml_collections.ConfigDict) -> None:
   c.model.head = "all"  # over the whole table, as the paper counts its parameters
   c.model.dtype = "bfloat16"
   # Nothing is computed again: of eight rows a chip the activations fit into the 16 GB of a v5e.
-  # Parameters and their state shared out over 16 chips. Over all 256 of a slice the gathers' buffers
-  # cost a third more time (launch/README.md).
+  # Parameters and their state are shared out over 16 chips; over all 256 of a slice a step is
+  # bound to take a third longer (launch/README.md).
   c.mesh.fsdp = 16
   # 0.51 M tokens, as for GPT-3's models of this size (Brown et al. 2020, table 2.1). A quarter of
   # it would leave v5e-256 waiting for its weights (launch/README.md).
