@@ -19,6 +19,7 @@ from benchmarks.generator import Generator
 from benchmarks.report import Row
 from benchmarks.timing import Timing, median_of_runs, time_program
 from melody_jax.generation import token_sampler
+from melody_jax.generation.request import Settings
 
 STAGES = ("lm", "dpd", "decoder")
 
@@ -35,7 +36,7 @@ class BenchSettings:
     profile: Directory for a profiler trace of one warm call of each stage; "" means no trace.
   """
 
-  guidance_scale: float = 2.0
+  guidance_scale: float = Settings.guidance_scale
   schedule: str = "linear"
   repeats: int = 3
   budget: float = 20.0

@@ -38,6 +38,7 @@ from melody_jax.command_line import flags
 from melody_jax.command_line.flags import Parser, at_least_one
 from melody_jax.config import DTYPES
 from melody_jax.errors import check_range
+from melody_jax.generation.request import Settings
 from melody_jax.output_files import check_new_folder
 from melody_jax.places.paths import expand
 from melody_jax.provenance import versions
@@ -77,7 +78,10 @@ def parser() -> Parser:
     help="dtype of computation and weights; default: the configs'",
   )
   p.add_argument(
-    "--guidance_scale", type=float, default=2.0, help="guidance scale of the DPD; 1 is none"
+    "--guidance_scale",
+    type=float,
+    default=Settings.guidance_scale,
+    help="guidance scale of the DPD; 1 is none",
   )
   p.add_argument("--schedule", default="linear", choices=("linear", "uniform"))
   p.add_argument("--baselines", default="cascade,musicgen", help="empty: none")

@@ -80,7 +80,7 @@ def parser() -> Parser:
   p.add_argument("--seconds", type=float, default=3600.0, help="music to make")
   p.add_argument("--steps", type=at_least_one, default=4, help="denoising steps")
   p.add_argument("--solver", default="ab2", choices=SOLVERS)
-  p.add_argument("--guidance_scale", type=float, default=2.0, help="1 is none")
+  p.add_argument("--guidance_scale", type=float, default=Settings.guidance_scale, help="1 is none")
   p.add_argument("--seed", type=int, default=0)
   p.add_argument("--out", default="", type=expand, help="JSON file to write")
   return p

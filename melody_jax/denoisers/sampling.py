@@ -12,7 +12,7 @@ from melody_jax import diffusion
 from melody_jax.models.denoiser import LatentDenoiser
 
 STEPS = 10  # of second order: their error is below what a listener hears (docs/sampling.md)
-GUIDANCE = 2.0  # that of configs/sample.py
+GUIDANCE = 1.5  # that of configs/sample.py, which lies in a room above
 
 
 def latents_of_tokens(
