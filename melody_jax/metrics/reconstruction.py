@@ -90,24 +90,19 @@ def _power_pairs(
 
 
 def log_spectral_distance(
-  reference_S: np.ndarray,
-  estimate_S: np.ndarray,
-  n_fft: int = _N_FFT,
-  hop: int = _HOP,
-  floor_db: float = _FLOOR_DB,
+  reference_S: np.ndarray, estimate_S: np.ndarray, floor_db: float = _FLOOR_DB
 ) -> float:
   """Log-spectral distance in dB: root mean square over bins, then mean over frames.
 
       LSD = mean_t sqrt(mean_f (10 log10 P(t, f) - 10 log10 Q(t, f))^2)
 
   P and Q are periodograms in which a sine at full scale reads 0 dB. Both have the floor `floor_db`,
-  so that bins that are empty in both signals (band-limited sources) count as equal.
+  so that bins that are empty in both signals (band-limited sources) count as equal. A signal that
+  is shorter than a frame of 2,048 samples is padded with zeros to one.
 
   Args:
     reference_S: Original [samples].
     estimate_S: Reconstruction [samples].
-    n_fft: Frame length in samples. A shorter signal is padded with zeros to one frame.
-    hop: Samples between frames.
     floor_db: Floor of both spectra, in dB relative to a sine at full scale.
 
   Returns:
@@ -116,23 +111,21 @@ def log_spectral_distance(
   Raises:
     ValueError: if the shapes differ.
   """
-  whole = np.ones(n_fft // 2 + 1, bool)
-  return _distances(reference_S, estimate_S, {"": whole}, n_fft, hop, floor_db)[""]
+  whole = np.ones(_N_FFT // 2 + 1, bool)
+  return _distances(reference_S, estimate_S, {"": whole}, floor_db)[""]
 
 
 def _distances(
   reference_S: np.ndarray,
   estimate_S: np.ndarray,
   bins: Mapping[str, np.ndarray],
-  n_fft: int,
-  hop: int,
   floor_db: float,
 ) -> dict[str, float]:
-  """Log-spectral distance over some bins, bool [n_fft // 2 + 1] each."""
-  signals = _checked("log_spectral_distance", reference_S, estimate_S, n_fft)
+  """Log-spectral distance over some bins, bool [_N_FFT // 2 + 1] each."""
+  signals = _checked("log_spectral_distance", reference_S, estimate_S, _N_FFT)
   floor = 10.0 ** (floor_db / 10.0)
   total, n_frames = dict.fromkeys(bins, 0.0), 0
-  for pair in _power_pairs(signals, n_fft, hop):
+  for pair in _power_pairs(signals, _N_FFT, _HOP):
     log_p, log_q = (10.0 * np.log10(np.maximum(power, floor)) for power in pair)
     squared = np.square(log_p - log_q)
     n_frames += len(squared)
@@ -162,7 +155,7 @@ def log_spectral_distance_by_band(
     for name, (low, high) in BANDS.items()
     if low < sample_rate / 2
   }
-  return _distances(reference_S, estimate_S, bins, _N_FFT, _HOP, _FLOOR_DB)
+  return _distances(reference_S, estimate_S, bins, _FLOOR_DB)
 
 
 def si_sdr_by_band(
