@@ -14,6 +14,7 @@ A sweep is a file configs/sweeps/NAME.py with
     get_sweep(preset) -> list[dict[str, Any]]   one dict a setting: {config key: value}
     BASE = {"short": "nano"}              optional: the config's preset, where its name is another
     RECIPE = {"short": {"train.steps": 60}}    optional: what all runs of a preset have in common
+    KIND = "denoiser"                     optional: what it does not say stands in kinds/denoiser.py
 
 Runs that differ by `seed` alone are one row of the table: their mean and spread. All settings run
 with one seed before the next one begins: a sweep that is cut short has every row, of fewer seeds.
@@ -110,6 +111,11 @@ def _page(name: str) -> ModuleType:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise SweepError(f"no sweep {name!r}: {', '.join(names())}{hint}")
   page = _module(SWEEPS / f"{name}.py")
+  if kind := getattr(page, "KIND", ""):
+    shared = SWEEPS / "kinds" / f"{kind}.py"
+    if not shared.is_file():
+      raise SweepError(f"{SWEEPS / name}.py is of a kind that there is not: {shared}")
+    vars(page).update({**vars(_module(shared)), **vars(page)})
   parts = ("CONFIG", "SEEDS", "METRICS", "get_sweep")
   missing = [part for part in parts if not hasattr(page, part)]
   if missing:

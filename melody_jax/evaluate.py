@@ -38,7 +38,7 @@ EVALUATIONS = {
   "dpd": "melody_jax.evaluation.denoiser:dpd",
   "prompts": "melody_jax.evaluation.prompts:prompts",
 }
-# Not among "all": a question of sweeps, whose reference takes minutes.
+# Not among "all": it compares ways to sample, which sweeps ask for.
 ALONE = {"sampling": "melody_jax.evaluation.systems.sampling:sampling"}
 # Nor this one: it measures files, and no bundle.
 OF_FILES = {"audio": "melody_jax.evaluation.systems.audio:audio"}

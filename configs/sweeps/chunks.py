@@ -9,12 +9,7 @@ is measured on windows cut as in its training. Scores: not measured.
 
 from typing import Any
 
-CONFIG = "configs/dpd.py"
-SEEDS = {"nano": 3, "paper": 1}
-METRICS = {
-  "velocity MSE": ("metrics", "velocity_error"),
-  "SI-SNR gain, dB": ("metrics", "si_snr_gain"),
-}
+KIND = "denoiser"
 
 
 def get_sweep(preset: str) -> list[dict[str, Any]]:

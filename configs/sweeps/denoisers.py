@@ -6,19 +6,14 @@ The UNets come with as many parameters as the DPD, as in the appendix, and then 
 pass; at the paper's size the latter is the UNet-2D alone. All have the same conditions, loss,
 optimiser and data. paper takes the appendix' recipe, whose figures are 0.12 and 6.15 dB, 0.13 and
 5.33 dB, 0.15 and 4.96 dB. docs/spec.md, 6.9, has the sizes. short is nano's networks with as many
-parameters, trained for 60 steps of 20 s of audio: a look at how they begin, minutes a run on one
-busy core. Scores of short: docs/results.md; of the others: not measured.
+parameters, trained for 60 steps of 20 s of audio: a look at how they begin. Scores: not measured.
 """
 
 from typing import Any
 
-CONFIG = "configs/dpd.py"
+KIND = "denoiser"
 SEEDS = {"nano": 3, "short": 3, "paper": 1}
 BASE = {"short": "nano"}
-METRICS = {
-  "velocity MSE": ("metrics", "velocity_error"),
-  "SI-SNR gain, dB": ("metrics", "si_snr_gain"),
-}
 RECIPE = {
   "paper": {
     "train.steps": 100_000,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from melody_jax import diffusion
 from melody_jax.models.denoiser import LatentDenoiser
 
-STEPS = 10  # of second order: their error is below what a listener hears (docs/sampling.md)
+STEPS = 10  # of second order: a smaller error than that of 20 of the first (docs/sampling.md)
 GUIDANCE = 1.5  # that of configs/sample.py, which lies in a room above
 
 

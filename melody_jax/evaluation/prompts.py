@@ -15,6 +15,7 @@ import numpy as np
 from melody_jax import audio_io
 from melody_jax.config import listed
 from melody_jax.errors import UserError
+from melody_jax.evaluation.clips import batches
 from melody_jax.evaluation.features import Encoders
 from melody_jax.evaluation.finding import Finding, table
 from melody_jax.evaluation.musicnn import tagger as musicnn
@@ -117,11 +118,9 @@ def generate_all(
   """
   jobs = [(prompt.text, seed) for prompt in prompts for seed in seeds]
   clips: list[np.ndarray] = []
-  for first in range(0, len(jobs), batch_size):
-    batch = jobs[first : first + batch_size]
-    full = batch + [batch[-1]] * (batch_size - len(batch))
-    audio = np.asarray(generate([text for text, _ in full], [seed for _, seed in full]))
-    clips.extend(audio[: len(batch)])
+  for index, real in batches(len(jobs), batch_size):
+    texts, chosen = zip(*(jobs[i] for i in index))
+    clips.extend(np.asarray(generate(list(texts), list(chosen)))[:real])
     progress(f"prompts: {len(clips)} of {len(jobs)} clips")
   return np.stack(clips)
 

@@ -14,6 +14,8 @@ BANDS: Mapping[str, tuple[float, float]] = {
   "8000-12000 Hz": (8_000.0, 12_000.0),
 }
 STFT_RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # (n_fft, hop) in samples
+_N_FFT, _HOP = 2048, 512  # samples of a frame and between frames, of all other distances
+_N_MELS = 80
 _FLOOR_DB = -100.0
 _FRAMES_PER_BATCH = 4096  # bounds the memory of the spectra of a whole track
 
@@ -88,24 +90,19 @@ def _power_pairs(
 
 
 def log_spectral_distance(
-  reference_S: np.ndarray,
-  estimate_S: np.ndarray,
-  n_fft: int = 2048,
-  hop: int = 512,
-  floor_db: float = _FLOOR_DB,
+  reference_S: np.ndarray, estimate_S: np.ndarray, floor_db: float = _FLOOR_DB
 ) -> float:
   """Log-spectral distance in dB: root mean square over bins, then mean over frames.
 
       LSD = mean_t sqrt(mean_f (10 log10 P(t, f) - 10 log10 Q(t, f))^2)
 
   P and Q are periodograms in which a sine at full scale reads 0 dB. Both have the floor `floor_db`,
-  so that bins that are empty in both signals (band-limited sources) count as equal.
+  so that bins that are empty in both signals (band-limited sources) count as equal. A signal that
+  is shorter than a frame of 2,048 samples is padded with zeros to one.
 
   Args:
     reference_S: Original [samples].
     estimate_S: Reconstruction [samples].
-    n_fft: Frame length in samples. A shorter signal is padded with zeros to one frame.
-    hop: Samples between frames.
     floor_db: Floor of both spectra, in dB relative to a sine at full scale.
 
   Returns:
@@ -114,23 +111,21 @@ def log_spectral_distance(
   Raises:
     ValueError: if the shapes differ.
   """
-  whole = np.ones(n_fft // 2 + 1, bool)
-  return _distances(reference_S, estimate_S, {"": whole}, n_fft, hop, floor_db)[""]
+  whole = np.ones(_N_FFT // 2 + 1, bool)
+  return _distances(reference_S, estimate_S, {"": whole}, floor_db)[""]
 
 
 def _distances(
   reference_S: np.ndarray,
   estimate_S: np.ndarray,
   bins: Mapping[str, np.ndarray],
-  n_fft: int,
-  hop: int,
   floor_db: float,
 ) -> dict[str, float]:
-  """Log-spectral distance over some bins, bool [n_fft // 2 + 1] each."""
-  signals = _checked("log_spectral_distance", reference_S, estimate_S, n_fft)
+  """Log-spectral distance over some bins, bool [_N_FFT // 2 + 1] each."""
+  signals = _checked("log_spectral_distance", reference_S, estimate_S, _N_FFT)
   floor = 10.0 ** (floor_db / 10.0)
   total, n_frames = dict.fromkeys(bins, 0.0), 0
-  for pair in _power_pairs(signals, n_fft, hop):
+  for pair in _power_pairs(signals, _N_FFT, _HOP):
     log_p, log_q = (10.0 * np.log10(np.maximum(power, floor)) for power in pair)
     squared = np.square(log_p - log_q)
     n_frames += len(squared)
@@ -140,42 +135,33 @@ def _distances(
 
 
 def log_spectral_distance_by_band(
-  reference_S: np.ndarray,
-  estimate_S: np.ndarray,
-  sample_rate: int,
-  bands: Mapping[str, tuple[float, float]] = BANDS,
-  n_fft: int = 2048,
-  hop: int = 512,
+  reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate: int
 ) -> dict[str, float]:
-  """`log_spectral_distance` over the bins of each band that the sample rate has, in dB.
+  """`log_spectral_distance` over the bins of each of BANDS that the sample rate has, in dB.
+
+  The lower end belongs to a band, the upper does not.
 
   Args:
     reference_S: Original [samples].
     estimate_S: Reconstruction [samples].
     sample_rate: Sample rate in Hz.
-    bands: {name: (from, up to)} in Hz; the lower end belongs to a band, the upper does not.
-    n_fft: Frame length in samples.
-    hop: Samples between frames.
 
   Raises:
     ValueError: if the shapes differ.
   """
-  hertz = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+  hertz = np.arange(_N_FFT // 2 + 1) * sample_rate / _N_FFT
   bins = {
     name: (hertz >= low) & (hertz < high)
-    for name, (low, high) in bands.items()
+    for name, (low, high) in BANDS.items()
     if low < sample_rate / 2
   }
-  return _distances(reference_S, estimate_S, bins, n_fft, hop, _FLOOR_DB)
+  return _distances(reference_S, estimate_S, bins, _FLOOR_DB)
 
 
 def si_sdr_by_band(
-  reference_S: np.ndarray,
-  estimate_S: np.ndarray,
-  sample_rate: int,
-  bands: Mapping[str, tuple[float, float]] = BANDS,
+  reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate: int
 ) -> dict[str, float]:
-  """`si_sdr` of both signals cut to each band by their Fourier transforms, in dB.
+  """`si_sdr` of both signals cut to each of BANDS by their Fourier transforms, in dB.
 
   Bands in which the original is silent have no ratio and are left out.
 
@@ -183,7 +169,6 @@ def si_sdr_by_band(
     reference_S: Original [samples].
     estimate_S: Reconstruction [samples].
     sample_rate: Sample rate in Hz.
-    bands: {name: (from, up to)} in Hz.
 
   Raises:
     ValueError: if the shapes differ.
@@ -193,7 +178,7 @@ def si_sdr_by_band(
   spectra = [np.fft.rfft(x) for x in signals]
   hertz = np.arange(n // 2 + 1) * sample_rate / n
   found = {}
-  for name, (low, high) in bands.items():
+  for name, (low, high) in BANDS.items():
     inside = (hertz >= low) & (hertz < high) & (low < sample_rate / 2)
     reference, estimate = (np.fft.irfft(np.where(inside, x, 0.0), n) for x in spectra)
     # Rounding of the transforms is no music.
@@ -203,21 +188,18 @@ def si_sdr_by_band(
 
 
 @functools.cache
-def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
+def _mel_filters(sample_rate: int) -> np.ndarray:
+  """Slaney's triangles with a sum of 1 each, float64 [bins, bands that hold a bin]."""
   import librosa
 
-  return librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels).T.astype(np.float64)
+  filters = librosa.filters.mel(sr=sample_rate, n_fft=_N_FFT, n_mels=_N_MELS).T.astype(np.float64)
+  # Low bands are narrower than a bin and some hold none.
+  filters = filters[:, filters.any(axis=0)]
+  return filters / filters.sum(axis=0, keepdims=True)
 
 
-def mel_distance(
-  reference_S: np.ndarray,
-  estimate_S: np.ndarray,
-  sample_rate: int,
-  n_mels: int = 80,
-  n_fft: int = 2048,
-  hop: int = 512,
-) -> float:
-  """Mean absolute difference of log mel powers in dB, over bands and frames.
+def mel_distance(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate: int) -> float:
+  """Mean absolute difference of 80 log mel powers in dB, over bands and frames.
 
       mean_{t, m} |10 log10 max(P(t) W_m, floor) - 10 log10 max(Q(t) W_m, floor)|
 
@@ -228,20 +210,14 @@ def mel_distance(
     reference_S: Original [samples].
     estimate_S: Reconstruction [samples].
     sample_rate: Sample rate in Hz.
-    n_mels: Number of bands.
-    n_fft: Frame length in samples.
-    hop: Samples between frames.
 
   Raises:
     ValueError: if the shapes differ.
   """
-  signals = _checked("mel_distance", reference_S, estimate_S, n_fft)
-  filters = _mel_filters(sample_rate, n_fft, n_mels)
-  # Low bands are narrower than a bin and some hold none.
-  filters = filters[:, filters.any(axis=0)]
-  filters = filters / filters.sum(axis=0, keepdims=True)
+  signals = _checked("mel_distance", reference_S, estimate_S, _N_FFT)
+  filters = _mel_filters(sample_rate)
   total, count = 0.0, 0
-  for pair in _power_pairs(signals, n_fft, hop):
+  for pair in _power_pairs(signals, _N_FFT, _HOP):
     log_p, log_q = (
       10.0 * np.log10(np.maximum(x @ filters, 10.0 ** (_FLOOR_DB / 10))) for x in pair
     )
@@ -250,14 +226,10 @@ def mel_distance(
   return total / count
 
 
-def stft_distance(
-  reference_S: np.ndarray,
-  estimate_S: np.ndarray,
-  resolutions: tuple[tuple[int, int], ...] = STFT_RESOLUTIONS,
-) -> float:
+def stft_distance(reference_S: np.ndarray, estimate_S: np.ndarray) -> float:
   """Multi-resolution STFT distance (Yamamoto et al. 2020, arXiv 1910.11480), without a unit.
 
-      mean over resolutions of  |S - T|_F / |S|_F + mean_{t, f} |ln S(t, f) - ln T(t, f)|
+      mean over STFT_RESOLUTIONS of  |S - T|_F / |S|_F + mean_{t, f} |ln S(t, f) - ln T(t, f)|
 
   S and T are magnitudes of the original and the reconstruction, the logarithms of both with a floor
   of -100 dB.
@@ -265,14 +237,13 @@ def stft_distance(
   Args:
     reference_S: Original [samples], not silent.
     estimate_S: Reconstruction [samples].
-    resolutions: (n_fft, hop) of each STFT in samples.
 
   Raises:
     ValueError: if the shapes differ, or the reference is silent.
   """
   floor = 10.0 ** (_FLOOR_DB / 20.0)
   found = []
-  for n_fft, hop in resolutions:
+  for n_fft, hop in STFT_RESOLUTIONS:
     error = energy = absolute = 0.0
     count = 0
     for pair in _power_pairs(_checked("stft_distance", reference_S, estimate_S, n_fft), n_fft, hop):

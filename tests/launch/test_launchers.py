@@ -355,6 +355,35 @@ def test_a_preset_has_a_directory_and_seeds_of_its_own():
     sweeps.load("chunks:large")
 
 
+def test_a_sweep_says_only_what_its_kind_does_not(tmp_path, monkeypatch):
+  monkeypatch.setattr(sweeps, "SWEEPS", tmp_path)
+  (tmp_path / "kinds").mkdir()
+  kind = 'CONFIG = "configs/lm.py"\nSEEDS = {"nano": 3}\nMETRICS = {"loss": ("loss",)}\n'
+  (tmp_path / "kinds" / "few.py").write_text(kind)
+  page = (
+    'KIND = "few"\nSEEDS = {"nano": 2}\ndef get_sweep(preset):\n  return [{"train.steps": 5}]\n'
+  )
+  (tmp_path / "one.py").write_text(page)
+  (tmp_path / "other.py").write_text(page.replace("few", "many"))
+  assert sweeps.names() == ["one", "other"]
+  sweep = sweeps.load("one")
+  assert sweep.config == "configs/lm.py:nano" and sweep.metrics == {"loss": ("loss",)}
+  assert [run["seed"] for run in sweep.runs] == [0, 1]
+  with pytest.raises(sweeps.SweepError, match="other.py is of a kind that there is not: .*many.py"):
+    sweeps.load("other")
+
+
+def test_each_guidance_is_varied_beside_the_default_of_the_other():
+  default = sweeps.base_config(sweeps.load("guidance")).sampling.sampler
+  pairs = {
+    (run["sampling.sampler.lm_guidance_scale"], run["sampling.sampler.guidance_scale"])
+    for run in sweeps.load("guidance").runs
+  }
+  usual = (default.lm_guidance_scale, default.guidance_scale)
+  assert usual in pairs
+  assert all(lm == usual[0] or dpd == usual[1] for lm, dpd in pairs)
+
+
 def test_what_all_runs_share_is_in_their_commands_and_not_in_their_names():
   short = sweeps.load("denoisers:short")
   assert short.config == "configs/dpd.py:nano"

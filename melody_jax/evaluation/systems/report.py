@@ -20,7 +20,7 @@ _PLAYER_SECONDS = 20.0
 _PLAYER_RATE = 24_000
 Row = tuple[str, float | None, float | None]
 # Number of a clip -> its title. First come those that a histogram is drawn of.
-_TITLES = {
+TITLES = {
   "held_notes": "held notes a second",
   "frames_with_note": "share of frames with a note",
   "key_clarity": "key clarity",
@@ -84,7 +84,7 @@ def score_rows(values: Mapping[str, Any]) -> list[Row]:
     rows.append(("MCC (right: other prompts)", values["mcc"]["mcc"], values["mcc"]["mismatched"]))
   rows += obedience.rows(values["prompts"])
   ours, real = values["numbers"]["generated"], values["numbers"]["reference"]
-  for key, title in _TITLES.items():
+  for key, title in TITLES.items():
     if key in ours:
       rows.append((title, _mean(ours[key]), _mean(real.get(key))))
   for name, spread in values["diversity"].items():
@@ -173,7 +173,7 @@ def _player(clip: MeasuredClip, row: Mapping[str, Any]) -> Player:
     audio = librosa.resample(audio, orig_sr=rate, target_sr=_PLAYER_RATE, res_type="soxr_hq")
   told = [
     f"{title} {number(float(row[key]))}"
-    for key, title in list(_TITLES.items())[:_DRAWN]
+    for key, title in list(TITLES.items())[:_DRAWN]
     if row.get(key) is not None
   ]
   fads = [f"FAD of the clip by {k[4:]} {number(v)}" for k, v in row.items() if k.startswith("fad_")]
@@ -190,9 +190,9 @@ def _plots(
   values: Mapping[str, Any], sets: Mapping[str, MeasuredSet], distances: Mapping[str, Distance]
 ) -> list[tuple[str, bytes]]:
   ours, real = sets["generated"].clips, sets["reference"].clips
-  drawn = [key for key in list(_TITLES)[:_DRAWN] if key in ours[0].numbers]
+  drawn = [key for key in list(TITLES)[:_DRAWN] if key in ours[0].numbers]
   numbers = [
-    {_TITLES[key]: np.array([clip.numbers[key] for clip in clips]) for key in drawn}
+    {TITLES[key]: np.array([clip.numbers[key] for clip in clips]) for key in drawn}
     for clips in (ours, real)
   ]
   found = [("Clips of both sets; lines are means.", plots.distributions(*numbers))]

@@ -15,11 +15,12 @@ import numpy as np
 
 from melody_jax import audio_io, bundle
 from melody_jax.errors import UserError
-from melody_jax.evaluation.clips import datasets_of, read_windows, stack_clips
+from melody_jax.evaluation.clips import batches, datasets_of, read_windows, stack_clips
 from melody_jax.evaluation.embeddings import choice
-from melody_jax.evaluation.finding import Finding, number, table
+from melody_jax.evaluation.finding import Finding, table
+from melody_jax.evaluation.musicnn import tagger as musicnn
 from melody_jax.evaluation.prompts import settings_of
-from melody_jax.evaluation.systems import compare, obedience
+from melody_jax.evaluation.systems import compare, obedience, report
 from melody_jax.evaluation.systems.audio import load_notes
 from melody_jax.evaluation.systems.measure import MeasuredClip, MeasuredSet, Measurer
 from melody_jax.generation.melody import Melody
@@ -35,11 +36,7 @@ _TITLES = {
   "mcc": "MCC",
   "mcc_of_other_prompts": "the same with the prompts of other clips",
   "right_family": "right family, musicnn-MTT",
-  "held_notes": "held notes a second",
-  "frames_with_note": "share of frames with a note",
-  "beat_strength": "beat strength",
-  "onset_rate": "onsets a second",
-  "is_silent": "share of clips silent",
+  **{key: report.TITLES[key] for key in _CLIP_SCORES},
   "nfe": "network passes a clip",
   "audio_seconds_per_second": "seconds of audio a second",
 }
@@ -59,7 +56,7 @@ class _Judges:
     of_music: Measures of any clip.
     of_prompted: The same and the tagger's posteriors, for clips that were asked for something.
     mulan: The embedding that reads prompts.
-    tags: Names of the tagger's tags; none without it.
+    tags: Names of the tagger's tags.
   """
 
   of_music: Measurer
@@ -73,11 +70,11 @@ def _judges(directory: str, digest: str, notes: str) -> _Judges:
   del digest
   embeddings = choice.load("musicnn,mulan", directory)
   judge, _ = load_notes(notes)
-  tagger, _ = obedience.load_tagger(True, {"": "any"})
+  tagger = musicnn.load("MTT")
   music, prompted = (
     Measurer(embeddings, judge, None, np.inf, tagger=asked) for asked in (None, tagger)
   )
-  return _Judges(music, prompted, embeddings[1], tagger.tags if tagger else ())
+  return _Judges(music, prompted, embeddings[1], tagger.tags)
 
 
 @functools.lru_cache(maxsize=4)
@@ -93,19 +90,14 @@ def _key(config: ml_collections.ConfigDict) -> tuple[str, str]:
 _references: dict[Any, list[MeasuredClip]] = {}
 
 
-def _reference(config: ml_collections.ConfigDict) -> list[MeasuredClip]:
+def _reference(
+  bundle_key: tuple[str, str], config: ml_collections.ConfigDict
+) -> list[MeasuredClip]:
   """Held-out windows of config.data, measured once in a process."""
-  c = config.sampling
-  key = (
-    *_key(config),
-    config.data,
-    config.split,
-    c.reference_windows,
-    c.seconds,
-    config.audio.notes,
-  )
+  c, notes = config.sampling, config.audio.notes
+  key = (*bundle_key, config.data, config.split, c.reference_windows, c.seconds, notes)
   if key not in _references:
-    measurer = _judges(*_key(config), config.audio.notes).of_music
+    measurer = _judges(*bundle_key, notes).of_music
     clips = []
     for name, dataset in datasets_of(config, config.split).items():
       if "audio" not in dataset.features:
@@ -127,15 +119,13 @@ def _generate(
   """
   clips: list[np.ndarray] = []
   seconds, nfe, size = 0.0, 0, min(config.batch_size, len(texts))
-  for first in range(0, len(texts), size):
-    batch = list(texts[first : first + size])
-    full = batch + batch[-1:] * (size - len(batch))
-    requests = [Request(text, seconds=config.sampling.seconds, seed=config.seed) for text in full]
+  for index, real in batches(len(texts), size):
+    requests = [Request(texts[i], seconds=config.sampling.seconds, seed=config.seed) for i in index]
     made = melody.generate(requests, settings)
-    clips += [audio_io.normalise_loudness(m.audio, melody.sample_rate) for m in made[: len(batch)]]
+    clips += [audio_io.normalise_loudness(m.audio, melody.sample_rate) for m in made[:real]]
     nfe = made[0].nfe
     # The whole batch took that long, whatever of it is kept.
-    seconds += made[0].generation_seconds / len(full) * len(batch)
+    seconds += made[0].generation_seconds / size * real
     print_progress(f"sampling: {len(clips)} of {len(texts)} clips")
   return clips, nfe, len(texts) * config.sampling.seconds / seconds
 
@@ -156,16 +146,17 @@ def sampling(config: ml_collections.ConfigDict) -> Finding:
   """
   c = config.sampling
   texts = list(c.prompts)
-  melody = _melody(*_key(config))
-  judges = _judges(*_key(config), config.audio.notes)
-  reference = _reference(config)
+  key = _key(config)  # once: it reads the whole bundle
+  melody = _melody(*key)
+  judges = _judges(*key, config.audio.notes)
+  reference = _reference(key, config)
   audio, nfe, speed = _generate(melody, texts, config, settings_of(c.sampler))
   print_progress("sampling: measuring")
   measurer = judges.of_prompted
   clips = [measurer.hear(a, melody.sample_rate, f"{i:03d}") for i, a in enumerate(audio)]
   prompts = {clip.name: text for clip, text in zip(clips, texts, strict=True)}
   unique = sorted(set(texts))
-  vectors = _text_vectors(*_key(config), config.audio.notes, tuple(unique))
+  vectors = _text_vectors(*key, config.audio.notes, tuple(unique))
   agreement = compare.prompt_agreement(vectors, clips, prompts, unique) or {}
   obeyed = obedience.obedience(clips, prompts, judges.tags, config.seed) or {}
   name = next(n for n in clips[0].embeddings if n != "MuLan")
@@ -199,19 +190,14 @@ def sampling(config: ml_collections.ConfigDict) -> Finding:
 
 
 def _means(clips: Sequence[MeasuredClip]) -> dict[str, float | None]:
-  found = {}
-  for key in _CLIP_SCORES:
-    values = [clip.numbers[key] for clip in clips if np.isfinite(clip.numbers.get(key, np.nan))]
-    found[key] = float(np.mean(values)) if values else None
-  return found
+  numbers = compare.summary(clips)
+  # Without a judge of notes there are none to average.
+  return {key: numbers[key]["mean"] if key in numbers else None for key in _CLIP_SCORES}
 
 
 def _markdown(values: dict[str, Any]) -> str:
   scores, real = values["scores"], values["reference"]
-  rows = []
-  for key, title in _TITLES.items():
-    pair = (scores.get(key), real.get(key))
-    rows.append((title, *("-" if v is None else number(float(v)) for v in pair)))
+  rows = [(title, scores.get(key), real.get(key)) for key, title in _TITLES.items()]
   text = (
     f"{len(values['clips'])} clips against {values['reference_clips']} of held-out music. Beside"
     " FAD and KAD stands one half of that music against the other, beside the right family what"

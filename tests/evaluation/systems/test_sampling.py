@@ -5,8 +5,8 @@ import pytest
 
 from melody_jax.errors import UserError
 from melody_jax.evaluation.embeddings import choice
-from melody_jax.evaluation.musicnn.tagger import Tagger
-from melody_jax.evaluation.systems import obedience, sampling
+from melody_jax.evaluation.musicnn import tagger as musicnn
+from melody_jax.evaluation.systems import sampling
 from melody_jax.input_pipeline.shards import Feature, ShardWriter
 from tests.configs import load_config
 from tests.evaluation.random_tagger import random_params
@@ -40,8 +40,8 @@ def config(tiny_models, tmp_path, monkeypatch):
   writer.close()
   mulan = _Mulan()
   monkeypatch.setattr(choice, "load", lambda words, bundle: [Bands(), mulan])
-  tagger = Tagger("MTT", random_params(np.random.default_rng(0)), TAGS)
-  monkeypatch.setattr(obedience, "load", lambda model: tagger)
+  tagger = musicnn.Tagger("MTT", random_params(np.random.default_rng(0)), TAGS)
+  monkeypatch.setattr(musicnn, "load", lambda model: tagger)
   c = load_config("evaluate", "sampling_tiny")
   c.bundle, c.data, c.audio.notes = str(tiny_models), str(tmp_path / "d"), "none"
   return c
